@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save', 'CheckpointError', 'load', 'rng_state', 'set_rng_state', 'HeldInterrupt']
 
-# %% ../../nbs/training/02_checkpoint.ipynb #e780bd48
+# %% ../../nbs/training/02_checkpoint.ipynb #1077a958
 import os
 import pickle
 import signal
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-# %% ../../nbs/training/02_checkpoint.ipynb #8f376bf0
+# %% ../../nbs/training/02_checkpoint.ipynb #b033e2be
 def _plain(value,  # a state or a part of it
            at: str = "state"):  # where it stands, for the error message
     "The state in plain containers and detached tensors. TypeError: something else is in it, at the place named."
@@ -31,7 +31,7 @@ def _plain(value,  # a state or a part of it
     raise TypeError(f"{at} is a {type(value).__name__}; a checkpoint holds nested dicts, lists and tuples of "
                     "tensors, numbers, strings, bools and None")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #dd35de08
+# %% ../../nbs/training/02_checkpoint.ipynb #79deaabf
 def save(path,  # file to write or to replace; missing folders are made
          state: dict) -> Path:  # nested dicts of tensors, numbers, strings
     "Write `state` to `path`, whole or not at all. TypeError: `state` holds something that is not plain."
@@ -58,7 +58,7 @@ def _sync_folder(folder: Path):
         finally:
             os.close(handle)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #0b6e7a95
+# %% ../../nbs/training/02_checkpoint.ipynb #e3790015
 class CheckpointError(ValueError):
     "A checkpoint that is damaged, holds more than plain values, or belongs to another run."
 
@@ -79,7 +79,7 @@ def load(path) -> dict:  # a file that `save` wrote
         problem = "is damaged, cut short, or no checkpoint at all"
     raise CheckpointError(f"checkpoint {str(path)!r} {problem}; delete it to start anew, or restore it from a copy")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #dc3a387a
+# %% ../../nbs/training/02_checkpoint.ipynb #abd3b995
 def rng_state(device: torch.device) -> dict:  # where the network lives
     "The states of the global generators that a network on `device` draws from."
     state = {"cpu": torch.get_rng_state()}
@@ -96,7 +96,7 @@ def set_rng_state(state: dict,  # what `rng_state` returned
         where = () if device.type == "mps" else (device,)
         torch.get_device_module(device).set_rng_state(state[device.type], *where)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #408a91ec
+# %% ../../nbs/training/02_checkpoint.ipynb #ec7e47e6
 class HeldInterrupt:
     "Context that holds back the first Ctrl-C until `check()`, or until its end."
     def __init__(self, active: bool = True):  # False: changes nothing

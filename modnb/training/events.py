@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Event', 'History', 'plot_history', 'EarlyStop']
 
-# %% ../../nbs/training/01_events.ipynb #ceb7be5c
+# %% ../../nbs/training/01_events.ipynb #af9cdb01
 import difflib
 import math
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_events.ipynb #2b01c16b
+# %% ../../nbs/training/01_events.ipynb #11dd0271
 @dataclass(frozen=True)
 class Event:
     "One moment of a run, as every callback receives it."
@@ -20,7 +20,7 @@ class Event:
     values: dict = field(default_factory=dict)  # metric name -> float; may be empty
     stage: str = "fit"  # name of this part of a longer experiment
 
-# %% ../../nbs/training/01_events.ipynb #17192db2
+# %% ../../nbs/training/01_events.ipynb #232f045c
 def _one_of(argument: str,  # the argument's name
             given,  # what it was
             allowed):  # the names it may be
@@ -32,7 +32,7 @@ def _one_of(argument: str,  # the argument's name
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}={given!r} is not known{hint} Allowed: {', '.join(map(repr, allowed))}.")
 
-# %% ../../nbs/training/01_events.ipynb #ec774a45
+# %% ../../nbs/training/01_events.ipynb #0a5fb1dd
 class History:
     "Callback that keeps every evaluated value as a row (stage, step, metric, value)."
     def __init__(self, rows=()):  # rows to begin with
@@ -57,7 +57,7 @@ class History:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
         return f"History of {len(self.rows)} values: {values or 'none yet'}"
 
-# %% ../../nbs/training/01_events.ipynb #2eda8e30
+# %% ../../nbs/training/01_events.ipynb #e623affe
 def plot_history(history: History,  # what to draw
                  ax=None,  # matplotlib Axes; None makes a new one
                  metrics=None):  # names of metrics; None draws all
@@ -79,7 +79,7 @@ def plot_history(history: History,  # what to draw
 
 History.plot = plot_history
 
-# %% ../../nbs/training/01_events.ipynb #6dc6aa7a
+# %% ../../nbs/training/01_events.ipynb #c8ae014b
 class EarlyStop:
     "Stop rule: true once `metric` made no progress in `patience` evaluations in a row."
     def __init__(self,
