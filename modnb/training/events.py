@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Event', 'History', 'plot_history', 'EarlyStop']
 
-# %% ../../nbs/training/01_events.ipynb #af9cdb01
+# %% ../../nbs/training/01_events.ipynb #5f424aad
 import difflib
 import math
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_events.ipynb #11dd0271
+# %% ../../nbs/training/01_events.ipynb #89408369
 @dataclass(frozen=True)
 class Event:
     "One moment of a run, as every callback receives it."
@@ -20,7 +20,7 @@ class Event:
     values: dict = field(default_factory=dict)  # metric name -> float; may be empty
     stage: str = "fit"  # name of this part of a longer experiment
 
-# %% ../../nbs/training/01_events.ipynb #232f045c
+# %% ../../nbs/training/01_events.ipynb #b40d6340
 def _one_of(argument: str,  # the argument's name
             given,  # what it was
             allowed):  # the names it may be
@@ -32,7 +32,7 @@ def _one_of(argument: str,  # the argument's name
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}={given!r} is not known{hint} Allowed: {', '.join(map(repr, allowed))}.")
 
-# %% ../../nbs/training/01_events.ipynb #0a5fb1dd
+# %% ../../nbs/training/01_events.ipynb #bdda752f
 class History:
     "Callback that keeps every evaluated value as a row (stage, step, metric, value)."
     def __init__(self, rows=()):  # rows to begin with
@@ -57,7 +57,7 @@ class History:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
         return f"History of {len(self.rows)} values: {values or 'none yet'}"
 
-# %% ../../nbs/training/01_events.ipynb #e623affe
+# %% ../../nbs/training/01_events.ipynb #04721b1c
 def plot_history(history: History,  # what to draw
                  ax=None,  # matplotlib Axes; None makes a new one
                  metrics=None):  # names of metrics; None draws all
@@ -70,16 +70,17 @@ def plot_history(history: History,  # what to draw
     for stage in stages:
         for metric in metrics:
             points = [(step, v) for s, step, m, v in history.rows if s == stage and m == metric]
-            label = metric if len(stages) == 1 else f"{stage}: {metric}"
+            label = metric if len(stages) == 1 else stage if len(metrics) == 1 else f"{stage}: {metric}"
             if points:
                 ax.plot(*zip(*points), marker=".", label=label)
     ax.set(xlabel="step", ylabel=metrics[0] if len(metrics) == 1 else "value")
-    ax.legend(frameon=False)
+    if len(ax.lines) > 1:
+        ax.legend(frameon=False)
     return ax
 
 History.plot = plot_history
 
-# %% ../../nbs/training/01_events.ipynb #c8ae014b
+# %% ../../nbs/training/01_events.ipynb #6a0fa58c
 class EarlyStop:
     "Stop rule: true once `metric` made no progress in `patience` evaluations in a row."
     def __init__(self,

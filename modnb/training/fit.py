@@ -6,7 +6,7 @@
 __all__ = ['OPTIMIZERS', 'make_optimizer', 'move', 'split_batch', 'call_net', 'TrainLoss', 'trainable', 'Learner', 'in_mode',
            'measure', 'Course', 'describe_run', 'run_state', 'restore_run', 'load_same_run', 'Keeper', 'Fit', 'fit']
 
-# %% ../../nbs/training/03_fit.ipynb #e3fffe3c
+# %% ../../nbs/training/03_fit.ipynb #cb6c0dc2
 import contextlib
 import math
 import operator
@@ -20,7 +20,7 @@ from ..data.stream import batches
 from .checkpoint import CheckpointError, HeldInterrupt, load, rng_state, save, set_rng_state
 from .events import Event, History, _one_of
 
-# %% ../../nbs/training/03_fit.ipynb #494f7bc6
+# %% ../../nbs/training/03_fit.ipynb #ac07e013
 OPTIMIZERS = {
     "adam": lambda params, **options: torch.optim.Adam(params, **options),
     "adamw": lambda params, **options: torch.optim.AdamW(params, **options),
@@ -39,7 +39,7 @@ def make_optimizer(params: list,  # trainable parameters
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
     return make(params, lr=float(lr(0) if callable(lr) else lr), fused=fused)
 
-# %% ../../nbs/training/03_fit.ipynb #a5852092
+# %% ../../nbs/training/03_fit.ipynb #02366c37
 def move(value, device: torch.device):
     "`value` with every tensor in it (also in tuples, lists and dicts) on `device`."
     if hasattr(value, "to"):  # a tensor, or what PyTorch packs several into
@@ -63,7 +63,7 @@ def call_net(net: nn.Module, inputs) -> torch.Tensor:
         return net(**inputs)
     return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
 
-# %% ../../nbs/training/03_fit.ipynb #14e84e03
+# %% ../../nbs/training/03_fit.ipynb #9330316c
 class TrainLoss:
     "Mean of the training losses since the last reset; read from the device every `hold` steps."
     def __init__(self, hold: int):  # steps between two reads
@@ -91,7 +91,7 @@ class TrainLoss:
         self.flush()
         return self.total / max(self.count, 1)
 
-# %% ../../nbs/training/03_fit.ipynb #fefee282
+# %% ../../nbs/training/03_fit.ipynb #42cbc44c
 def trainable(net: nn.Module) -> list:
     "The parameters that require a gradient. ValueError: there are none."
     params = [p for p in net.parameters() if p.requires_grad]
@@ -107,7 +107,7 @@ def _scalar(loss) -> torch.Tensor:
     flat = " without a gradient" if getattr(loss, "requires_grad", True) is False else ""
     raise ValueError(f"loss must return a scalar tensor that depends on net's parameters; it returned {what}{flat}")
 
-# %% ../../nbs/training/03_fit.ipynb #d656e07e
+# %% ../../nbs/training/03_fit.ipynb #9b1f3a8c
 class Learner:
     "A network, its optimizer and its loss: knows how to do one update."
     def __init__(self, net, loss, optimizer, lr, clip):
@@ -138,7 +138,7 @@ class Learner:
         if not torch.stack([p.detach().isfinite().all() for p in self.params]).all():
             raise FloatingPointError(f"weights are not finite after step {self.step}, though the loss was")
 
-# %% ../../nbs/training/03_fit.ipynb #bae8a970
+# %% ../../nbs/training/03_fit.ipynb #7899c9f1
 @contextlib.contextmanager
 def in_mode(net: nn.Module, training: bool):
     "Context: the network in train or in eval mode; afterwards each submodule is in the mode it had."
@@ -163,7 +163,7 @@ def measure(net: nn.Module, evaluate) -> dict:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"evaluate must return a dict of floats: {error}") from None
 
-# %% ../../nbs/training/03_fit.ipynb #2e6a7f37
+# %% ../../nbs/training/03_fit.ipynb #a3126356
 class Course:
     "Where a run stands: what was told and noted, and whether it is over."
     def __init__(self, learner, steps, evaluate, every, callbacks, stop, stage):
@@ -195,7 +195,7 @@ class Course:
         if self.stop is not None and self.stop(dict(values)):
             self.reason = "stop"
 
-# %% ../../nbs/training/03_fit.ipynb #a1132abf
+# %% ../../nbs/training/03_fit.ipynb #91302f5a
 def describe_run(course: Course) -> dict:
     "What must be equal for a checkpoint to belong to this run: plain values."
     learner, lr = course.learner, course.learner.lr
@@ -208,7 +208,7 @@ def describe_run(course: Course) -> dict:
             "trained parameters": [name for name, p in learner.net.named_parameters() if p.requires_grad],
             "shapes": {name: list(v.shape) for name, v in learner.net.state_dict().items() if hasattr(v, "shape")}}
 
-# %% ../../nbs/training/03_fit.ipynb #c7822ac1
+# %% ../../nbs/training/03_fit.ipynb #ff88119a
 def run_state(course: Course) -> dict:
     "All that the rest of the run depends on: nested dicts of plain values. FloatingPointError: not worth keeping."
     learner, losses, stop = course.learner, course.learner.losses, course.stop
@@ -229,7 +229,7 @@ def restore_run(course: Course, state: dict):
     if hasattr(course.stop, "load_state_dict"):
         course.stop.load_state_dict(state["stop"])
 
-# %% ../../nbs/training/03_fit.ipynb #52144e91
+# %% ../../nbs/training/03_fit.ipynb #056d99e5
 def load_same_run(path: Path,  # a checkpoint of this run, one hopes
                   run: dict) -> dict:  # `describe_run` of the run that wants it
     "The state in `path`. CheckpointError: it is damaged, or belongs to another run."
@@ -251,7 +251,7 @@ def _difference(there, here) -> tuple:
         return {n: there.get(n) for n in names}, {n: here.get(n) for n in names}
     return there, here
 
-# %% ../../nbs/training/03_fit.ipynb #2605bc9b
+# %% ../../nbs/training/03_fit.ipynb #b1be5c61
 class Keeper:
     "The checkpoint file of a run; without a path it does nothing."
     def __init__(self, path, every: int, course: Course):
@@ -278,7 +278,7 @@ class Keeper:
             save(self.path, {"run": self.run, "rng": self.rng, **run_state(self.course)})
             self.saved = self.course.learner.step
 
-# %% ../../nbs/training/03_fit.ipynb #7910fbf8
+# %% ../../nbs/training/03_fit.ipynb #37eaefbb
 def _open(course: Course, keeper: Keeper, data, resumed: bool):
     "The batches still to come, with everything as it was when the run was left."
     step = course.learner.step
@@ -308,7 +308,7 @@ def _run(course: Course, keeper: Keeper, source):
             if course.reason or course.told % keeper.every == 0:
                 keeper.save()
 
-# %% ../../nbs/training/03_fit.ipynb #6a0f4a36
+# %% ../../nbs/training/03_fit.ipynb #fed73b15
 def _guarded_run(course: Course, keeper: Keeper, data, resumed: bool):
     "`_run` in train mode; an interruption is saved, a loss that is not finite gets its advice."
     learner = course.learner
@@ -326,7 +326,7 @@ def _guarded_run(course: Course, keeper: Keeper, data, resumed: bool):
     finally:
         learner.optimizer.zero_grad()
 
-# %% ../../nbs/training/03_fit.ipynb #58d2b211
+# %% ../../nbs/training/03_fit.ipynb #ab64b649
 class Fit:
     "A trained network and the history of its training."
     def __init__(self, net: nn.Module, log: History, step: int, reason: str):
@@ -351,7 +351,7 @@ class Fit:
         cells = "".join(f"<th>{name}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
         return f"<table><tr><th>step</th><td>{self.step}</td><th>ended by</th><td>{self.reason}</td>{cells}</tr></table>"
 
-# %% ../../nbs/training/03_fit.ipynb #a040edda
+# %% ../../nbs/training/03_fit.ipynb #ccdd70dc
 def _check_arguments(net, loss, steps, lr, clip, evaluate, every, callbacks, stop, checkpoint_every):
     "Errors for arguments that can not be meant."
     if not isinstance(net, nn.Module):
@@ -370,7 +370,7 @@ def _check_arguments(net, loss, steps, lr, clip, evaluate, every, callbacks, sto
     if callable(callbacks) or not all(map(callable, callbacks)):
         raise TypeError("callbacks must be a list of callables that take an Event")
 
-# %% ../../nbs/training/03_fit.ipynb #ce1fa4c3
+# %% ../../nbs/training/03_fit.ipynb #87f5b5de
 def fit(net: nn.Module,  # trained in place
         data,  # Stream, or re-iterable of (inputs, targets): cycled without end
         loss: Callable,  # (outputs, targets) -> scalar tensor

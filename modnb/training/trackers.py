@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['progress_line', 'Progress', 'TensorBoard', 'WandB']
 
-# %% ../../nbs/training/04_trackers.ipynb #29cb5a51
+# %% ../../nbs/training/04_trackers.ipynb #6d24c65e
 import math
 import sys
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .events import Event
 
-# %% ../../nbs/training/04_trackers.ipynb #2a9ba212
+# %% ../../nbs/training/04_trackers.ipynb #064d7e04
 def progress_line(event: Event,  # the newest event
                   values: dict,  # metric name -> newest value
                   rate: float) -> str:  # steps per second; 0 where it is not known yet
@@ -26,12 +26,13 @@ def progress_line(event: Event,  # the newest event
         parts += [f"{rate:.3g} steps/s", f"{left} left"]
     return " · ".join(parts + [f"{name} {value:.4g}" for name, value in values.items()])
 
-# %% ../../nbs/training/04_trackers.ipynb #52220592
+# %% ../../nbs/training/04_trackers.ipynb #40cb7792
 def _in_notebook() -> bool:
     "Is there a Jupyter kernel to display things? Looks only at what is imported already."
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
 
+# %% ../../nbs/training/04_trackers.ipynb #7ef72379
 class _Handle:
     "A piece of plain text in a notebook's output that can be replaced."
     def __init__(self): self.handle = None
@@ -45,19 +46,21 @@ class _Handle:
             self.handle.update(data, raw=True)
         self.handle = None if kind == "end" else self.handle
 
+# %% ../../nbs/training/04_trackers.ipynb #d1b8c28e
 class _Lines:
     "A text file: one line that is overwritten where it is a terminal, else a line per evaluation."
-    def __init__(self, file): self.file, self.width = file, 0
+    def __init__(self, file): self.file, self.width, self.last = file, 0, ""
 
     def write(self, text: str, kind: str):
         if self.file.isatty():
             self.file.write("\r" + text.ljust(self.width) + ("\n" if kind == "end" else ""))
             self.width = 0 if kind == "end" else len(text)
-        elif kind in ("evaluate", "end"):
+        elif kind in ("evaluate", "end") and text != self.last:
             self.file.write(text + "\n")
+            self.last = text
         self.file.flush()
 
-# %% ../../nbs/training/04_trackers.ipynb #57f2b779
+# %% ../../nbs/training/04_trackers.ipynb #2134533c
 class Progress:
     "Callback that shows a live line: step, rate, time left, newest values."
     def __init__(self,
@@ -83,12 +86,13 @@ class Progress:
         old = math.exp(-seconds / 30) if self.rate else 0.0
         self.rate = old * self.rate + (1 - old) * steps / seconds
 
-# %% ../../nbs/training/04_trackers.ipynb #e093a73b
+# %% ../../nbs/training/04_trackers.ipynb #fe465dae
 def _missing(library: str, install: str, error: Exception) -> ImportError:
     "What to say where an optional library can not be imported."
     return ImportError(f"{library} is needed for this callback and can not be imported ({error}); "
                        f"install it with `pip install {install}`, or leave the callback out")
 
+# %% ../../nbs/training/04_trackers.ipynb #592f3965
 class TensorBoard:
     "Callback that writes evaluated values as TensorBoard scalars. ImportError: tensorboard is not installed."
     def __init__(self, folder):  # event files go to folder/<stage>
@@ -115,7 +119,7 @@ class TensorBoard:
             self.writer.close()
             self.writer = None
 
-# %% ../../nbs/training/04_trackers.ipynb #1889eba4
+# %% ../../nbs/training/04_trackers.ipynb #863b37cf
 class WandB:
     "Callback that logs evaluated values to Weights & Biases. ImportError: wandb is not installed."
     def __init__(self,
