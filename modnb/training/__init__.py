@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['EarlyStop', 'Event', 'Fit', 'History', 'Progress', 'TensorBoard', 'WandB', 'fit']
 
-# %% ../../nbs/training/00_training.ipynb #b4757deb
+# %% ../../nbs/training/00_training.ipynb #a2a3b041
 from .events import EarlyStop, Event, History  # noqa: F401
 from .fit import Fit, fit  # noqa: F401
 from .trackers import Progress, TensorBoard, WandB  # noqa: F401
 
-# %% ../../nbs/training/00_training.ipynb #61089e86
+# %% ../../nbs/training/00_training.ipynb #c6c0b639
 _all_ = ["EarlyStop", "Event", "Fit", "History", "Progress", "TensorBoard", "WandB", "fit"]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save', 'CheckpointError', 'load', 'load_same_run', 'rng_state', 'set_rng_state', 'HeldInterrupt']
 
-# %% ../../nbs/training/02_checkpoint.ipynb #7d484095
+# %% ../../nbs/training/02_checkpoint.ipynb #daef6351
 import os
 import pickle
 import signal
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-# %% ../../nbs/training/02_checkpoint.ipynb #6ab9b32c
+# %% ../../nbs/training/02_checkpoint.ipynb #41bca992
 def _plain(value,  # a state or a part of it
            at: str = "state"):  # where it stands, for the error message
     "The state in plain containers and detached tensors. TypeError: something else is in it, at the place named."
@@ -31,7 +31,7 @@ def _plain(value,  # a state or a part of it
     raise TypeError(f"{at} is a {type(value).__name__}; a checkpoint holds nested dicts, lists and tuples of "
                     "tensors, numbers, strings, bools and None")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #ba1835be
+# %% ../../nbs/training/02_checkpoint.ipynb #386347b4
 def save(path,  # file to write or to replace; missing folders are made
          state: dict) -> Path:  # nested dicts of tensors, numbers, strings
     "Write `state` to `path`, whole or not at all. TypeError: `state` holds something that is not plain."
@@ -49,7 +49,7 @@ def save(path,  # file to write or to replace; missing folders are made
     _sync_folder(path.parent)
     return path
 
-# %% ../../nbs/training/02_checkpoint.ipynb #f8d8177e
+# %% ../../nbs/training/02_checkpoint.ipynb #a05c4f9f
 def _sync_folder(folder: Path):
     "Force the renaming itself to the disk, where the system can."
     if hasattr(os, "O_DIRECTORY"):
@@ -59,11 +59,11 @@ def _sync_folder(folder: Path):
         finally:
             os.close(handle)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #abfdb749
+# %% ../../nbs/training/02_checkpoint.ipynb #fea23074
 class CheckpointError(ValueError):
     "A checkpoint that is damaged, holds more than plain values, or belongs to another run."
 
-# %% ../../nbs/training/02_checkpoint.ipynb #c1194a69
+# %% ../../nbs/training/02_checkpoint.ipynb #365dbcd9
 def load(path) -> dict:  # a file that `save` wrote
     "The state in `path`, with its tensors on the CPU. CheckpointError: damaged or not plain. FileNotFoundError: no file."
     path = Path(path)
@@ -81,7 +81,7 @@ def load(path) -> dict:  # a file that `save` wrote
         problem = "is damaged, cut short, or no checkpoint at all"
     raise CheckpointError(f"checkpoint {str(path)!r} {problem}; delete it to start anew, or restore it from a copy")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #26c97ba9
+# %% ../../nbs/training/02_checkpoint.ipynb #9dd6277a
 def load_same_run(path: Path,  # a checkpoint of this run, one hopes
                   run: dict) -> dict:  # what describes this run, in plain values
     "The state in `path`. CheckpointError: it is damaged, or its `run` is another."
@@ -96,7 +96,7 @@ def load_same_run(path: Path,  # a checkpoint of this run, one hopes
                                   "here; give each run a file of its own, or pass resume=False to replace it")
     return state
 
-# %% ../../nbs/training/02_checkpoint.ipynb #8d87b215
+# %% ../../nbs/training/02_checkpoint.ipynb #696d0d50
 def _difference(there, here) -> tuple:
     "Two values that differ; of two dicts, only what differs."
     if isinstance(there, dict) and isinstance(here, dict):
@@ -104,7 +104,7 @@ def _difference(there, here) -> tuple:
         return {n: there.get(n) for n in names}, {n: here.get(n) for n in names}
     return there, here
 
-# %% ../../nbs/training/02_checkpoint.ipynb #620e69b9
+# %% ../../nbs/training/02_checkpoint.ipynb #15ec93e8
 def rng_state(device: torch.device) -> dict:  # where the network lives
     "The states of the global generators that a network on `device` draws from."
     state = {"cpu": torch.get_rng_state()}
@@ -113,7 +113,7 @@ def rng_state(device: torch.device) -> dict:  # where the network lives
         state[device.type] = torch.get_device_module(device).get_rng_state(*where)
     return state
 
-# %% ../../nbs/training/02_checkpoint.ipynb #3727875f
+# %% ../../nbs/training/02_checkpoint.ipynb #f5810215
 def set_rng_state(state: dict,  # what `rng_state` returned
                   device: torch.device):  # where the network lives now
     "Put the global generators back; a kind of device that the state does not know is left alone."
@@ -122,7 +122,7 @@ def set_rng_state(state: dict,  # what `rng_state` returned
         where = () if device.type == "mps" else (device,)
         torch.get_device_module(device).set_rng_state(state[device.type], *where)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #9f59dc01
+# %% ../../nbs/training/02_checkpoint.ipynb #967b2151
 class HeldInterrupt:
     "Context that holds back the first Ctrl-C until `check()`, or until its end."
     def __init__(self, active: bool = True):  # False: changes nothing

@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['Event', 'History', 'plot_history', 'EarlyStop']
 
-# %% ../../nbs/training/01_events.ipynb #5f424aad
+# %% ../../nbs/training/01_events.ipynb #97a5d85b
 import difflib
 import math
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_events.ipynb #89408369
+# %% ../../nbs/training/01_events.ipynb #c9d49b47
 @dataclass(frozen=True)
 class Event:
     "One moment of a run, as every callback receives it."
@@ -20,7 +20,7 @@ class Event:
     values: dict = field(default_factory=dict)  # metric name -> float; may be empty
     stage: str = "fit"  # name of this part of a longer experiment
 
-# %% ../../nbs/training/01_events.ipynb #b40d6340
+# %% ../../nbs/training/01_events.ipynb #3541f302
 def _one_of(argument: str,  # the argument's name
             given,  # what it was
             allowed):  # the names it may be
@@ -32,7 +32,7 @@ def _one_of(argument: str,  # the argument's name
     hint = f"; did you mean {near[0]!r}?" if near else ""
     raise ValueError(f"{argument}={given!r} is not known{hint} Allowed: {', '.join(map(repr, allowed))}.")
 
-# %% ../../nbs/training/01_events.ipynb #bdda752f
+# %% ../../nbs/training/01_events.ipynb #991d00b7
 class History:
     "Callback that keeps every evaluated value as a row (stage, step, metric, value)."
     def __init__(self, rows=()):  # rows to begin with
@@ -57,7 +57,7 @@ class History:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
         return f"History of {len(self.rows)} values: {values or 'none yet'}"
 
-# %% ../../nbs/training/01_events.ipynb #04721b1c
+# %% ../../nbs/training/01_events.ipynb #263f8251
 def plot_history(history: History,  # what to draw
                  ax=None,  # matplotlib Axes; None makes a new one
                  metrics=None):  # names of metrics; None draws all
@@ -80,7 +80,7 @@ def plot_history(history: History,  # what to draw
 
 History.plot = plot_history
 
-# %% ../../nbs/training/01_events.ipynb #6a0fa58c
+# %% ../../nbs/training/01_events.ipynb #74b2a407
 class EarlyStop:
     "Stop rule: true once `metric` made no progress in `patience` evaluations in a row."
     def __init__(self,

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['OPTIMIZERS', 'make_optimizer', 'move', 'split_batch', 'call_net', 'TrainLoss', 'trainable', 'Learner', 'in_mode',
-           'measure', 'Course', 'describe_run', 'run_state', 'restore_run', 'load_same_run', 'Keeper', 'Fit', 'fit']
+           'measure', 'Course', 'describe_run', 'run_state', 'restore_run', 'Keeper', 'Fit', 'fit']
 
-# %% ../../nbs/training/03_fit.ipynb #cb6c0dc2
+# %% ../../nbs/training/03_fit.ipynb #b7fae4f4
 import contextlib
 import math
 import operator
@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from ..data.stream import batches
-from .checkpoint import CheckpointError, HeldInterrupt, load, rng_state, save, set_rng_state
+from .checkpoint import HeldInterrupt, load_same_run, rng_state, save, set_rng_state
 from .events import Event, History, _one_of
 
-# %% ../../nbs/training/03_fit.ipynb #ac07e013
+# %% ../../nbs/training/03_fit.ipynb #fce6f026
 OPTIMIZERS = {
     "adam": lambda params, **options: torch.optim.Adam(params, **options),
     "adamw": lambda params, **options: torch.optim.AdamW(params, **options),
@@ -39,7 +39,7 @@ def make_optimizer(params: list,  # trainable parameters
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
     return make(params, lr=float(lr(0) if callable(lr) else lr), fused=fused)
 
-# %% ../../nbs/training/03_fit.ipynb #02366c37
+# %% ../../nbs/training/03_fit.ipynb #547fa0d1
 def move(value, device: torch.device):
     "`value` with every tensor in it (also in tuples, lists and dicts) on `device`."
     if hasattr(value, "to"):  # a tensor, or what PyTorch packs several into
@@ -50,6 +50,7 @@ def move(value, device: torch.device):
         return tuple(move(v, device) for v in value)
     return value
 
+# %% ../../nbs/training/03_fit.ipynb #7c7ea944
 def split_batch(batch) -> tuple:
     "Inputs and targets of a batch. TypeError: it is no pair."
     if isinstance(batch, (tuple, list)) and len(batch) == 2:
@@ -57,13 +58,14 @@ def split_batch(batch) -> tuple:
     what = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, (tuple, list, dict)) else "")
     raise TypeError(f"data must yield pairs (inputs, targets), but yielded {what}")
 
+# %% ../../nbs/training/03_fit.ipynb #96ad3a2c
 def call_net(net: nn.Module, inputs) -> torch.Tensor:
     "Outputs for inputs that are a tensor, a tuple (`net(*inputs)`) or a dict (`net(**inputs)`)."
     if isinstance(inputs, dict):
         return net(**inputs)
     return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
 
-# %% ../../nbs/training/03_fit.ipynb #9330316c
+# %% ../../nbs/training/03_fit.ipynb #1f1d4769
 class TrainLoss:
     "Mean of the training losses since the last reset; read from the device every `hold` steps."
     def __init__(self, hold: int):  # steps between two reads
@@ -91,7 +93,7 @@ class TrainLoss:
         self.flush()
         return self.total / max(self.count, 1)
 
-# %% ../../nbs/training/03_fit.ipynb #42cbc44c
+# %% ../../nbs/training/03_fit.ipynb #c0c7d97c
 def trainable(net: nn.Module) -> list:
     "The parameters that require a gradient. ValueError: there are none."
     params = [p for p in net.parameters() if p.requires_grad]
@@ -99,6 +101,7 @@ def trainable(net: nn.Module) -> list:
         raise ValueError("net has no trainable parameters: none of its parameters requires a gradient")
     return params
 
+# %% ../../nbs/training/03_fit.ipynb #0ce40e09
 def _scalar(loss) -> torch.Tensor:
     "The loss, if it is a scalar that depends on trainable parameters."
     if isinstance(loss, torch.Tensor) and loss.ndim == 0 and loss.requires_grad:
@@ -107,7 +110,7 @@ def _scalar(loss) -> torch.Tensor:
     flat = " without a gradient" if getattr(loss, "requires_grad", True) is False else ""
     raise ValueError(f"loss must return a scalar tensor that depends on net's parameters; it returned {what}{flat}")
 
-# %% ../../nbs/training/03_fit.ipynb #9b1f3a8c
+# %% ../../nbs/training/03_fit.ipynb #bffe2699
 class Learner:
     "A network, its optimizer and its loss: knows how to do one update."
     def __init__(self, net, loss, optimizer, lr, clip):
@@ -138,7 +141,7 @@ class Learner:
         if not torch.stack([p.detach().isfinite().all() for p in self.params]).all():
             raise FloatingPointError(f"weights are not finite after step {self.step}, though the loss was")
 
-# %% ../../nbs/training/03_fit.ipynb #7899c9f1
+# %% ../../nbs/training/03_fit.ipynb #b40ce6e0
 @contextlib.contextmanager
 def in_mode(net: nn.Module, training: bool):
     "Context: the network in train or in eval mode; afterwards each submodule is in the mode it had."
@@ -150,6 +153,7 @@ def in_mode(net: nn.Module, training: bool):
         for module, mode in before:
             module.training = mode
 
+# %% ../../nbs/training/03_fit.ipynb #44a173f0
 def measure(net: nn.Module, evaluate) -> dict:
     "What `evaluate(net)` returns, as floats. TypeError or ValueError: it is no dict of numbers."
     with in_mode(net, training=False), torch.no_grad():
@@ -163,7 +167,7 @@ def measure(net: nn.Module, evaluate) -> dict:
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"evaluate must return a dict of floats: {error}") from None
 
-# %% ../../nbs/training/03_fit.ipynb #a3126356
+# %% ../../nbs/training/03_fit.ipynb #0d8211f9
 class Course:
     "Where a run stands: what was told and noted, and whether it is over."
     def __init__(self, learner, steps, evaluate, every, callbacks, stop, stage):
@@ -195,7 +199,7 @@ class Course:
         if self.stop is not None and self.stop(dict(values)):
             self.reason = "stop"
 
-# %% ../../nbs/training/03_fit.ipynb #91302f5a
+# %% ../../nbs/training/03_fit.ipynb #f8b5f16e
 def describe_run(course: Course) -> dict:
     "What must be equal for a checkpoint to belong to this run: plain values."
     learner, lr = course.learner, course.learner.lr
@@ -208,7 +212,7 @@ def describe_run(course: Course) -> dict:
             "trained parameters": [name for name, p in learner.net.named_parameters() if p.requires_grad],
             "shapes": {name: list(v.shape) for name, v in learner.net.state_dict().items() if hasattr(v, "shape")}}
 
-# %% ../../nbs/training/03_fit.ipynb #ff88119a
+# %% ../../nbs/training/03_fit.ipynb #f27d042b
 def run_state(course: Course) -> dict:
     "All that the rest of the run depends on: nested dicts of plain values. FloatingPointError: not worth keeping."
     learner, losses, stop = course.learner, course.learner.losses, course.stop
@@ -218,6 +222,7 @@ def run_state(course: Course) -> dict:
             "rows": course.history.rows, "reason": course.reason,
             "stop": stop.state_dict() if hasattr(stop, "state_dict") else {}}
 
+# %% ../../nbs/training/03_fit.ipynb #bb32d990
 def restore_run(course: Course, state: dict):
     "Put a run where `run_state` found it."
     learner, losses = course.learner, course.learner.losses
@@ -229,29 +234,7 @@ def restore_run(course: Course, state: dict):
     if hasattr(course.stop, "load_state_dict"):
         course.stop.load_state_dict(state["stop"])
 
-# %% ../../nbs/training/03_fit.ipynb #056d99e5
-def load_same_run(path: Path,  # a checkpoint of this run, one hopes
-                  run: dict) -> dict:  # `describe_run` of the run that wants it
-    "The state in `path`. CheckpointError: it is damaged, or belongs to another run."
-    state = load(path)
-    saved = state.get("run") if isinstance(state, dict) else None
-    if not isinstance(saved, dict):
-        raise CheckpointError(f"checkpoint {str(path)!r} was not written by fit")
-    for name in run:
-        if saved.get(name) != run[name]:
-            there, here = _difference(saved.get(name), run[name])
-            raise CheckpointError(f"checkpoint {str(path)!r} belongs to another run: {name} is {there} there and {here} "
-                                  "here; give each run a file of its own, or pass resume=False to replace it")
-    return state
-
-def _difference(there, here) -> tuple:
-    "Two values that differ; of two dicts, only what differs."
-    if isinstance(there, dict) and isinstance(here, dict):
-        names = [name for name in {**there, **here} if there.get(name) != here.get(name)][:3]
-        return {n: there.get(n) for n in names}, {n: here.get(n) for n in names}
-    return there, here
-
-# %% ../../nbs/training/03_fit.ipynb #b1be5c61
+# %% ../../nbs/training/03_fit.ipynb #84f5be5a
 class Keeper:
     "The checkpoint file of a run; without a path it does nothing."
     def __init__(self, path, every: int, course: Course):
@@ -278,7 +261,7 @@ class Keeper:
             save(self.path, {"run": self.run, "rng": self.rng, **run_state(self.course)})
             self.saved = self.course.learner.step
 
-# %% ../../nbs/training/03_fit.ipynb #37eaefbb
+# %% ../../nbs/training/03_fit.ipynb #d62e0160
 def _open(course: Course, keeper: Keeper, data, resumed: bool):
     "The batches still to come, with everything as it was when the run was left."
     step = course.learner.step
@@ -293,6 +276,7 @@ def _open(course: Course, keeper: Keeper, data, resumed: bool):
         set_rng_state(keeper.rng, course.learner.device)
     return source
 
+# %% ../../nbs/training/03_fit.ipynb #bbdc8c2c
 def _run(course: Course, keeper: Keeper, source):
     "Update and close steps until the run is over."
     with HeldInterrupt(keeper.path is not None) as interrupt:
@@ -308,7 +292,7 @@ def _run(course: Course, keeper: Keeper, source):
             if course.reason or course.told % keeper.every == 0:
                 keeper.save()
 
-# %% ../../nbs/training/03_fit.ipynb #fed73b15
+# %% ../../nbs/training/03_fit.ipynb #a206c97e
 def _guarded_run(course: Course, keeper: Keeper, data, resumed: bool):
     "`_run` in train mode; an interruption is saved, a loss that is not finite gets its advice."
     learner = course.learner
@@ -326,7 +310,7 @@ def _guarded_run(course: Course, keeper: Keeper, data, resumed: bool):
     finally:
         learner.optimizer.zero_grad()
 
-# %% ../../nbs/training/03_fit.ipynb #ab64b649
+# %% ../../nbs/training/03_fit.ipynb #53fc4759
 class Fit:
     "A trained network and the history of its training."
     def __init__(self, net: nn.Module, log: History, step: int, reason: str):
@@ -351,9 +335,9 @@ class Fit:
         cells = "".join(f"<th>{name}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
         return f"<table><tr><th>step</th><td>{self.step}</td><th>ended by</th><td>{self.reason}</td>{cells}</tr></table>"
 
-# %% ../../nbs/training/03_fit.ipynb #ccdd70dc
+# %% ../../nbs/training/03_fit.ipynb #d2f84168
 def _check_arguments(net, loss, steps, lr, clip, evaluate, every, callbacks, stop, checkpoint_every):
-    "Errors for arguments that can not be meant."
+    "Errors for arguments that cannot be meant."
     if not isinstance(net, nn.Module):
         raise TypeError(f"net must be a torch.nn.Module, not a {type(net).__name__}")
     for name, value in {"steps": steps, "every": every, "checkpoint_every": checkpoint_every}.items():
@@ -370,7 +354,7 @@ def _check_arguments(net, loss, steps, lr, clip, evaluate, every, callbacks, sto
     if callable(callbacks) or not all(map(callable, callbacks)):
         raise TypeError("callbacks must be a list of callables that take an Event")
 
-# %% ../../nbs/training/03_fit.ipynb #87f5b5de
+# %% ../../nbs/training/03_fit.ipynb #f95afe2d
 def fit(net: nn.Module,  # trained in place
         data,  # Stream, or re-iterable of (inputs, targets): cycled without end
         loss: Callable,  # (outputs, targets) -> scalar tensor

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['progress_line', 'Progress', 'TensorBoard', 'WandB']
 
-# %% ../../nbs/training/04_trackers.ipynb #6d24c65e
+# %% ../../nbs/training/04_trackers.ipynb #b21883b8
 import math
 import sys
 import time
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .events import Event
 
-# %% ../../nbs/training/04_trackers.ipynb #064d7e04
+# %% ../../nbs/training/04_trackers.ipynb #5e844e95
 def progress_line(event: Event,  # the newest event
                   values: dict,  # metric name -> newest value
                   rate: float) -> str:  # steps per second; 0 where it is not known yet
@@ -26,13 +26,12 @@ def progress_line(event: Event,  # the newest event
         parts += [f"{rate:.3g} steps/s", f"{left} left"]
     return " · ".join(parts + [f"{name} {value:.4g}" for name, value in values.items()])
 
-# %% ../../nbs/training/04_trackers.ipynb #40cb7792
+# %% ../../nbs/training/04_trackers.ipynb #3fd162ae
 def _in_notebook() -> bool:
     "Is there a Jupyter kernel to display things? Looks only at what is imported already."
     ipython = sys.modules.get("IPython")
     return getattr(ipython and ipython.get_ipython(), "kernel", None) is not None
 
-# %% ../../nbs/training/04_trackers.ipynb #7ef72379
 class _Handle:
     "A piece of plain text in a notebook's output that can be replaced."
     def __init__(self): self.handle = None
@@ -46,7 +45,7 @@ class _Handle:
             self.handle.update(data, raw=True)
         self.handle = None if kind == "end" else self.handle
 
-# %% ../../nbs/training/04_trackers.ipynb #d1b8c28e
+# %% ../../nbs/training/04_trackers.ipynb #59f605b1
 class _Lines:
     "A text file: one line that is overwritten where it is a terminal, else a line per evaluation."
     def __init__(self, file): self.file, self.width, self.last = file, 0, ""
@@ -60,7 +59,7 @@ class _Lines:
             self.last = text
         self.file.flush()
 
-# %% ../../nbs/training/04_trackers.ipynb #2134533c
+# %% ../../nbs/training/04_trackers.ipynb #bd994191
 class Progress:
     "Callback that shows a live line: step, rate, time left, newest values."
     def __init__(self,
@@ -86,13 +85,13 @@ class Progress:
         old = math.exp(-seconds / 30) if self.rate else 0.0
         self.rate = old * self.rate + (1 - old) * steps / seconds
 
-# %% ../../nbs/training/04_trackers.ipynb #fe465dae
+# %% ../../nbs/training/04_trackers.ipynb #a486a297
 def _missing(library: str, install: str, error: Exception) -> ImportError:
-    "What to say where an optional library can not be imported."
-    return ImportError(f"{library} is needed for this callback and can not be imported ({error}); "
+    "What to say where an optional library cannot be imported."
+    return ImportError(f"{library} is needed for this callback and cannot be imported ({error}); "
                        f"install it with `pip install {install}`, or leave the callback out")
 
-# %% ../../nbs/training/04_trackers.ipynb #592f3965
+# %% ../../nbs/training/04_trackers.ipynb #cd1a7c22
 class TensorBoard:
     "Callback that writes evaluated values as TensorBoard scalars. ImportError: tensorboard is not installed."
     def __init__(self, folder):  # event files go to folder/<stage>
@@ -119,7 +118,7 @@ class TensorBoard:
             self.writer.close()
             self.writer = None
 
-# %% ../../nbs/training/04_trackers.ipynb #863b37cf
+# %% ../../nbs/training/04_trackers.ipynb #c14a2ec6
 class WandB:
     "Callback that logs evaluated values to Weights & Biases. ImportError: wandb is not installed."
     def __init__(self,
