@@ -1,46 +1,60 @@
-# make report   the main job: train, learn masks, write the report       make test   everything that is checked
-# make env      only the environment (.venv)                             make lab    JupyterLab in it
+# make report   install into .venv (once), then run the first experiment and show its table
+# make test     install into .venv (once), then run every notebook and every test
 #
-# PyTorch: tests/constraints.txt names the tested version; which build of it is installed is pip's choice. A machine
-# without a GPU is spared the CUDA packages if pip is configured with PyTorch's CPU index (see PyTorch's own
-# installation page), for example by PIP_EXTRA_INDEX_URL.
+# PYTHON=/path/to/python chooses the interpreter that .venv is made from.
+# On a machine without a GPU, tell pip (not this file) about PyTorch's CPU builds first: set PIP_EXTRA_INDEX_URL, or pip's
+# configuration, to the address that PyTorch's install selector shows for "CPU". Otherwise pip takes the CUDA build, several GB.
 
-SHELL := /bin/bash
+PYTHON ?=
 BIN := .venv/bin
-STAMP := .venv/.complete
-PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
-	$$p -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
-CORES := $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1)
+PY := $(BIN)/python
+MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
+# the networks here are small: more threads than four wait for each other
+THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$n || echo 4)
+export OMP_NUM_THREADS ?= $(THREADS)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: env report test lab export clean-notebooks lint
-.DEFAULT_GOAL := report
+.PHONY: help env report test lint lab docs clean-notebooks export
 
-env: $(STAMP)
+help:
+	@echo "make report | test | lint | lab | docs | export | clean-notebooks | env"
 
-$(STAMP): settings.ini setup.py tests/constraints.txt
-	@test -n "$(PYTHON)" || { echo "No Python >= 3.11 with venv was found; name one: make env PYTHON=/path/to/python3.11" >&2; exit 1; }
-	rm -rf .venv
-	$(PYTHON) -m venv .venv
-	PIP_CONSTRAINT=tests/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+env: .venv/.installed
 
-report: $(STAMP)
-	OMP_NUM_THREADS=$(CORES) OMP_WAIT_POLICY=PASSIVE $(BIN)/modnb report add_mul preset=quick
+# the stamp is written last: an installation that was broken off is taken up again
+.venv/.installed: settings.ini setup.py tests/constraints.txt
+	@fits='import sys, venv, ensurepip; sys.exit(sys.version_info < tuple(map(int, "$(MIN)".split("."))))'; \
+	if ! { $(PY) -c "$$fits" && $(PY) -m pip --version; } >/dev/null 2>&1; then \
+	    for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
+	        "$$p" -c "$$fits" >/dev/null 2>&1 && { "$$p" -m venv --clear .venv; break; }; \
+	    done; \
+	    $(PY) -m pip --version >/dev/null 2>&1 || { \
+	        echo "make env: needs Python >= $(MIN) with venv and pip; $(or $(PYTHON),python3, python3.11 ... on PATH) is not one. Try: make env PYTHON=/path/to/python3" >&2; \
+	        exit 1; }; \
+	fi
+	@echo "installing into .venv (minutes the first time) ..."
+	@$(PY) -m pip install -q -c tests/constraints.txt -e '.[dev]'
+	@touch $@
 
-test: $(STAMP)
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . tests
+report: env
+	@MPLBACKEND=Agg $(PY) -m modnb.runs.cli report add_mul preset=quick
 
-lab: $(STAMP)
-	$(BIN)/modnb lab
+test: env
+	@MPLBACKEND=Agg $(PY) -m pytest -c tests/pytest.ini tests
 
-# notebooks -> modnb/ and README.md
-export: $(STAMP)
-	$(BIN)/nbdev_export
-	$(BIN)/python .ci/readme.py
+lint: env
+	@$(PY) -m ruff check --config tests/ruff.toml .
 
-# strips what a notebook's run leaves behind; keeps outputs and the tags that papermill needs
-clean-notebooks: $(STAMP)
-	$(BIN)/nbdev_clean
+lab: env
+	@$(PY) -m jupyter lab nbs
 
-lint: $(STAMP)
-	$(BIN)/ruff check --config tests/ruff.toml nbs tests setup.py .ci
+docs: env
+	@$(PY) .ci/docs.py
+
+export: env
+	@$(BIN)/nbdev_export
+	@$(PY) .ci/readme.py
+
+# not nbdev_clean --clear_all: that one drops papermill's `parameters` tag
+clean-notebooks: env
+	@$(BIN)/nbdev_clean

@@ -1,53 +1,56 @@
-"""Packaging. Every setting is in settings.ini: edit there, not here."""
+"""Everything that describes the project is in settings.ini; this file only hands it to setuptools."""
 import shlex
 from configparser import ConfigParser
 from pathlib import Path
 
-import setuptools
+from setuptools import find_packages, setup
 from setuptools.command.build_py import build_py
 from setuptools.command.sdist import sdist
 
-ROOT = Path(__file__).parent
-config = ConfigParser(delimiters=["="])
-config.read(ROOT / "settings.ini", encoding="utf-8")
-cfg = config["DEFAULT"]
+ROOT = Path(__file__).resolve().parent
+parser = ConfigParser(delimiters=["="])
+parser.read(ROOT / "settings.ini", encoding="utf-8")
+cfg = parser["DEFAULT"]
+lib = cfg["lib_name"]
 
 
 def words(key):
     return shlex.split(cfg.get(key, ""))
 
 
-def shipped():
-    "What lies in nbs/ and is used by an installed package: (file, its place in the package)."
-    for kind, pattern in (("experiments", "*.ipynb"), ("grids", "*.yaml")):
-        for path in sorted((ROOT / "nbs" / kind).rglob(pattern)):
-            if ".ipynb_checkpoints" not in path.parts:
-                yield path, Path(kind) / path.relative_to(ROOT / "nbs" / kind)
+def below(folder, pattern="*"):
+    """Files of a folder that belong to the source, relative to the root; nothing hidden, nothing cached."""
+    for path in sorted((ROOT / folder).rglob(pattern)):
+        if path.is_file() and not any(p.startswith(".") or p == "__pycache__" for p in path.relative_to(ROOT / folder).parts):
+            yield path.relative_to(ROOT)
 
 
 class BuildPy(build_py):
-    "Put the experiments' notebooks and the grids beside the modules; in git they exist once, in nbs/."
+    """Experiments are notebooks and grids are YAML: both are copied into the package, so that an installed modnb has them too."""
 
     def run(self):
         super().run()
-        if not getattr(self, "editable_mode", False):
-            for source, place in shipped():
-                target = Path(self.build_lib) / cfg["lib_name"] / place
-                self.mkpath(str(target.parent))
-                self.copy_file(str(source), str(target))
+        if self.editable_mode:  # the working tree itself is on the path, with its nbs/
+            return
+        for src in [*below("nbs/experiments", "*.ipynb"), *below("nbs/grids", "*.yaml")]:
+            dst = Path(self.build_lib, lib, *src.parts[1:])
+            self.mkpath(str(dst.parent))
+            self.copy_file(str(ROOT / src), str(dst))
 
 
-class Sdist(sdist):
-    "What this file reads must be in the source distribution."
+class SDist(sdist):
+    """The whole source, without a MANIFEST.in."""
 
     def make_release_tree(self, base_dir, files):
-        extra = ["settings.ini", "LICENSE", *(str(source.relative_to(ROOT)) for source, _ in shipped())]
+        extra = ["settings.ini", "Makefile", *map(str, [*below("nbs"), *below("tests"), *below(".ci")])]
         super().make_release_tree(base_dir, sorted({*files, *extra}))
 
 
-report, lab = words("report_requirements"), words("report_requirements") + words("lab_requirements")
-setuptools.setup(
-    name=cfg["lib_name"],
+report = words("report_requirements")
+lab = report + words("lab_requirements")
+
+setup(
+    name=lib,
     version=cfg["version"],
     description=cfg["description"],
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
@@ -55,16 +58,17 @@ setuptools.setup(
     keywords=cfg["keywords"],
     author=cfg["author"],
     author_email=cfg["author_email"],
-    license="MIT",
+    license=cfg["license"].upper(),
     license_files=["LICENSE"],
     url=cfg["git_url"],
-    packages=setuptools.find_packages(include=[cfg["lib_name"], f"{cfg['lib_name']}.*"]),
-    package_dir={"": "."},  # so that an editable install is a plain path entry
-    package_data={cfg["lib_name"]: words("package_data")},
-    cmdclass={"build_py": BuildPy, "sdist": Sdist},
+    packages=find_packages(include=[lib, f"{lib}.*"]),
+    package_dir={"": "."},  # an editable install becomes one line in a .pth file, not an import hook
+    package_data={lib: words("package_data")},
+    include_package_data=False,
+    cmdclass={"build_py": BuildPy, "sdist": SDist},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
     extras_require={"report": report, "lab": lab, "dev": lab + words("dev_requirements")},
-    entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{lib}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

@@ -1,36 +1,102 @@
-"""README.md from nbs/index.ipynb: hidden cells and directives dropped, pictures written to nbs/images."""
+"""README.md from nbs/index.ipynb: prose, code and the outputs that were saved with them. `readme.py ROOT` works on another checkout.
+
+Cells under `#| hide` are left out; `#| echo: false` keeps only the outputs, `#| output: false` only the code. Images become files in
+nbs/images/. Links of the notebook start at nbs/, links of the README at the top; those that lead to a file are rewritten.
+Equal notebooks make equal bytes.
+"""
+import base64
+import json
 import re
 import sys
 from pathlib import Path
 
-import nbformat
-from nbconvert import MarkdownExporter
-
-ROOT = Path(__file__).resolve().parents[1]
-HEAD = "<!-- Made from nbs/index.ipynb by `make export`: edit there. -->\n\n"
+HEAD = "<!-- made from nbs/index.ipynb by `make export`: edit that, not this -->\n\n"
+IMAGES = {"image/png": "png", "image/jpeg": "jpg", "image/svg+xml": "svg"}
 
 
-def readme(root: Path = ROOT) -> tuple[str, dict[str, bytes]]:
-    "The text, and the pictures by file name."
-    nb = nbformat.read(root / "nbs" / "index.ipynb", as_version=4)
-    nb.cells = [c for c in nb.cells if c.cell_type != "raw" and not re.search(r"^#\s*\|\s*hide\s*$", c.source, re.M)]
-    for cell in nb.cells:
-        if cell.cell_type == "code":
-            cell["source"] = re.sub(r"^#\s*\|.*\n?", "", cell.source, flags=re.M)
-            cell["outputs"] = [o for o in cell.outputs if o.output_type != "stream" or o.name == "stdout"]
-    body, resources = MarkdownExporter().from_notebook_node(nb)
-    pictures = {}
-    for i, (name, data) in enumerate(resources["outputs"].items()):
-        pictures[f"readme-{i}{Path(name).suffix}"] = data
-        body = body.replace(f"({name})", f"(nbs/images/readme-{i}{Path(name).suffix})")
-    body = body.replace("(images/", "(nbs/images/")
-    return HEAD + re.sub(r"\n{3,}", "\n\n", body).strip() + "\n", pictures
+def text(value):
+    return "".join(value)
+
+
+def directives(source):
+    """The directives at the top of a cell, and the rest."""
+    found = re.match(r"(\s*#\s*\|.*(\n|$))*", source)[0]
+    return dict(re.findall(r"#\s*\|\s*([\w-]+):?[ \t]*(.*)", found)), source[len(found):].strip("\n")
+
+
+def fenced(code, language=""):
+    ticks = "`" * max(3, *(len(run) + 1 for run in re.findall("`{3,}", code)), 3)
+    return f"{ticks}{language}\n{code}\n{ticks}"
+
+
+def table(html):
+    """HTML that survives on a code host: no style sheet, and no blank line, which would end it."""
+    html = re.sub(r"<style.*?</style>|</?div[^>]*>", "", html, flags=re.S)
+    return "\n".join(line.strip() for line in html.splitlines() if line.strip())
+
+
+def shown(output, images):
+    """One output as Markdown: the richest form that a README can show; images are collected."""
+    if output["output_type"] == "stream":
+        return fenced(text(output["text"]).rstrip("\n")) if output["name"] == "stdout" else ""
+    data = output.get("data", {})
+    if "text/markdown" in data:
+        return text(data["text/markdown"]).strip()
+    for mime, suffix in IMAGES.items():
+        if mime in data:
+            raw = text(data[mime])
+            name = f"index-{len(images) + 1}.{suffix}"
+            images[name] = raw.encode() if suffix == "svg" else base64.b64decode(raw)
+            return f"![{output.get('metadata', {}).get('alt', '')}](images/{name})"
+    if "text/html" in data:
+        return table(text(data["text/html"]))
+    return fenced(text(data["text/plain"]).rstrip("\n")) if "text/plain" in data else ""
+
+
+def blocks(cell, images):
+    """The pieces of one cell."""
+    if cell["cell_type"] == "markdown":
+        yield text(cell["source"]).strip()
+    if cell["cell_type"] != "code":
+        return
+    flags, code = directives(text(cell["source"]))
+    if "hide" in flags or flags.get("include") == "false":
+        return
+    if code and flags.get("echo") != "false" and "hide_input" not in flags:
+        yield fenced(code, "python")
+    if flags.get("output") != "false" and "hide_output" not in flags:
+        for output in cell["outputs"]:
+            yield shown(output, images)
+
+
+def relocate(markdown, root):
+    """Links that lead to a file below nbs/, as seen from the top."""
+    def move(match):
+        target = match[2]
+        inside = (root / "nbs" / target.partition("#")[0]).resolve()
+        if re.match(r"[a-z]+:|#|/", target) or not inside.exists():
+            return match[0]
+        return match[1] + inside.relative_to(root).as_posix() + target[len(target.partition("#")[0]):] + match[3]
+
+    parts = re.split(r"(^(`{3,}).*?^\2$)", markdown, flags=re.M | re.S)  # code between fences stays as it is
+    for i in range(0, len(parts), 3):
+        parts[i] = re.sub(r"""(\]\(|(?:src|href)=["'])([^)"'\s]+)([)"'\s])""", move, parts[i])
+    return "".join(p for i, p in enumerate(parts) if i % 3 < 2)
+
+
+def main(root):
+    cells = json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
+    images = {}
+    body = "\n\n".join(b for cell in cells for b in blocks(cell, images) if b)
+    folder = root / "nbs/images"
+    for old in folder.glob("index-*"):
+        if old.name not in images:
+            old.unlink()
+    for name, data in images.items():
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    (root / "README.md").write_text(HEAD + relocate(body, root) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":
-    text, pictures = readme()
-    (ROOT / "README.md").write_text(text, encoding="utf-8")
-    for name, data in pictures.items():
-        (ROOT / "nbs" / "images").mkdir(exist_ok=True)
-        (ROOT / "nbs" / "images" / name).write_bytes(data)
-    sys.exit(0)
+    main(Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve())
