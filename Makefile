@@ -1,60 +1,58 @@
-# make report   install into .venv (once), then run the first experiment and show its table
-# make test     install into .venv (once), then run every notebook and every test
+# make report   the main job: train, learn masks, write the report        make test   everything that is checked
+# make env      only the environment (.venv)                              make lab    JupyterLab in it
+# make export   notebooks -> modnb/ and README.md                         make docs   a site in _docs/
 #
-# PYTHON=/path/to/python chooses the interpreter that .venv is made from.
-# On a machine without a GPU, tell pip (not this file) about PyTorch's CPU builds first: set PIP_EXTRA_INDEX_URL, or pip's
-# configuration, to the address that PyTorch's install selector shows for "CPU". Otherwise pip takes the CUDA build, several GB.
+# PYTHON=/path/to/python chooses what .venv is made from (default: the first Python on PATH that is new enough).
+# tests/constraints.txt names the tested version of PyTorch; which build of it is installed is pip's choice. A machine without
+# a GPU is spared gigabytes of CUDA packages if pip knows PyTorch's CPU index: set PIP_EXTRA_INDEX_URL, or pip's own
+# configuration, to the address that PyTorch's install selector shows for "CPU".
 
-PYTHON ?=
 BIN := .venv/bin
-PY := $(BIN)/python
+STAMP := .venv/.complete
+PYTHON ?=
 MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
-# the networks here are small: more threads than four wait for each other
-THREADS ?= $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2); [ $$n -lt 4 ] && echo $$n || echo 4)
-export OMP_NUM_THREADS ?= $(THREADS)
+# the networks here are small: beyond four threads they wait for each other
+THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
+export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help env report test lint lab docs clean-notebooks export
+.PHONY: env report test lint lab docs export clean-notebooks
+.DEFAULT_GOAL := report
 
-help:
-	@echo "make report | test | lint | lab | docs | export | clean-notebooks | env"
+env: $(STAMP)
 
-env: .venv/.installed
-
-# the stamp is written last: an installation that was broken off is taken up again
-.venv/.installed: settings.ini setup.py tests/constraints.txt
-	@fits='import sys, venv, ensurepip; sys.exit(sys.version_info < tuple(map(int, "$(MIN)".split("."))))'; \
-	if ! { $(PY) -c "$$fits" && $(PY) -m pip --version; } >/dev/null 2>&1; then \
-	    for p in $(or $(PYTHON),python3 python3.13 python3.12 python3.11 python3.14 python); do \
-	        "$$p" -c "$$fits" >/dev/null 2>&1 && { "$$p" -m venv --clear .venv; break; }; \
-	    done; \
-	    $(PY) -m pip --version >/dev/null 2>&1 || { \
-	        echo "make env: needs Python >= $(MIN) with venv and pip; $(or $(PYTHON),python3, python3.11 ... on PATH) is not one. Try: make env PYTHON=/path/to/python3" >&2; \
-	        exit 1; }; \
-	fi
-	@echo "installing into .venv (minutes the first time) ..."
-	@$(PY) -m pip install -q -c tests/constraints.txt -e '.[dev]'
+# An environment that works is updated, one that is half made or too old is made again. The stamp is written last, so an
+# installation that was broken off is taken up again.
+$(STAMP): settings.ini setup.py tests/constraints.txt
+	@new='import sys, venv, ensurepip; sys.exit(sys.version_info < tuple(map(int, "$(MIN)".split("."))))'; \
+	ready() { $(BIN)/python -c "$$new" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; \
+	ready || for python in $(or "$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python); do \
+		if "$$python" -c "$$new" >/dev/null 2>&1; then "$$python" -m venv --clear .venv; break; fi; \
+	done; \
+	ready || { echo "make env: no Python >= $(MIN) with venv and pip ($(or $(PYTHON),looked on PATH)); name one: make env PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "installing into .venv; the first time takes some minutes"
+	@$(BIN)/python -m pip install --quiet -c tests/constraints.txt -e '.[dev]'
 	@touch $@
 
-report: env
-	@MPLBACKEND=Agg $(PY) -m modnb.runs.cli report add_mul preset=quick
+report: $(STAMP)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} MPLBACKEND=Agg $(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
-test: env
-	@MPLBACKEND=Agg $(PY) -m pytest -c tests/pytest.ini tests
+test: $(STAMP)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . tests
 
-lint: env
-	@$(PY) -m ruff check --config tests/ruff.toml .
+lint: $(STAMP)
+	@$(BIN)/python -m ruff check --config tests/ruff.toml nbs tests setup.py .ci
 
-lab: env
-	@$(PY) -m jupyter lab nbs
+lab: $(STAMP)
+	@$(BIN)/python -m jupyter lab nbs
 
-docs: env
-	@$(PY) .ci/docs.py
+docs: $(STAMP)
+	@$(BIN)/python .ci/docs.py
 
-export: env
+export: $(STAMP)
 	@$(BIN)/nbdev_export
-	@$(PY) .ci/readme.py
+	@$(BIN)/python .ci/readme.py
 
-# not nbdev_clean --clear_all: that one drops papermill's `parameters` tag
-clean-notebooks: env
+# strips what a notebook's run leaves behind; keeps outputs and the tag that papermill needs (its option --clear_all would not)
+clean-notebooks: $(STAMP)
 	@$(BIN)/nbdev_clean

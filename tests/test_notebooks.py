@@ -1,15 +1,17 @@
 """Every notebook runs from top to bottom as nbdev runs it: exported code, lessons and assertions."""
 import os
 import random
-from pathlib import Path
+import sys
+import warnings
 
 import numpy as np
 import pytest
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
+from tree import ROOT, tracked
 
-ROOT = Path(__file__).resolve().parents[1]
-NOTEBOOKS = sorted(p for p in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts))
+SKIP = get_config(path=ROOT).tst_flags.split()
+NOTEBOOKS = [p for p in tracked() if p.suffix == ".ipynb" and not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)]
 
 
 @pytest.fixture(autouse=True)
@@ -19,17 +21,22 @@ def as_if_alone(monkeypatch, tmp_path):
     import torch
 
     monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("MODNB_RUNS", str(tmp_path / "runs"))
-    env, threads = dict(os.environ), torch.get_num_threads()
-    random.seed(0), np.random.seed(0), torch.manual_seed(0)
-    yield
-    plt.close("all")
+    env, threads, dtype = dict(os.environ), torch.get_num_threads(), torch.get_default_dtype()
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
+        yield
+        plt.close("all")
     torch.set_num_threads(threads)
+    torch.set_default_dtype(dtype)
     os.environ.clear()
     os.environ.update(env)
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: str(p.relative_to(ROOT / "nbs")))
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_runs(path, capfd):
-    ok, _ = run_notebook(path, skip_flags=get_config(path=ROOT).tst_flags.split(), basepath=ROOT)
+    ok, _ = run_notebook(path, skip_flags=SKIP, basepath=ROOT)
     assert ok, capfd.readouterr().err[-4000:]
