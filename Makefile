@@ -35,7 +35,7 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 	@touch $@
 
 report: $(STAMP)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} MPLBACKEND=Agg $(BIN)/python -m modnb.runs.cli report add_mul preset=quick
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . tests

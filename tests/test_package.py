@@ -1,31 +1,16 @@
 """A wheel, installed elsewhere, runs an experiment; plain papermill runs its notebook; bad input is refused by name."""
-import os
-import subprocess
-import sys
 import zipfile
-from pathlib import Path
 
 import pytest
+from tree import ROOT, copy_to, python
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOK = ROOT / "nbs" / "experiments" / "masks" / "add_mul.ipynb"
-
-
-def shell(*words, cwd, env=None):
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "MODNB_RUNS")} | (env or {})
-    return subprocess.run([sys.executable, *map(str, words)], cwd=cwd, env=env, capture_output=True, text=True, timeout=300, stdin=subprocess.DEVNULL)
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"
-    files = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    for name in files:
-        if (ROOT / name).is_file():
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            (source / name).write_bytes((ROOT / name).read_bytes())
-    done = shell("-m", "build", "--no-isolation", "--outdir", folder, cwd=source)
+    done = python("-m", "build", "--no-isolation", "--outdir", folder, cwd=copy_to(folder / "source"))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert len(list(folder.glob("*.tar.gz"))) == 1
     return next(folder.glob("*.whl"))
@@ -36,8 +21,10 @@ def test_wheel_is_complete_and_light(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         about = next(archive.read(n).decode() for n in names if n.endswith("METADATA"))
-    for name in ("modnb/experiments/masks/add_mul.py", "modnb/experiments/masks/add_mul.ipynb", "modnb/grids/masks/add_mul_quick.yaml", "modnb/py.typed"):
-        assert name in names
+    for kind, pattern in ("experiments", "*.ipynb"), ("grids", "*.yaml"):
+        files = [p for p in (ROOT / "nbs" / kind).rglob(pattern) if ".ipynb_checkpoints" not in p.parts]
+        assert files and not {f"modnb/{p.relative_to(ROOT / 'nbs').as_posix()}" for p in files} - set(names)
+    assert {f"modnb/{p.relative_to(ROOT / 'modnb').as_posix()}" for p in (ROOT / "modnb").rglob("*.py")} | {"modnb/py.typed"} <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
     plain = [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert plain and not [line for line in plain for heavy in ("nbdev", "jupyter", "papermill", "ipykernel", "ipywidgets", "fastcore") if heavy in line]
@@ -46,20 +33,19 @@ def test_wheel_is_complete_and_light(wheel):
 def test_installed_wheel_runs_an_experiment(wheel, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = shell("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel, cwd=elsewhere)
+    done = python("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
-    env = {"PYTHONPATH": str(site)}
-    where = shell("-c", "import modnb; print(modnb.__file__)", cwd=elsewhere, env=env)
+    where = python("-c", "import modnb; print(modnb.__file__)", cwd=elsewhere, PYTHONPATH=str(site))
     assert str(site) in where.stdout
-    done = shell("-m", "modnb.runs.cli", "run", "add_mul", "seed=3", cwd=elsewhere, env=env)
+    done = python("-m", "modnb.runs.cli", "run", "add_mul", "preset=smoke", "seed=3", cwd=elsewhere, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not add" in done.stdout and len(list((elsewhere / "runs" / "add_mul").glob("*/result.parquet"))) == 1
-    table = shell("-m", "modnb.runs.cli", "table", "--format", "csv", cwd=elsewhere, env=env)
-    assert table.returncode == 0 and "accuracy" in table.stdout
+    table = python("-m", "modnb.runs.cli", "table", "--format", "csv", cwd=elsewhere, PYTHONPATH=str(site))
+    assert table.returncode == 0 and "accuracy" in table.stdout, table.stdout + table.stderr
 
 
 def papermill(out, *words):
-    return shell("-m", "papermill", NOTEBOOK, out, "--no-progress-bar", *words, cwd=out.parent, env={"MPLBACKEND": "agg"})
+    return python("-m", "papermill", NOTEBOOK, out, "--no-progress-bar", *words, cwd=out.parent)
 
 
 def test_plain_papermill(tmp_path):
@@ -81,6 +67,6 @@ def test_papermill_with_bad_values(tmp_path, name, value, message):
     (["run", "add_mul", "layer_sizes=big"], "layer_sizes: "), (["run", "add_mul", "samples=3"], "samples: 3"), (["report", "add_mul", "sede=3"], "did you mean 'seed'")])
 def test_bad_command_lines(tmp_path, words, message):
     "One clear line, exit code 2, nothing computed."
-    done = shell("-m", "modnb.runs.cli", *words, cwd=tmp_path)
+    done = python("-m", "modnb.runs.cli", *words, cwd=tmp_path)
     assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
     assert not list(tmp_path.rglob("result.parquet"))
