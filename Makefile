@@ -26,7 +26,7 @@ env: $(STAMP)
 $(STAMP): settings.ini setup.py tests/constraints.txt
 	@new='import sys, venv, ensurepip; sys.exit(sys.version_info < tuple(map(int, "$(MIN)".split("."))))'; \
 	ready() { $(BIN)/python -c "$$new" && $(BIN)/python -m pip --version; } >/dev/null 2>&1; \
-	ready || for python in $(or "$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python); do \
+	ready || for python in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python); do \
 		if "$$python" -c "$$new" >/dev/null 2>&1; then "$$python" -m venv --clear .venv; break; fi; \
 	done; \
 	ready || { echo "make env: no Python >= $(MIN) with venv and pip ($(or $(PYTHON),looked on PATH)); name one: make env PYTHON=/path/to/python3.11" >&2; exit 1; }

@@ -3,6 +3,7 @@ import os
 import random
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from tree import ROOT, tracked
 
 SKIP = get_config(path=ROOT).tst_flags.split()
 NOTEBOOKS = [p for p in tracked() if p.suffix == ".ipynb" and not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)]
+HOMES = (ROOT, sys.prefix, sys.base_prefix)  # a module from elsewhere is one that a notebook wrote; the next may call its own the same
 
 
 @pytest.fixture(autouse=True)
@@ -23,13 +25,16 @@ def as_if_alone(monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("MODNB_RUNS", str(tmp_path / "runs"))
-    env, threads, dtype = dict(os.environ), torch.get_num_threads(), torch.get_default_dtype()
+    env, modules, threads, dtype = dict(os.environ), set(sys.modules), torch.get_num_threads(), torch.get_default_dtype()
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)
     with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
         yield
         plt.close("all")
+    for name in set(sys.modules) - modules:
+        if (file := getattr(sys.modules[name], "__file__", None)) and not any(Path(file).is_relative_to(home) for home in HOMES):
+            del sys.modules[name]
     torch.set_num_threads(threads)
     torch.set_default_dtype(dtype)
     os.environ.clear()
