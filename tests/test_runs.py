@@ -79,7 +79,7 @@ def test_killed_run_is_resumed_to_the_same_result(place):
     wait_for(lambda: half.status["state"] != "running") # before the child is reaped: a zombie holds no lock
     assert child.wait() == -signal.SIGKILL and half.status["state"] == "interrupted" and (half.folder.path / "lock").exists()
     with pytest.raises(NotDone, match="interrupted"):
-        half.frame
+        half.result.frame  # noqa: B018
     assert len(Runs("runs").to_frame()) == 0 and Runs("runs").status().state.tolist() == ["interrupted"]
     reached = json.loads(checkpoint.read_text())[0]
     assert 20 <= reached < 60
@@ -115,7 +115,7 @@ def test_death_between_any_two_writes(place, monkeypatch):
         finally:
             monkeypatch.setattr(store, "write_whole", real)
         with pytest.raises(NotDone):
-            it.frame
+            it.result.frame  # noqa: B018
         assert it.compute().frame.equals(whole)
     assert it.done and len(writes) >= 4 and set(writes) == {"new", "interrupted"}, writes
 

@@ -6,7 +6,7 @@
 __all__ = ['Busy', 'Experiment', 'Log', 'NotDone', 'ParameterError', 'Params', 'Result', 'Run', 'RunFolder', 'Runs', 'experiment',
            'from_notebook', 'header', 'param', 'plan', 'run', 'signature']
 
-# %% ../../nbs/runs/00_runs.ipynb #d2f627f6
+# %% ../../nbs/runs/00_runs.ipynb #16723625
 from .files import Busy
 from .log import Log
 from .params import ParameterError, Params, from_notebook, param, signature

@@ -1,0 +1,72 @@
+"""What every experiment promises: the notebook's parameters are the defaults, presets and grids are valid, committed results can be read."""
+import ast
+import importlib
+import itertools
+import json
+
+import pytest
+import yaml
+from tree import ROOT
+
+NOTEBOOKS = sorted((ROOT / "nbs" / "experiments").rglob("*.ipynb"))
+GRIDS = sorted((ROOT / "nbs" / "grids").rglob("*.yaml"))
+
+
+def module(path):
+    return importlib.import_module(f"modnb.experiments.{path.parent.name}.{path.stem}")
+
+
+def points(grid):
+    "Every combination of a grid: a list stands for its values, anything else for itself."
+    lists = {k: v if isinstance(v, list) else [v] for k, v in grid["parameters"].items()}
+    return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_parameters_cell_holds_the_defaults(path):
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
+    assert given.pop("PRESET") is None
+    Params = module(path).Params
+    assert list(given) == list(Params().to_dict()) and Params(**given) == Params()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_presets_are_valid(path):
+    Params = module(path).Params
+    made = {name: Params.make(preset=name) for name in ("quick", "paper")}
+    assert made["quick"] != made["paper"] != Params()
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)
+def test_grid_is_valid(path):
+    grid = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert set(grid) == {"experiment", "preset", "parameters"}
+    experiment = importlib.import_module(f"modnb.experiments.{path.parent.name}.{grid['experiment']}")
+    made = [experiment.Params.make(point, grid["preset"]) for point in points(grid)]
+    assert len({str(p) for p in made}) == len(made) > 1
+
+
+def test_paper_sweeps_of_the_add_mul_study():
+    "Settings of the reference's sweeps."
+    grids = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in (ROOT / "nbs" / "grids" / "masks").glob("add_mul*.yaml")}
+    Params = module(ROOT / "nbs" / "experiments" / "masks" / "add_mul.ipynb").Params
+    runs = {name: [Params.make(point, grid["preset"]) for point in points(grid)] for name, grid in grids.items()}
+    assert {name: len(r) for name, r in runs.items()} == {"add_mul_quick": 3, "add_mul_sizes": 40, "add_mul_lstm": 10, "add_mul_sensitivity": 500}
+    for p in runs["add_mul_sizes"] + runs["add_mul_lstm"]:
+        assert (p.digits, p.train_steps, p.mask_steps, p.batch_size, p.lr, p.mask_lr, p.mask_init, p.beta, p.samples) == (2, 20_000, 20_000, 128, 1e-3, 1e-2, 2.0, 1e-4, 4)
+    assert (runs["add_mul_lstm"][0].hidden_size, runs["add_mul_lstm"][0].n_layers) == (256, 2)
+
+
+def test_committed_results_tell_the_same_story():
+    "The rows behind the README's table: complete, and the claims are computed from them."
+    import pandas as pd
+    from modnb.experiments.masks import add_mul
+
+    frame = pd.read_csv(ROOT / "nbs" / "results" / "masks" / "add_mul-lstm-paper.csv")
+    accuracy = add_mul.part(frame, "accuracy")
+    assert set(accuracy["mask"]) == {"full", "all", "add", "mul", "not all", "not add", "not mul"} and accuracy.value.between(0, 1).all()
+    kept = add_mul.part(frame, "kept", "total").query("function == 'add'")
+    assert kept.groupby("seed").value.sum().eq(834_560).all()
+    assert len(add_mul.claims(frame)) == 8 and "IoU" in add_mul.verdict(frame)
