@@ -42,7 +42,7 @@ class SDist(sdist):
     """The whole source, without a MANIFEST.in."""
 
     def make_release_tree(self, base_dir, files):
-        extra = ["settings.ini", "Makefile", *map(str, [*below("nbs"), *below("tests"), *below(".ci")])]
+        extra = ["settings.ini", "Makefile", ".gitignore", *map(str, [*below("nbs"), *below("tests"), *below(".ci")])]
         super().make_release_tree(base_dir, sorted({*files, *extra}))
 
 

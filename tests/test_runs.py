@@ -10,7 +10,7 @@ import time
 import pytest
 
 from modnb.runs import NotDone, Runs, plan, run
-from modnb.runs.files import holder
+from modnb.runs.lock import holder
 from modnb.runs import store
 
 WALK = '''
@@ -18,7 +18,7 @@ WALK = '''
 import json, os, time
 import pandas as pd
 from modnb.runs import Params as Base, Result, param
-from modnb.runs.files import write_whole
+from modnb.files import write_whole
 
 class Params(Base):
     seed: int = param(0, "of the walk")
@@ -123,7 +123,7 @@ def test_death_between_any_two_writes(place, monkeypatch):
 def test_file_is_whole_whenever_its_writer_is_killed(tmp_path):
     code = """
 import itertools, sys
-from modnb.runs.files import write_whole
+from modnb.files import write_whole
 for i in itertools.count():
     write_whole(sys.argv[1], bytes([i % 256]) * 3_000_000)
 """

@@ -6,8 +6,8 @@
 __all__ = ['Busy', 'Experiment', 'Log', 'NotDone', 'ParameterError', 'Params', 'Result', 'Run', 'RunFolder', 'Runs', 'experiment',
            'from_notebook', 'header', 'param', 'plan', 'run', 'signature']
 
-# %% ../../nbs/runs/00_runs.ipynb #16723625
-from .files import Busy
+# %% ../../nbs/runs/00_runs.ipynb #92ce595f
+from .lock import Busy
 from .log import Log
 from .params import ParameterError, Params, from_notebook, param, signature
 from .report import header

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['save', 'CheckpointError', 'load', 'load_same_run', 'rng_state', 'set_rng_state', 'HeldInterrupt']
 
-# %% ../../nbs/training/02_checkpoint.ipynb #daef6351
+# %% ../../nbs/training/02_checkpoint.ipynb #a3450d52
 import os
 import pickle
 import signal
@@ -15,7 +15,9 @@ from pathlib import Path
 
 import torch
 
-# %% ../../nbs/training/02_checkpoint.ipynb #41bca992
+from ..files import write_whole
+
+# %% ../../nbs/training/02_checkpoint.ipynb #1a0879a8
 def _plain(value,  # a state or a part of it
            at: str = "state"):  # where it stands, for the error message
     "The state in plain containers and detached tensors. TypeError: something else is in it, at the place named."
@@ -31,39 +33,22 @@ def _plain(value,  # a state or a part of it
     raise TypeError(f"{at} is a {type(value).__name__}; a checkpoint holds nested dicts, lists and tuples of "
                     "tensors, numbers, strings, bools and None")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #386347b4
+# %% ../../nbs/training/02_checkpoint.ipynb #44fbb915
 def save(path,  # file to write or to replace; missing folders are made
          state: dict) -> Path:  # nested dicts of tensors, numbers, strings
     "Write `state` to `path`, whole or not at all. TypeError: `state` holds something that is not plain."
-    path, state = Path(path), _plain(state)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.part")
-    try:
-        with open(part, "wb") as file:
+    state = _plain(state)
+
+    def write(part):
+        with open(part, "wb") as file:  # an open file: with a path, the archive would bear the name of the unfinished file
             torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return path
+    return write_whole(path, write)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #a05c4f9f
-def _sync_folder(folder: Path):
-    "Force the renaming itself to the disk, where the system can."
-    if hasattr(os, "O_DIRECTORY"):
-        handle = os.open(folder, os.O_DIRECTORY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-# %% ../../nbs/training/02_checkpoint.ipynb #fea23074
+# %% ../../nbs/training/02_checkpoint.ipynb #dd3166dc
 class CheckpointError(ValueError):
     "A checkpoint that is damaged, holds more than plain values, or belongs to another run."
 
-# %% ../../nbs/training/02_checkpoint.ipynb #365dbcd9
+# %% ../../nbs/training/02_checkpoint.ipynb #ae1bd131
 def load(path) -> dict:  # a file that `save` wrote
     "The state in `path`, with its tensors on the CPU. CheckpointError: damaged or not plain. FileNotFoundError: no file."
     path = Path(path)
@@ -81,7 +66,7 @@ def load(path) -> dict:  # a file that `save` wrote
         problem = "is damaged, cut short, or no checkpoint at all"
     raise CheckpointError(f"checkpoint {str(path)!r} {problem}; delete it to start anew, or restore it from a copy")
 
-# %% ../../nbs/training/02_checkpoint.ipynb #9dd6277a
+# %% ../../nbs/training/02_checkpoint.ipynb #4dfb9613
 def load_same_run(path: Path,  # a checkpoint of this run, one hopes
                   run: dict) -> dict:  # what describes this run, in plain values
     "The state in `path`. CheckpointError: it is damaged, or its `run` is another."
@@ -96,7 +81,7 @@ def load_same_run(path: Path,  # a checkpoint of this run, one hopes
                                   "here; give each run a file of its own, or pass resume=False to replace it")
     return state
 
-# %% ../../nbs/training/02_checkpoint.ipynb #696d0d50
+# %% ../../nbs/training/02_checkpoint.ipynb #24c7f06f
 def _difference(there, here) -> tuple:
     "Two values that differ; of two dicts, only what differs."
     if isinstance(there, dict) and isinstance(here, dict):
@@ -104,7 +89,7 @@ def _difference(there, here) -> tuple:
         return {n: there.get(n) for n in names}, {n: here.get(n) for n in names}
     return there, here
 
-# %% ../../nbs/training/02_checkpoint.ipynb #15ec93e8
+# %% ../../nbs/training/02_checkpoint.ipynb #1691ae3d
 def rng_state(device: torch.device) -> dict:  # where the network lives
     "The states of the global generators that a network on `device` draws from."
     state = {"cpu": torch.get_rng_state()}
@@ -113,7 +98,7 @@ def rng_state(device: torch.device) -> dict:  # where the network lives
         state[device.type] = torch.get_device_module(device).get_rng_state(*where)
     return state
 
-# %% ../../nbs/training/02_checkpoint.ipynb #f5810215
+# %% ../../nbs/training/02_checkpoint.ipynb #d6152838
 def set_rng_state(state: dict,  # what `rng_state` returned
                   device: torch.device):  # where the network lives now
     "Put the global generators back; a kind of device that the state does not know is left alone."
@@ -122,7 +107,7 @@ def set_rng_state(state: dict,  # what `rng_state` returned
         where = () if device.type == "mps" else (device,)
         torch.get_device_module(device).set_rng_state(state[device.type], *where)
 
-# %% ../../nbs/training/02_checkpoint.ipynb #967b2151
+# %% ../../nbs/training/02_checkpoint.ipynb #7fd46c8b
 class HeldInterrupt:
     "Context that holds back the first Ctrl-C until `check()`, or until its end."
     def __init__(self, active: bool = True):  # False: changes nothing
