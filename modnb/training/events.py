@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['Event', 'History', 'plot_history', 'EarlyStop']
 
-# %% ../../nbs/training/01_events.ipynb #97a5d85b
-import difflib
+# %% ../../nbs/training/01_events.ipynb #5328db93
 import math
 from dataclasses import dataclass, field
 
-# %% ../../nbs/training/01_events.ipynb #c9d49b47
+from ..names import nearest
+
+# %% ../../nbs/training/01_events.ipynb #c206c2db
 @dataclass(frozen=True)
 class Event:
     "One moment of a run, as every callback receives it."
@@ -20,7 +21,7 @@ class Event:
     values: dict = field(default_factory=dict)  # metric name -> float; may be empty
     stage: str = "fit"  # name of this part of a longer experiment
 
-# %% ../../nbs/training/01_events.ipynb #3541f302
+# %% ../../nbs/training/01_events.ipynb #868a8440
 def _one_of(argument: str,  # the argument's name
             given,  # what it was
             allowed):  # the names it may be
@@ -28,11 +29,9 @@ def _one_of(argument: str,  # the argument's name
     allowed = list(allowed)
     if given in allowed:
         return given
-    near = difflib.get_close_matches(str(given), allowed, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise ValueError(f"{argument}={given!r} is not known{hint} Allowed: {', '.join(map(repr, allowed))}.")
+    raise ValueError(f"{argument}={given!r} is not known{nearest(given, allowed)} Allowed: {', '.join(map(repr, allowed))}.")
 
-# %% ../../nbs/training/01_events.ipynb #991d00b7
+# %% ../../nbs/training/01_events.ipynb #31004df1
 class History:
     "Callback that keeps every evaluated value as a row (stage, step, metric, value)."
     def __init__(self, rows=()):  # rows to begin with
@@ -57,7 +56,7 @@ class History:
         values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
         return f"History of {len(self.rows)} values: {values or 'none yet'}"
 
-# %% ../../nbs/training/01_events.ipynb #263f8251
+# %% ../../nbs/training/01_events.ipynb #5d9afad1
 def plot_history(history: History,  # what to draw
                  ax=None,  # matplotlib Axes; None makes a new one
                  metrics=None):  # names of metrics; None draws all
@@ -80,7 +79,7 @@ def plot_history(history: History,  # what to draw
 
 History.plot = plot_history
 
-# %% ../../nbs/training/01_events.ipynb #74b2a407
+# %% ../../nbs/training/01_events.ipynb #666f1ebe
 class EarlyStop:
     "Stop rule: true once `metric` made no progress in `patience` evaluations in a row."
     def __init__(self,
