@@ -56,7 +56,7 @@ def test_plain_papermill(tmp_path):
     assert text.count("image/png") >= 6 and "layers.2.weight" in text and len(list((tmp_path / "runs" / "add_mul").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name, value, message", [("layer_sizes", "[24,x]", "layer_sizes: "), ("PRESET", "quik", "did you mean 'quick'"), ("net", "lstn", "did you mean 'lstm'")])
+@pytest.mark.parametrize("name, value, message", [("layer_sizes", "[24,x]", "layer_sizes: "), ("PRESET", "quik", "did you mean 'quick'"), ("net", "lstn", "did you mean 'lstm'"), ("sede", 3, "did you mean 'seed'")])
 def test_papermill_with_bad_values(tmp_path, name, value, message):
     done = papermill(tmp_path / "out.ipynb", "-p", name, value)
     assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
