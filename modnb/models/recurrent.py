@@ -54,7 +54,7 @@ class LSTMCell(nn.Module):
 def _unroll(cells: nn.ModuleList, x: Tensor) -> Tensor: # [B, T, n] -> [B, T, H]
     "A stack of cells, layer by layer, from a state of zeros."
     for cell in cells:
-        h = c = x.new_zeros(x.shape[0], cell.weight_hh.shape[1])
+        h = c = x.new_zeros(x.shape[0], cell.weight_hh.shape[-1])
         out = []
         for step in x.unbind(1):
             h, c = cell(step, h, c)
