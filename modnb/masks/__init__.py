@@ -7,7 +7,7 @@ __all__ = ['ablate', 'halves', 'variants', 'THRESHOLD', 'Masks', 'masked', 'ESTI
            'Estimator', 'Gumbel', 'HardConcrete', 'Magnitude', 'Random', 'register', 'Found', 'learn_masks',
            'no_embeddings', 'no_normalization', 'weights_only']
 
-# %% ../../nbs/masks/00_masks.ipynb #32182cc2
+# %% ../../nbs/masks/00_masks.ipynb #a396b0e8
 from .ablation import ablate, halves, variants
 from .algebra import THRESHOLD, Masks, masked
 from .estimators import ESTIMATORS, ContinuousSparsification, EdgePopup, Estimator, Gumbel, HardConcrete, Magnitude, Random, register

@@ -172,6 +172,7 @@ def main(
 ) -> int: # exit status
     "The command `modnb`."
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when PyTorch is loaded: threads that spin while they wait crawl where another process needs the core
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less
     args = arguments(argv)
     try:
         args.call(args)
