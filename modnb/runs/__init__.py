@@ -6,13 +6,14 @@
 __all__ = ['Busy', 'Experiment', 'Log', 'NotDone', 'ParameterError', 'Params', 'Result', 'Run', 'RunFolder', 'Runs', 'experiment',
            'from_notebook', 'header', 'param', 'plan', 'run', 'signature']
 
-# %% ../../nbs/runs/00_runs.ipynb #92ce595f
+# %% ../../nbs/runs/00_runs.ipynb #c9cb18bf
 from .lock import Busy
 from .log import Log
 from .params import ParameterError, Params, from_notebook, param, signature
 from .report import header
 from .runner import Experiment, Run, experiment, plan, run
-from .store import NotDone, Result, RunFolder, Runs
+from .store import NotDone, Result, RunFolder
+from .table import Runs
 
 _all_ = ["Busy", "Experiment", "Log", "NotDone", "ParameterError", "Params", "Result", "Run", "RunFolder", "Runs", "experiment", "from_notebook", "header",
          "param", "plan", "run", "signature"]
