@@ -47,7 +47,8 @@ class SDist(sdist):
 
 
 report = words("report_requirements")
-lab = report + words("lab_requirements")
+grid = report + words("grid_requirements")
+lab = grid + words("lab_requirements")
 
 setup(
     name=lib,
@@ -68,7 +69,7 @@ setup(
     cmdclass={"build_py": BuildPy, "sdist": SDist},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={"report": report, "lab": lab, "dev": lab + words("dev_requirements")},
+    extras_require={"report": report, "grid": grid, "lab": lab, "dev": lab + words("dev_requirements")},
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{lib}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

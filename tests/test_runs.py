@@ -8,64 +8,11 @@ import sys
 import time
 
 import pytest
+from shell import shell, wait_for
 
 from modnb.runs import NotDone, Runs, plan, run
 from modnb.runs.lock import holder
 from modnb.runs import store
-
-WALK = '''
-"A random walk with a checkpoint every five steps."
-import json, os, time
-import pandas as pd
-from modnb.runs import Params as Base, Result, param
-from modnb.files import write_whole
-
-class Params(Base):
-    seed: int = param(0, "of the walk")
-    steps: int = param(60, "of the walk")
-    sleep: float = param(0.0, "seconds per step", signed=False)
-
-def run(params, log):
-    with open(os.environ["WALKERS"], "a") as file:
-        file.write(f"{os.getpid()}\\n")
-    path = log.path("walk.json")
-    step, state, place = json.loads(path.read_text()) if path.exists() else (0, params.seed, 0)
-    while step < params.steps:
-        state = (state * 1_103_515_245 + 12_345) % 2**31
-        step, place = step + 1, place + (1 if state >> 16 & 1 else -1)
-        log.metrics("walk", step, place=place)
-        if step % 5 == 0:
-            write_whole(path, json.dumps([step, state, place]))
-        time.sleep(params.sleep)
-    return Result(pd.DataFrame({"metric": ["place"], "value": [place]}), extra={"steps": step})
-'''
-
-
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    "A folder with a toy experiment, `toys.walk`, that this process and its children can import."
-    (tmp_path / "toys").mkdir()
-    (tmp_path / "toys" / "__init__.py").write_text("")
-    (tmp_path / "toys" / "walk.py").write_text(WALK)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setenv("WALKERS", str(tmp_path / "walkers"))
-    monkeypatch.delenv("MODNB_RUNS", raising=False)
-    yield tmp_path
-    for name in ("toys", "toys.walk"):
-        sys.modules.pop(name, None)
-
-
-def shell(*words, **options):
-    return subprocess.Popen([sys.executable, "-m", "modnb.runs.cli", *words], text=True, **options)
-
-
-def wait_for(what, seconds=60):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
 
 
 def test_killed_run_is_resumed_to_the_same_result(place):

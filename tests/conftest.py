@@ -1,0 +1,54 @@
+"""What several test files need: a toy experiment in a folder of its own, and a switch for the long tests."""
+import sys
+
+import pytest
+
+WALK = '''
+"A random walk with a checkpoint every five steps."
+import json, os, time
+import pandas as pd
+from modnb.runs import Params as Base, Result, param
+from modnb.files import write_whole
+
+class Params(Base):
+    seed: int = param(0, "of the walk")
+    steps: int = param(60, "of the walk")
+    rows: int = param(1, "of the result")
+    sleep: float = param(0.0, "seconds per step", signed=False)
+
+def run(params, log):
+    with open(os.environ["WALKERS"], "a") as file:
+        file.write(f"{os.getpid()}\\n")
+    path = log.path("walk.json")
+    step, state, place = json.loads(path.read_text()) if path.exists() else (0, params.seed, 0)
+    while step < params.steps:
+        state = (state * 1_103_515_245 + 12_345) % 2**31
+        step, place = step + 1, place + (1 if state >> 16 & 1 else -1)
+        log.metrics("walk", step, place=place)
+        if step % 5 == 0:
+            write_whole(path, json.dumps([step, state, place]))
+        time.sleep(params.sleep)
+    with open(os.environ["WALKERS"] + ".home", "a") as file:
+        file.write(f"{params.seed}\\n")
+    return Result(pd.DataFrame({"metric": ["place"] * params.rows, "value": [place] + [i * 2_654_435_761 * state % 2**31 for i in range(1, params.rows)]}), extra={"steps": step})
+'''
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    "A folder with a toy experiment, `toys.walk`, that this process and its children can import."
+    (tmp_path / "toys").mkdir()
+    (tmp_path / "toys" / "__init__.py").write_text("")
+    (tmp_path / "toys" / "walk.py").write_text(WALK)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("WALKERS", str(tmp_path / "walkers"))
+    monkeypatch.delenv("MODNB_RUNS", raising=False)
+    yield tmp_path
+    for name in ("toys", "toys.walk"):
+        sys.modules.pop(name, None)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="kill a hundred times instead of twenty")
