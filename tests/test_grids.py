@@ -238,3 +238,30 @@ def test_ten_thousand_are_not_needed_to_see_one_pass(place, monkeypatch):
     monkeypatch.undo()
     ours = [p for p in opened if "/walk/" in p]
     assert len(frame) == 20 and len(ours) <= 20 * 6
+
+
+def dask(*words):
+    "A Dask process of its own."
+    return subprocess.Popen([sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def test_a_scheduler_that_runs_already(place):
+    "Its workers compute, with the resources that are asked for; when it dies, the client says so and another call goes on."
+    ours = [dask("scheduler", "--host", "127.0.0.1", "--port", "0", "--scheduler-file", "where.json", "--no-dashboard")]
+    wait_for(lambda: Path("where.json").exists())
+    ours.append(dask("worker", "--scheduler-file", "where.json", "--nworkers", "1", "--nthreads", "4", "--resources", "GPU=1", "--no-dashboard"))
+    try:
+        grid = Grid("toys.walk", seed=range(4), steps=20, sleep=0.01, runs="runs").run("where.json", resources={"GPU": 0.5}, progress=False)
+        assert set(grid.status().state) == {"done"} and len(set((place / "walkers").read_text().split())) == 1 # one process did all
+        client = shell("grid", "toys.walk", "seed=[4,5,6,7]", "sleep=0.1", "--scheduler", "where.json", "--runs", "runs", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        path = plan("toys.walk", seed=4, runs="runs").folder.path
+        wait_for(lambda: (path / "checkpoints" / "walk.json").exists())
+        ours[0].kill()
+        assert client.wait(timeout=90) == 1 and "goes on where this one stopped" in client.stderr.read()
+    finally:
+        for process in ours:
+            process.kill()
+            process.wait()
+    wait_for(lambda: holder(path / "lock") is None)
+    again = Grid("toys.walk", seed=[4, 5], runs="runs").run(workers=1, progress=False)
+    assert set(again.status().state) == {"done"}
