@@ -1,12 +1,12 @@
 """What every experiment promises: the notebook's parameters are the defaults, presets and grids are valid, committed results can be read."""
 import ast
 import importlib
-import itertools
 import json
 
 import pytest
-import yaml
 from tree import ROOT
+
+from modnb.runs import Grid
 
 NOTEBOOKS = sorted((ROOT / "nbs" / "experiments").glob("*/*.ipynb")) # beside the studies: the summary of a grid
 GRIDS = sorted((ROOT / "nbs" / "grids").rglob("*.yaml"))
@@ -14,12 +14,6 @@ GRIDS = sorted((ROOT / "nbs" / "grids").rglob("*.yaml"))
 
 def module(path):
     return importlib.import_module(f"modnb.experiments.{path.parent.name}.{path.stem}")
-
-
-def points(grid):
-    "Every combination of a grid: a list stands for its values, anything else for itself."
-    lists = {k: v if isinstance(v, list) else [v] for k, v in grid["parameters"].items()}
-    return [dict(zip(lists, values)) for values in itertools.product(*lists.values())]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
@@ -41,18 +35,14 @@ def test_presets_are_valid(path):
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)
 def test_grid_is_valid(path):
-    grid = yaml.safe_load(path.read_text(encoding="utf-8"))
-    assert set(grid) == {"experiment", "preset", "parameters"}
-    experiment = importlib.import_module(f"modnb.experiments.{path.parent.name}.{grid['experiment']}")
-    made = [experiment.Params.make(point, grid["preset"]) for point in points(grid)]
-    assert len({str(p) for p in made}) == len(made) > 1
+    grid = Grid.from_yaml(path)
+    assert grid.experiment.module == f"modnb.experiments.{path.parent.name}.{grid.experiment.name}"
+    assert len(grid) > 1 and not grid.merged and grid.varied
 
 
 def test_paper_sweeps_of_the_add_mul_study():
     "Settings of the reference's sweeps."
-    grids = {p.stem: yaml.safe_load(p.read_text(encoding="utf-8")) for p in (ROOT / "nbs" / "grids" / "masks").glob("add_mul*.yaml")}
-    Params = module(ROOT / "nbs" / "experiments" / "masks" / "add_mul.ipynb").Params
-    runs = {name: [Params.make(point, grid["preset"]) for point in points(grid)] for name, grid in grids.items()}
+    runs = {p.stem: [r.params for r in Grid.from_yaml(p).runs] for p in GRIDS if p.stem.startswith("add_mul")}
     assert {name: len(r) for name, r in runs.items()} == {"add_mul_quick": 3, "add_mul_sizes": 40, "add_mul_lstm": 10, "add_mul_sensitivity": 500}
     for p in runs["add_mul_sizes"] + runs["add_mul_lstm"]:
         assert (p.digits, p.train_steps, p.mask_steps, p.batch_size, p.lr, p.mask_lr, p.mask_init, p.beta, p.samples) == (2, 20_000, 20_000, 128, 1e-3, 1e-2, 2.0, 1e-4, 4)
