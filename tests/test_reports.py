@@ -78,10 +78,13 @@ def cells(path):
 
 
 def outputs(path):
-    "What each cell of an executed notebook showed, but for the first two: the parameters. Warnings name a file that is named after the process."
-    shown = [(c.execution_count, c.outputs) for c in cells(path) if c.cell_type == "code"][2:]
-    for output in (o for _, outputs in shown for o in outputs if "text" in o):
-        output.text = re.sub(r"ipykernel_\d+", "ipykernel", output.text)
+    """What each cell of an executed notebook showed, but for the first two: the parameters. Warnings name a file that is named after the process;
+    the two streams of a cell reach Jupyter in any order, and in any number of pieces."""
+    shown = []
+    for cell in [c for c in cells(path) if c.cell_type == "code"][2:]:
+        streams = {name: "".join(o.text for o in cell.outputs if o.get("name") == name) for name in ("stdout", "stderr")}
+        streams = [re.sub(r"ipykernel_\d+", "ipykernel", text) for text in streams.values()]
+        shown.append((cell.execution_count, streams, [o for o in cell.outputs if o.output_type != "stream"]))
     return shown
 
 
@@ -209,8 +212,8 @@ def test_a_warm_kernel_is_as_a_new_one(place, warm, tmp_path):
         made = report("toys.echo", seed=4, notebook=probe, kernel=warm, progress=False, out=tmp_path / f"warm{i}.ipynb", html=False)
         pids.append(warm.host.km.provisioner.pid)
         assert outputs(made.notebook) == cold
-    assert pids[0] == pids[1] and [n for n, _ in cold] == [3, 4, 5, 6] and sum("image/png" in o.get("data", {}) for _, out in cold for o in out) == 2
-    assert sum(o.get("text", "").count("divide by zero") for _, out in cold for o in out) == 1
+    assert pids[0] == pids[1] and [n for n, *_ in cold] == [3, 4, 5, 6] and sum("image/png" in o.get("data", {}) for *_, out in cold for o in out) == 2
+    assert "".join(text for _, streams, _ in cold for text in streams).count("divide by zero") == 1
 
 
 def test_a_failure_leaves_the_kernel_usable(place, warm, tmp_path):
@@ -222,7 +225,7 @@ def test_a_failure_leaves_the_kernel_usable(place, warm, tmp_path):
         with pytest.raises(ReportError, match="ZeroDivisionError" if same else "1.ipynb took more than 1 s in one cell"):
             report("toys.echo", notebook=source, kernel=warm, progress=False, timeout=1, out=tmp_path / "out.ipynb", html=False)
         report("toys.echo", seed=7, notebook=good, kernel=warm, progress=False, out=tmp_path / "out.ipynb", html=False)
-        assert (warm.host.km.provisioner.pid == before) == same and outputs(tmp_path / "out.ipynb")[0][1][0].text == "7\n"
+        assert (warm.host.km.provisioner.pid == before) == same and outputs(tmp_path / "out.ipynb")[0][1] == ["7\n", ""]
 
 
 def test_the_kernel_ends_with_its_process(place, tmp_path):
