@@ -49,6 +49,7 @@ class SDist(sdist):
 report = words("report_requirements")
 grid = report + words("grid_requirements")
 lab = grid + words("lab_requirements")
+mathematics = words("mathematics_requirements")
 
 setup(
     name=lib,
@@ -69,7 +70,7 @@ setup(
     cmdclass={"build_py": BuildPy, "sdist": SDist},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={"report": report, "grid": grid, "lab": lab, "dev": lab + words("dev_requirements")},
+    extras_require={"data": words("data_requirements"), "mathematics": mathematics, "report": report, "grid": grid, "lab": lab, "dev": lab + mathematics + words("dev_requirements")},
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{lib}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )
