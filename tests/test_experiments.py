@@ -8,7 +8,8 @@ from tree import ROOT
 
 from modnb.runs import Grid
 
-NOTEBOOKS = sorted((ROOT / "nbs" / "experiments").glob("*/*.ipynb")) # beside the studies: the summary of a grid
+READERS = ("summary", "remedies") # of the gating study: they read runs, and have none of their own
+NOTEBOOKS = sorted(p for p in (ROOT / "nbs" / "experiments").glob("*/*.ipynb") if p.stem not in READERS) # beside the studies: the summary of a grid
 GRIDS = sorted((ROOT / "nbs" / "grids").rglob("*.yaml"))
 
 
@@ -61,3 +62,43 @@ def test_committed_results_are_what_they_say(file, weights):
     assert add_mul.part(frame, "kept", "total").query("function == 'add'").groupby("seed").value.sum().eq(weights).all()
     assert add_mul.part(frame, "training").step.max() == add_mul.part(frame, "mask training").step.max() == 20_000
     assert len(add_mul.claims(frame)) == 8 and "IoU" in add_mul.verdict(frame)
+
+
+def test_paper_sweeps_of_the_permuted_mnist_study():
+    "Settings of the reference's three sweeps, and the number of masked weights and biases."
+    from modnb.experiments.masks import permuted_mnist
+    from modnb.models.feedforward import FeedForward
+
+    runs = [r.params for r in Grid.from_yaml(ROOT / "nbs" / "grids" / "masks" / "permuted_mnist.yaml").runs]
+    assert sorted(p.mask_new_init for p in runs) == sorted([(2.0,), (0.0,), (-1.0,)] * 10) and all(p.seeds == 1 and p.reset_first_layer for p in runs)
+    for p in runs:
+        assert (p.tasks, p.steps, p.batch_size, p.lr, p.mask_init, p.mask_used_init, p.beta, p.samples) == (11, 30_000, 128, 1e-2, 2.0, 2.0, 1.28e-3, 8)
+    assert sum(w.numel() for w in FeedForward(784, runs[0].layer_sizes, 10, seed=0).parameters()) == 1_320_714
+    assert permuted_mnist.SWEEP["name"]["transfer_sharing"] == {"mask_new_init": (2.0,)}
+
+
+def of_grid(name):
+    return [r.params for r in Grid.from_yaml(ROOT / "nbs" / "grids" / "masks" / f"{name}.yaml").runs]
+
+
+def test_paper_sweeps_of_the_scan_study():
+    "Settings of the reference's sweeps; the price that a network's None stands for."
+    runs = {name: of_grid(name) for name in ("scan", "trafo_scan", "scan_baseline")}
+    assert {name: len(r) for name, r in runs.items()} == {"scan": 10, "trafo_scan": 10, "scan_baseline": 60}
+    for p in sum(runs.values(), []):
+        assert (p.train_steps, p.mask_steps, p.batch_size, p.mask_batch_size, p.lr, p.mask_lr, p.teacher_forcing, p.max_actions, p.length_cut) == (25_000, 25_000, 256, 256, 1e-3, 1e-2, 0.5, None, 22)
+        assert (p.hidden_size, p.embedding_size, p.width, p.heads, p.ff, p.layers, p.beta, p.seeds) == (200, 16, 100, 4, 200, 3, None, 1)
+    assert {(p.net, p.train_split) for p in runs["scan_baseline"]} == {(n, s) for n in ("lstm", "transformer") for s in ("jump", "length", "turn_left")}
+    assert not any(p.masks or p.baselines for p in runs["scan_baseline"]) and all(p.masks for p in runs["scan"])
+
+
+def test_paper_sweeps_of_the_class_studies():
+    "Settings of the reference's sweeps of CIFAR-10."
+    cnn, resnet, stability = (of_grid(name) for name in ("class_removal", "class_removal_resnet", "mask_stability"))
+    assert len(cnn) == 20 and {p.dropout for p in cnn} == {True, False} and len(resnet) == 10
+    for p in cnn + stability:
+        assert (p.data, p.channels, p.train_steps, p.mask_steps, p.batch_size, p.lr, p.mask_lr, p.beta, p.samples) == ("cifar10", (32, 64, 128, 256), 20_000, 20_000, 128, 1e-3, 1e-3, 3e-4, 4)
+    assert all(p.keep_last_layer for p in cnn + stability + resnet) and {p.compare for p in stability} >= {("both",)} and {p.pairs for p in stability} == {10}
+    for p in resnet:
+        assert (p.depth, p.train_steps, p.lr_drops, p.lr, p.weight_decay, p.mask_steps, p.mask_batch_size) == (110, 64_000, (32_000, 48_000), 0.1, 1e-4, 30_000, 256)
+        assert (p.mask_lr, p.beta, p.beta_batch, p.train_split, p.test_split, p.augment, p.sgd) == (3e-2, 2e-5, 128, "full", "test", True, True)
