@@ -16,7 +16,7 @@ THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n 
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: env report test lint lab docs export clean-notebooks
+.PHONY: env report test test-browser screenshots lint lab docs export clean-notebooks
 .DEFAULT_GOAL := report
 
 env: $(STAMP)
@@ -40,6 +40,15 @@ report: $(STAMP)
 test: $(STAMP)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . tests
 
+# the explorers in JupyterLab and a headless Chromium (Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core)
+test-browser: $(STAMP)
+	@$(BIN)/python -m pip install --quiet -c tests/constraints.txt -e '.[browser]'
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . -s tests/browser
+
+screenshots: $(STAMP)
+	@$(BIN)/python -m pip install --quiet -c tests/constraints.txt -e '.[browser]'
+	@OMP_NUM_THREADS=1 $(BIN)/python tests/browser/screenshots.py
+
 lint: $(STAMP)
 	@$(BIN)/python -m ruff check --config tests/ruff.toml nbs tests setup.py .ci
 
@@ -55,4 +64,5 @@ export: $(STAMP)
 
 # strips what a notebook's run leaves behind; keeps outputs and the tag that papermill needs (its option --clear_all would not)
 clean-notebooks: $(STAMP)
+	@$(BIN)/python .ci/still.py
 	@$(BIN)/nbdev_clean
