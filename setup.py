@@ -26,13 +26,13 @@ def below(folder, pattern="*"):
 
 
 class BuildPy(build_py):
-    """Experiments are notebooks and grids are YAML: both are copied into the package, so that an installed modnb has them too."""
+    """Experiments and explorers are notebooks, and grids are YAML: all are copied into the package, so that an installed modnb has them too."""
 
     def run(self):
         super().run()
         if self.editable_mode:  # the working tree itself is on the path, with its nbs/
             return
-        for src in [*below("nbs/experiments", "*.ipynb"), *below("nbs/grids", "*.yaml")]:
+        for src in [*below("nbs/experiments", "*.ipynb"), *below("nbs/explore", "*.ipynb"), *below("nbs/grids", "*.yaml")]:
             dst = Path(self.build_lib, lib, *src.parts[1:])
             self.mkpath(str(dst.parent))
             self.copy_file(str(ROOT / src), str(dst))

@@ -1,41 +1,127 @@
-"""The documentation as a site in _docs/: nbdev prepares the notebooks, Quarto or smalldocs renders them, whichever is there."""
-import ast
+"""The documentation as a site in _docs/: nbdev prepares the notebooks, smalldocs renders them.
+
+Nothing in the site comes from elsewhere: formulas are MathML, which browsers draw themselves. With Quarto, `quarto render _proc` makes
+another site of the same pages.
+"""
+import html
+import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import nbdev.processors
 import nbdev.serve
+import yaml
+from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults, exec_show_docs
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
+
+SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
+            "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing"],
+            "Reference": ["masks", "routing", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
+
+STYLES = """
+pre { white-space: pre-wrap; font-size: 0.9em }
+pre code { white-space: pre-wrap }
+table { font-size: 0.9em }
+table.dataframe { border: 0; margin-bottom: 1em }
+table.dataframe th, table.dataframe td { border: 0; padding: 0.15em 0.45em; text-align: right; font-size: 0.9em }
+"""
 
 
-def lessons_are_shown_not_run(cell):
-    "nbdev runs exports and imports to document them; a lesson that also imports something would run without the lessons before it."
-    if cell.cell_type == "code" and not cell.directives_.keys() & {"export", "exports", "exporti"} and not cell.source.startswith("show_doc"):
-        if any(not isinstance(s, ast.Import | ast.ImportFrom) for s in cell.parsed_() or ()):
-            cell.directives_["eval:"] = ["false"]
+class shown_from_the_module(exec_show_docs):
+    "Definitions are documented as they are in the package, where annotations find each other; no cell of a notebook is run."
+    def begin(self):
+        super().begin()
+        module = next((cell.directives_["default_exp"][0] for cell in self.nb.cells if "default_exp" in cell.directives_), None)
+        if module:
+            self.k.run_cell(f"import importlib; globals().update((n, v) for n, v in vars(importlib.import_module('modnb.{module}')).items() if not n.startswith('__'))")
+
+    def __call__(self, cell):
+        if cell.cell_type == "code" and "show_doc(" in cell.source:
+            super().__call__(cell)
 
 
 class Prepared(FilterDefaults):
     def base_procs(self):
-        usual = super().base_procs()
-        usual.insert(usual.index(exec_show_docs), lessons_are_shown_not_run)
-        return usual
+        return [shown_from_the_module if p is exec_show_docs else p for p in super().base_procs()]
+
+
+def sidebar(nbs):
+    "Pages in the order in which one reads: tutorials first, the reference by package, in each folder by number."
+    def pages(folder):
+        return [p.relative_to(nbs).as_posix() for p in sorted((nbs / folder).glob("*.ipynb"), key=lambda p: (p.stem != "start_here", p.name)) if p.name[0] not in "_." and p != nbs / "index.ipynb"]
+
+    def entries(title, folders):
+        for folder in folders:
+            name = folder.rpartition("/")[2]
+            if found := pages(folder):
+                yield from found if name.lower() == title.lower() or title == "Explorers" else [{"section": "files and names" if name == "." else name, "contents": found}]
+
+    contents = ["index.ipynb", *({"section": title, "contents": list(entries(title, folders))} for title, folders in SECTIONS.items())]
+    listed = set(re.findall(r"[\w/.-]+\.ipynb", json.dumps(contents)))
+    missing = {p.relative_to(nbs).as_posix() for p in nbs.rglob("*.ipynb") if not re.search(r"/[._]", p.as_posix()[len(nbs.as_posix()):])} - listed
+    if missing:
+        raise SystemExit(f"SECTIONS of {Path(__file__).name} says nothing about the folders of {', '.join(sorted(missing))}")
+    return {"website": {"repo-actions": False, "sidebar": {"style": "docked", "collapse-level": 1, "contents": contents}}}
+
+
+def formulas(text):
+    "A page with its formulas as MathML and without the scripts that would fetch a renderer."
+    def drawn(match):
+        return convert(html.unescape(match[2])[2:-2], display="block" if match[1] == "display" else "inline")
+
+    text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', drawn, text, flags=re.S)
+    return re.sub(r"<(script|link)\b[^>]*katex[^>]*>(</script>)?|<script>[^<]*renderMathInElement[^<]*</script>", "", text)
+
+
+def links(text, page, ids, host, repository):
+    """A page whose links to definitions lead to the pages that are there.
+
+    nbdev links every word in backticks that is the name of some definition, and gives pages the names of modules. Here a word is a link
+    where it can be nothing else: with an underscore or a capital letter. Until the project has an address, nothing links to its host.
+    """
+    named = {re.sub(r"(^|/)\d+_", r"\1", p): p for p in ids}
+
+    def mended(match):
+        target, anchor, inside = named.get(match[1]), match[2], match[3]
+        sure = re.search(r"(?!^)_|[A-Z]", re.sub("<.*?>", "", inside)) and target and anchor in ids[target]
+        return f'<a href="{"../" * page.count("/")}{target}#{anchor}">{inside}</a>' if sure else inside
+
+    text = re.sub(rf'<a href="{re.escape(host)}/([\w/]+\.html)#([\w.]+)"[^>]*>(.*?)</a>', mended, text)
+    text = re.sub(rf"\[`([^`]+)`\]\({re.escape(host)}/[^)]*\)", r"\1", text)  # in signatures, where no link can be
+    if host.endswith(".example"):
+        text = re.sub(rf'<div class="toc-actions">.*?</div></div>|<a href="{re.escape(repository)}[^>]*>source</a>', "", text)
+    return text
+
+
+def finish(site, host, repository):
+    "What the tools leave undone: formulas, links, fonts that a theme would fetch."
+    texts = {p.relative_to(site).as_posix(): formulas(p.read_text(encoding="utf-8")) for p in site.rglob("*.html")}
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
+    for name, text in texts.items():
+        (site / name).write_text(links(text, name, ids, host, repository), encoding="utf-8")
+    for sheet in (site / "site_libs").rglob("*.css"):
+        sheet.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", sheet.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
     cfg = get_config()
     refresh_quarto_yml()  # not nbdev_docs: without Quarto, that one tries to install it
-    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
-    (cfg.nbs_path / "styles.css").touch()
+    (cfg.nbs_path / "sidebar.yml").write_text(yaml.dump(sidebar(cfg.nbs_path), sort_keys=False))
+    (cfg.nbs_path / "styles.css").write_text(STYLES)
     nbdev.serve.FilterDefaults = Prepared
+    names = nbdev.processors._def_names
+    nbdev.processors._def_names = lambda cell, shown: names(cell, shown)[::-1]  # it puts the last definition of a cell first
     cache = nbdev.serve.proc_nbs(cfg.nbs_path, force=True, n_workers=0)
-    tool = shutil.which("quarto") or shutil.which("smalldocs", path=str(Path(sys.executable).parent)) or shutil.which("smalldocs")
-    if tool is None:
-        raise SystemExit("the notebooks are prepared in _proc/; to render them, install Quarto, or smalldocs with pip, and run `make docs` again")
-    subprocess.run([tool, "render"], cwd=cache, check=True)
+    smalldocs = shutil.which("smalldocs", path=str(Path(sys.executable).parent)) or shutil.which("smalldocs")
+    if smalldocs is None:
+        raise SystemExit("the notebooks are prepared in _proc/; to render them, install smalldocs with pip and run `make docs` again")
+    subprocess.run([smalldocs, "render"], cwd=cache, check=True)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(cache / cfg.doc_path.name, cfg.doc_path)
+    finish(cfg.doc_path, cfg.doc_host, cfg.git_url)
     print(f"open {cfg.doc_path.name}/index.html")

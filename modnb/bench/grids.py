@@ -45,7 +45,7 @@ def compute_tier(
     workers: int = 2,
     **settings, # of each run
 ) -> dict[str, float]: # seconds
-    "Overhead of a run in a grid of smoke runs."
+    "Overhead of a run in a grid of smoke runs. Raises `RuntimeError` if runs failed."
     grid = Grid("modnb.bench.grids", seed=range(runs), runs=folder, **settings)
     began = time.perf_counter()
     grid.run(workers=workers, progress=False)

@@ -55,7 +55,9 @@ class Setting:
     train_weights: bool = False
 
 
-def everything(name: str, param) -> bool: return True
+def everything(name: str, param) -> bool: # for `where`
+    "Every parameter is masked, biases and normalization, too."
+    return True
 
 
 def add_mul(*layer_sizes: int) -> Setting:

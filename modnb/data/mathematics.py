@@ -167,7 +167,9 @@ def draw(sample) -> tuple[str, str]: # question, answer
         if len(question) <= LONGEST["question"] and len(answer) <= LONGEST["answer"]: return question, answer
 
 # %% ../../nbs/data/07_mathematics.ipynb #35753b84
-def chunk_size(regime: str) -> int: return 50 if regime == "extrapolate" else 500 # of `sort`, 272 draws in 273 are too long there
+def chunk_size(regime: str) -> int:
+    "Questions per file of the cache: fewer in `extrapolate`, where of `sort` 272 draws in 273 are too long."
+    return 50 if regime == "extrapolate" else 500
 
 
 @contextlib.contextmanager

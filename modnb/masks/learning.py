@@ -148,7 +148,7 @@ def learn_masks(
     callbacks: Iterable[Callable[[Event], None]] = (), # called with events
     checkpoint=None, # file to go on from and to save to
 ) -> Found | list[Found]: # a list if a list of networks was given
-    "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3)."
+    "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
     single = isinstance(net, nn.Module)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):

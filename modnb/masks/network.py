@@ -17,17 +17,17 @@ from torch import Tensor, nn
 __all__ = ['Where', 'weights_only', 'no_embeddings', 'no_normalization', 'select', 'model_hash', 'structural_copy']
 
 # %% ../../nbs/masks/01_network.ipynb #e1c21f2b
-def weights_only(name: str, param: Tensor) -> bool:
+def weights_only(name: str, param: Tensor) -> bool: # param: in its own shape, whatever that is
     "Everything but biases: a parameter is a bias if its own name says so."
     return "bias" not in name.rpartition(".")[2]
 
 
-def no_embeddings(name: str, param: Tensor, module: nn.Module) -> bool:
+def no_embeddings(name: str, param: Tensor, module: nn.Module) -> bool: # param: in its own shape
     "Everything but the tables of `nn.Embedding` and `nn.EmbeddingBag`."
     return not isinstance(module, (nn.Embedding, nn.EmbeddingBag))
 
 
-def no_normalization(name: str, param: Tensor, module: nn.Module) -> bool:
+def no_normalization(name: str, param: Tensor, module: nn.Module) -> bool: # param: in its own shape
     "Everything but scale and shift of normalization layers (batch, layer, group, instance, RMS norm)."
     return "Norm" not in type(module).__name__
 

@@ -122,7 +122,7 @@ def rule_draws(
     rules: int, # R
     draws: int = 100, # K
 ) -> np.ndarray: # [K, R] distributions of rules
-    "The distributions under which adaptation is tested: draw k is flat Dirichlet from `RandomState(k)`."
+    "The distributions under which adaptation is tested: draw k is flat Dirichlet from `RandomState(k)`. Raises `ValueError` naming `rules`."
     if rules < 2: raise ValueError(f"rules: {rules} given; need 2 or more")
     return np.stack([np.random.RandomState(k).dirichlet(np.ones(rules)) for k in range(draws)])
 

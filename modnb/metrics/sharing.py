@@ -200,7 +200,7 @@ def remaining(
     masks: Mapping[str, Mapping], # function -> masks
     control: Mapping, # mask of the full problem
 ) -> "pandas.DataFrame": # a row per function and tensor, and per function one with layer "total"
-    """Share of the control mask that each function's mask keeps, with chance.
+    """Share of the control mask that each function's mask keeps, with chance. Raises `ValueError` naming `masks` or `control`.
 
     Columns: function, layer; n, control, kept, common (weights); remaining = common / control, its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
     import pandas as pd

@@ -141,7 +141,7 @@ def pieces(
     stack: int, # seeds in one pass
     **options, # of `work_of`
 ) -> list[Work]:
-    "Work for these runs: one by one, or in stacks of those that differ in their seed only."
+    "Work for these runs: one by one, or in stacks of those that differ in their seed only. Raises `ParameterError` naming `stack`."
     if stack <= 1:
         return [work_of([run], **options) for run in runs]
     if runs and runs[0].experiment.run_many is None:

@@ -121,7 +121,7 @@ def in_kernel() -> bool:
 def outlets(
     progress: bool | str | None = None, # None: as the table says; False: nowhere; "plain": lines on stderr
 ) -> list[tuple[float, Callable[[str, bool], None]]]: # seconds between two lines, function of (text, whether it is the last)
-    "Where the line goes."
+    "Where the line goes. Raises `ValueError` naming `progress`."
     if progress not in (None, True, False, "plain"):
         raise ValueError(f"progress: {progress!r} was given; allowed are None, True, False and 'plain'")
     if progress is False:
@@ -251,7 +251,7 @@ def checkpoint_path(
     folder: Path | None, # of the run
     name: str, # of a checkpoint, such as "base.pt"
 ) -> Path | None: # below checkpoints/, whose folder is made; None without a folder
-    "Where to keep a checkpoint."
+    "Where to keep a checkpoint. Raises `ValueError` naming `name`."
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"name: {name!r} was given; allowed is a path inside of the run's checkpoints")
     path = folder and folder / "checkpoints" / name

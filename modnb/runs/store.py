@@ -103,7 +103,7 @@ def load_ending(path: Path) -> dict: # empty where there is no whole file
         return {}
 
 # %% ../../nbs/runs/02_store.ipynb #5cf765fd
-def save_tensors(tensors: dict[str, "torch.Tensor"], path: Path) -> None:
+def save_tensors(tensors: dict[str, "torch.Tensor"], path: Path) -> None: # tensors: name -> tensor of any shape
     "Write named tensors to a safetensors file."
     from safetensors.torch import save_file
 

@@ -55,7 +55,7 @@ def attempt_many(
     resume: bool,
     progress: bool | str | None,
 ) -> None:
-    "Compute a stack once and record how each of its runs ended."
+    "Compute a stack once and record how each of its runs ended. Raises what a run raises, or `Lost` if a folder is gone or another's."
     began, found = time.monotonic(), runs[0].experiment
     open_ = {r.signature: (r, begin(r.folder, r.params, r.preset, found.version, not resume, found.module) | {"stack": [o.signature for o in runs]}) for r in todo}
     try:

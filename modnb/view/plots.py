@@ -335,7 +335,7 @@ def drawn_masks(
     names: tuple[str, str] = ("add", "mul"), # the two functions
     columns: int = 5, # most panels beside each other
 ): # array of Axes, one per parameter
-    "All parameters of two masks, overlaid, as small multiples; returns an array of `Axes`, one per parameter."
+    "All parameters of two masks, overlaid, as small multiples; returns an array of `Axes`, one per parameter. Raises `ValueError` naming `masks_a` if it has no tensors."
     width = min(columns, len(masks_a))
     height = math.ceil(len(masks_a) / max(width, 1))
     if not height: raise ValueError("masks_a: has no tensors")

@@ -229,7 +229,7 @@ def run(params: Params, log: Log) -> Result:
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
-    "Runs of one seed each that differ in the seed only: their masks are learned in one pass."
+    "Runs of one seed each that differ in the seed only: their masks are learned in one pass. Raises `ValueError` naming `seeds`."
     if any(p.seeds != 1 for p in many): raise ValueError("seeds: runs with several seeds cannot be stacked")
     found = study(many[0], [p.seed for p in many], log, stacked=True)
     return [_result([f for f in found if f[0] == p.seed]) for p in many]

@@ -105,7 +105,7 @@ def prepare(params: Params, data: ImageSet, p: int, seed: int, new_init: float, 
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #706a7d67
 @torch.no_grad()
-def accuracy(net: nn.Module, weights: dict[str, Tensor], mask, valid) -> float:
+def accuracy(net: nn.Module, weights: dict[str, Tensor], mask, valid) -> float: # weights, mask: name -> tensor in the parameter's shape; valid: images [B, ...], classes [B]
     "Share of images that a network with these weights gets right under a mask."
     x, y = valid
     outputs = torch.func.functional_call(net, {name: w * mask[name] for name, w in weights.items()}, x)
