@@ -1,5 +1,5 @@
 # make report   the main job: train, learn masks, write the report        make test   everything that is checked
-# make env      only the environment (.venv)                              make lab    JupyterLab in it
+# make env      only the environment (.venv)                              make lab    JupyterLab: the tour
 # make export   notebooks -> modnb/ and README.md                         make docs   a site in _docs/
 #
 # PYTHON=/path/to/python chooses what .venv is made from (default: the first Python on PATH that is new enough).
@@ -52,8 +52,9 @@ screenshots: $(STAMP)
 lint: $(STAMP)
 	@$(BIN)/python -m ruff check --config tests/ruff.toml nbs tests setup.py .ci
 
+# opens on the tour of the explorers; ARGS="--no-browser --port=8899" are JupyterLab's options
 lab: $(STAMP)
-	@$(BIN)/python -m jupyter lab nbs
+	@$(BIN)/python -m modnb.runs.cli lab $(ARGS)
 
 docs: $(STAMP)
 	@$(BIN)/python .ci/docs.py

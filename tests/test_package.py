@@ -21,7 +21,7 @@ def test_wheel_is_complete_and_light(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         about = next(archive.read(n).decode() for n in names if n.endswith("METADATA"))
-    for kind, pattern in ("experiments", "*.ipynb"), ("grids", "*.yaml"):
+    for kind, pattern in ("experiments", "*.ipynb"), ("explore", "*.ipynb"), ("grids", "*.yaml"):
         files = [p for p in (ROOT / "nbs" / kind).rglob(pattern) if ".ipynb_checkpoints" not in p.parts]
         assert files and not {f"modnb/{p.relative_to(ROOT / 'nbs').as_posix()}" for p in files} - set(names)
     assert {f"modnb/{p.relative_to(ROOT / 'modnb').as_posix()}" for p in (ROOT / "modnb").rglob("*.py")} | {"modnb/py.typed"} <= set(names)

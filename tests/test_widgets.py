@@ -13,7 +13,8 @@ from tree import ROOT
 from modnb.masks import masked
 from modnb.runs import run
 from modnb.runs.store import note
-from modnb.view.widgets import mask_explorer, own_study, run_browser
+from modnb.metrics.collapse import Activation, modules_in_order
+from modnb.view.widgets import gate_explorer, mask_explorer, own_study, routing_explorer, run_browser
 from modnb.view.widgets.masks import cut
 
 
@@ -173,6 +174,122 @@ def test_errors_are_shown_and_leave_the_explorer_usable():
     assert explorer.trainer.job.state == "done" and explorer.trainer.problem.value == ""
     with pytest.raises(ValueError, match="did you mean 'two additions'"):
         mask_explorer("two aditions")
+
+
+@pytest.fixture(scope="module")
+def gates():
+    "A gate explorer whose network was trained."
+    explorer = gate_explorer(steps=60)
+    explorer.train(wait=True)
+    return explorer
+
+
+def test_gates_follow_the_training_and_the_slider_goes_back(gates):
+    work, rows = gates.work, gates.trainer.job.told.rows
+    assert gates.trainer.job.state == "done" and work.steps == list(range(0, 61, 2)) and gates.time.step.value == gates.time.step.max == 60 and gates.matrix.state["step"] == 60
+    assert {r[2] for r in rows} == {"error", "train_loss", "collapse_avg", "collapse_worst", "alignment", "adaptation", "inverse_mutual_information"}
+    last, curves = shown(gates.matrix), shown(gates.trainer.curves)
+    gates.time.step.value = 20
+    assert shown(gates.matrix) != last and shown(gates.trainer.curves) != curves and "step 20 of 60" in gates.numbers.value
+    now, before, random = cells(gates.numbers.value)["Alignment"]
+    assert (now, before, random) == (f"{Activation(work.gates[20]).metrics['alignment']:.3f}", f"{Activation(work.gates[0]).metrics['alignment']:.3f}", "0.750")
+    assert [v for _, step, m, v in rows if (step, m) == (20, "alignment")] == [Activation(work.gates[20]).metrics["alignment"]]
+    gates.time.step.value = 60
+    assert (shown(gates.matrix), shown(gates.trainer.curves)) == (last, curves)
+
+
+def test_matching_only_sorts_the_modules(gates):
+    order = [t.get_text() for t in gates.matrix.still().axes[0].get_xticklabels()]
+    numbers = gates.numbers.value
+    gates.time.matched.value = False
+    plain = [t.get_text() for t in gates.matrix.still().axes[0].get_xticklabels()]
+    assert order == [str(m) for m in modules_in_order(gates.work.gates[60])] and plain == ["0", "1", "2", "3"] and gates.numbers.value == numbers
+    gates.time.matched.value = True
+
+
+def test_other_gates_are_other_networks():
+    explorer = gate_explorer(steps=4)
+    explorer.train(wait=True)
+    net = explorer.work.net
+    explorer.choice.rules.value = 2
+    assert explorer.work.net is not net and explorer.work.gates == {} and explorer.looks.layout.display == "none"
+    explorer.choice.arch.value = "rnn"
+    assert explorer.choice.steps.value == 200 and explorer.work.settings.arch == "rnn"
+    explorer.choice.steps.value, explorer.choice.gating.value, explorer.choice.balance.value = 3, "gt-modular", 1.0
+    explorer.train(wait=True)
+    assert explorer.trainer.job.state == "done" and cells(explorer.numbers.value)["Alignment"] == ["0.000", "0.000", "0.500"]
+    with pytest.raises(ValueError, match="arch: 'mpl' is unknown"):
+        gate_explorer(arch="mpl")
+
+
+def test_settings_that_cannot_be_are_named_and_leave_the_explorer_usable():
+    explorer = gate_explorer(arch="mha", rules=8, width=8, steps=2)
+    explorer.choice.width.value = 3
+    assert "width: 3 given; too small for 16 heads" in explorer.problem.value
+    explorer.trainer.begin.click()
+    assert explorer.trainer.job.state == "ready" and "too small" in explorer.trainer.problem.value and not explorer.trainer.begin.disabled
+    explorer.choice.width.value = 8
+    explorer.train(wait=True)
+    assert explorer.trainer.job.state == "done" and explorer.problem.value == explorer.trainer.problem.value == ""
+
+
+@pytest.mark.parametrize("make", [lambda: gate_explorer(steps=240), lambda: routing_explorer("two maps of the plane", steps=240)], ids=["gates", "routing"])
+def test_stopped_explorers_keep_look_back_and_go_on(make):
+    explorer = make()
+    explorer.trainer.begin.click()
+    end = time.monotonic() + 60
+    while explorer.work.step < 24 and time.monotonic() < end:
+        time.sleep(0.005)
+    explorer.trainer.end.click()
+    assert explorer.trainer.job.wait(60).state == "stopped"
+    step = explorer.work.step
+    assert 24 <= step < 240 and explorer.trainer.begin.description == "Go on" and "what was learned is kept" in explorer.trainer.line.value
+    explorer.time.step.value = 8
+    assert "step 8 of 240" in explorer.numbers.value
+    explorer.train(wait=True)
+    assert explorer.trainer.job.state == "done" and explorer.time.step.max == 240 and explorer.time.step.value == 8      # who looks back is left there
+    whole = make()
+    whole.train(wait=True)
+    assert whole.trainer.job.told.rows == explorer.trainer.job.told.rows and whole.time.step.value == 240
+
+
+@pytest.fixture(scope="module")
+def routing():
+    explorer = routing_explorer("four maps of the plane", steps=60)
+    explorer.train(wait=True)
+    return explorer
+
+
+def test_both_sides_show_the_same_step_and_seed(routing):
+    before = [shown(p) for p in routing.pictures]
+    routing.time.seed.value, routing.time.step.value = 3, 30
+    assert all(shown(p) != old and p.state["seed"] == 3 and "step 30" in p.state["title"] for p, old in zip(routing.pictures, before))
+    told = {name: v for _, step, name, v in routing.trainer.job.told.rows if step == 30}
+    row = next(r for name, r in cells(routing.numbers.value).items() if name.startswith("H_b"))
+    assert (row[0], row[2]) == tuple(f"{told[f'{side}/H_b/3']:.3f}" for side in (0, 1))
+    routing.time.step.value = 0
+    first = cells(routing.numbers.value)
+    assert all(r[0] == r[2] for name, r in first.items() if name) and len(first) == 6           # both begin with the same weights
+
+
+def test_what_a_side_shows_is_what_its_router_says(routing):
+    routing.time.step.value, routing.time.seed.value = 60, 1
+    for side, picture in zip(routing.work.sides, routing.pictures):
+        chosen = side.net.predict(side.task.x)[1][1, :, 0]
+        bars = [p.get_height() for p in picture.still().axes[1].patches]
+        assert bars == pytest.approx([100 * float((chosen == m).float().mean()) for m in range(4)])
+
+
+def test_other_estimators_and_tasks_begin_anew(routing):
+    explorer = routing_explorer("two maps of the plane", steps=3)
+    explorer.train(wait=True)
+    explorer.choice.task.value = "eight maps in eight dimensions"
+    assert explorer.choice.steps.value == 600 and explorer.work.step == 0 and explorer.looks.layout.display == "none"
+    explorer.choice.steps.value, explorer.choice.left.value = 2, "soft output"
+    explorer.train(wait=True)
+    assert explorer.work.sides[0].row == "soft output" and "principal component" in explorer.pictures[0].still().axes[0].get_xlabel() and explorer.still().png[:4] == b"\x89PNG"
+    with pytest.raises(ValueError, match="right: 'EM' is no estimator"):
+        routing_explorer(right="EM")
 
 
 def many(place, n):

@@ -48,20 +48,29 @@ def answers(url, process, log, seconds=120):
     raise TimeoutError(f"JupyterLab did not start in {seconds} s:\n{log.read_text()[-3000:]}")
 
 
+def own_folders(root):
+    "The environment of a JupyterLab whose settings and state lie in a folder of its own."
+    news = root / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
+    news.parent.mkdir(parents=True, exist_ok=True)
+    news.write_text('{"fetchNews": "false"}')  # else a pop-up covers a corner
+    own = {f"JUPYTER_{name}_DIR": str(root / f".{name.lower()}") for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_WORKSPACES_DIR": str(root / ".workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(root / ".settings"), "IPYTHONDIR": str(root / ".ipython")}
+    return {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MODNB_RUNS")} | own | {"OMP_NUM_THREADS": "1"}
+
+
+def free_port():
+    "A port that nobody uses."
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 @contextlib.contextmanager
 def jupyterlab(root, **environment):
     "JupyterLab over a folder that holds the explorers' notebooks, without their outputs; gives its address and its token."
     for notebook in (ROOT / "nbs" / "explore").glob("*.ipynb"):
         (root / notebook.name).write_text(bare(notebook), encoding="utf-8")
-    news = root / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True, exist_ok=True)
-    news.write_text('{"fetchNews": "false"}')  # else a pop-up covers a corner
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port, env = free_port(), own_folders(root) | environment
     token, log = secrets.token_hex(16), root / "lab.log"
-    own = {f"JUPYTER_{name}_DIR": str(root / f".{name.lower()}") for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_WORKSPACES_DIR": str(root / ".workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(root / ".settings"), "IPYTHONDIR": str(root / ".ipython")}
-    env = {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MODNB_RUNS")} | own | {"OMP_NUM_THREADS": "1"} | environment
     with log.open("w") as out:
         process = subprocess.Popen([sys.executable, "-m", "jupyterlab", *LAB, f"--port={port}", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={root}"], cwd=root, env=env, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
         try:

@@ -24,7 +24,17 @@ def runs(notebook):
     notebook.page.frame_locator("iframe.modnb-report").locator("body").wait_for()
 
 
-EXPLORERS = {"masks": masks, "runs": runs} # notebook -> what is done before the picture is taken
+def gates(notebook):
+    "The gate explorer after its training."
+    notebook.page.locator("table.modnb-metrics").first.wait_for()
+
+
+def routing(notebook):
+    "The routing explorer after its training; the notebook has chosen a seed."
+    notebook.page.locator("table.modnb-routing").first.wait_for()
+
+
+EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "runs": runs} # notebook -> what is done before the picture is taken
 
 
 def small(png, colors=256):

@@ -52,6 +52,13 @@ class Notebook:
         self.menu("Run", "Run All Cells")
         self.settle()
 
+    def show(self, text):
+        "Scroll to the first cell whose outputs have a heading that begins so: of a long notebook JupyterLab shows only what is near."
+        cell = self.page.evaluate("text => [...document.querySelectorAll('.jp-Notebook .jp-Cell')].findIndex(c => [...c.querySelectorAll('.jp-OutputArea h3')].some(h => h.textContent.startsWith(text)))", text)
+        assert cell >= 0, f"no output is headed {text!r}"
+        self.page.evaluate("i => jupyterapp.shell.currentWidget.content.scrollToItem(i, 'start')", cell)
+        self.page.locator(".jp-OutputArea h3").filter(has_text=text).first.wait_for(state="visible")
+
     def settle(self):
         "Wait until the kernel has nothing to do, after what was sent to it has reached it."
         self.page.wait_for_timeout(150)
