@@ -42,7 +42,7 @@ def ranking(
     distinct: bool = True, # equal routings count once; False: a queue with duplicates
     slot: int = 2, # number of axes of one routing
 ) -> Tensor: # int64 [Q, *batch], best first
-    "Which candidates are the best of each example."
+    "Which candidates are the best of each example. Raises `ValueError` naming `keep`."
     if keep > len(a): raise ValueError(f"keep: {keep} of only {len(a)} candidates")
     if keep == 1: return score.argmax(0, keepdim=True)          # the first of equals
     if distinct: score = score.masked_fill(~first_of_equals(a, slot), -math.inf)
@@ -111,13 +111,13 @@ class Buffer:
 
 # %% ../../nbs/routing/10_buffers.ipynb #5ddb56de
 def grow(buffer: Buffer, examples: int):
-    "Let a buffer hold more examples; the new ones get uniform entries."
+    "Let a buffer hold more examples; the new ones get uniform entries. Raises `ValueError` naming `examples`."
     if examples < len(buffer): raise ValueError(f"examples: {examples} is below the {len(buffer)} that are there")
     buffer.table = torch.cat([buffer.table, buffer.uniform(examples - len(buffer), buffer.size)])
 
 
 def reset(buffer: Buffer, fraction: float):
-    "Draw a random share of all entries anew."
+    "Draw a random share of all entries anew. Raises `ValueError` naming `fraction`."
     if not 0 <= fraction <= 1: raise ValueError(f"fraction: {fraction} is not between 0 and 1")
     chosen = torch.rand(buffer.table.shape[:2], generator=buffer.generator, device=buffer.table.device) < fraction
     buffer.table[chosen] = buffer.uniform(int(chosen.sum()))

@@ -133,10 +133,11 @@ def row_of(
 def one_slot_changed(
     new: Tensor, # int64 [S, *batch, L, K]
     old: Tensor, # int64 [*batch, L, K]
+    first: int = 0, # slot of candidate 0
 ) -> Tensor: # int64 [S, *batch, L, K]
-    "The old routings, each with one slot of a new one: candidate s takes slot s mod L."
+    "The old routings, each with one slot of a new one: candidate s takes slot (first + s) mod L."
     S, L = len(new), new.shape[-2]
-    chosen = torch.arange(L, device=new.device) == (torch.arange(S, device=new.device) % L)[:, None]
+    chosen = torch.arange(L, device=new.device) == ((first + torch.arange(S, device=new.device)) % L)[:, None]
     return torch.where(chosen.view(S, *[1] * (new.ndim - 3), L, 1), new, old)
 
 
