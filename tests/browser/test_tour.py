@@ -1,4 +1,5 @@
 """The tour, as a newcomer meets it: JupyterLab opens on it, one menu entry runs it, and the first control of each explorer answers."""
+import contextlib
 import os
 import signal
 import subprocess
@@ -89,6 +90,8 @@ def test_modnb_lab_opens_the_tour(tmp_path, chromium):
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # the command and the server that it waits for
             process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # a server that would not go
 
 
 def _said(log, text):
