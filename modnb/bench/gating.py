@@ -5,7 +5,6 @@
 # %% ../../nbs/bench/04_gating.ipynb #ee726b43
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -18,18 +17,17 @@ import torch
 import torch.nn.functional as F
 
 from .gating_reference import reference_step
-from .timing import interleaved, ratio
+from .timing import ENVIRONMENT, command, interleaved, ratio
 from ..data.rule_streams import RuleStreams
 from ..data.rules import MHARules, MLPRules, RNNRules
-from ..files import write_whole
 from ..models.gated import build
 from ..training.ensembles import Run, _courses
 from ..training.groups import Feed
 from ..training.memory import kept_memory
 
 # %% auto #0
-__all__ = ['TASKS', 'ENVIRONMENT', 'CASES', 'LEAST', 'MOST', 'l1', 'our_step', 'side_by_side', 'modular_cost', 'pace',
-           'two_processes', 'measure', 'main', 'table']
+__all__ = ['TASKS', 'CASES', 'LEAST', 'MOST', 'l1', 'our_step', 'side_by_side', 'modular_cost', 'pace', 'two_processes',
+           'measure', 'main', 'table']
 
 # %% ../../nbs/bench/04_gating.ipynb #ab2c62aa
 TASKS = {"mlp": MLPRules, "mha": MHARules, "rnn": RNNRules}
@@ -96,9 +94,6 @@ def modular_cost(rules: int = 32, width: int = 32, members: int = 25, rounds: in
     return _spread("cost", ratio(times["modular"], times["monolithic"])) | {"reference_cost": round(ratio(times["reference modular"], times["reference monolithic"])[0], 3)} | middle | {"rounds": rounds}
 
 # %% ../../nbs/bench/04_gating.ipynb #f2729e45
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}    # as the command `modnb` sets it, but for the one thread
-
-
 def pace(seconds: float = 3.0, width: int = 32) -> float: # member-steps in a second of wall time
     "How fast an ensemble of the modular MLP trains in this process; it begins when a line comes in."
     step, done = our_step("mlp", "modular", 8, width), 0
@@ -140,27 +135,9 @@ def measure(case: str, rounds: int = 7, device: str = "cpu") -> dict:
     return modular_cost(rounds=rounds, device=device) if case == "modular_cost" else side_by_side(*CASES[case], rounds=rounds, device=device)
 
 
-def _in_child(case: str, rounds: int, device: str) -> dict:
-    "Measure a case in a fresh process."
-    code = f"import json; from modnb.bench.gating import measure; print(json.dumps(measure({case!r}, {rounds}, {device!r})))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.gating [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
-    names = [*LEAST, *MOST]
-    parser = argparse.ArgumentParser(prog="python -m modnb.bench.gating", description="Time one step of an ensemble of gated networks against the reference's way.")
-    parser.add_argument("--case", nargs="+", choices=names, default=names, metavar="NAME", help=f"which cases: {', '.join(names)} (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write {case: {ratio, reference_ms, ours_ms, ...}}; cases that are already in it are kept")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each case")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args(argv)
-    results = json.loads(Path(asked.json).read_text()) if asked.json and Path(asked.json).exists() else {}
-    for case in asked.case:
-        results[case] = _in_child(case, asked.rounds, asked.device)
-        if asked.json: write_whole(asked.json, json.dumps(results, indent=1).encode())
-        print(case, json.dumps(results[case]), flush=True)
+    command("modnb.bench.gating", "Time one step of an ensemble of gated networks against the reference's way.", [*LEAST, *MOST], argv)
 
 
 if __name__ == "__main__" and Path(sys.argv[0]).name == "gating.py": main()    # as a program, not in a notebook

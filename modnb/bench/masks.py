@@ -5,11 +5,8 @@
 # %% ../../nbs/bench/02_masks.ipynb #fea2a8a0
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,11 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from .reference import ReferenceStep, gumbel_sigmoid
-from .timing import copy_ns, interleaved, peak_mib, ratio
+from .timing import command, copy_ns, interleaved, peak_mib, ratio
 from ..data import sequences
 from ..data.arithmetic import AddMul, to_digits
 from ..data.scan import Scan
-from ..files import write_whole
 from ..masks.batching import Batched, laid
 from ..masks.chunks import ByLength
 from ..masks.learner import MaskLearner
@@ -37,9 +33,9 @@ from ..models.seq2seq import EncoderDecoderLSTM
 from ..models.transformer import Transformer
 
 # %% auto #0
-__all__ = ['SETTINGS', 'SLOW', 'CASES', 'LEAST', 'ENVIRONMENT', 'Setting', 'everything', 'add_mul', 'double_addition',
-           'permuted_mnist', 'scan', 'images', 'reference_step', 'our_step', 'network_step', 'result', 'side_by_side',
-           'functions', 'kernel', 'peaks', 'measure', 'table', 'main']
+__all__ = ['SETTINGS', 'SLOW', 'CASES', 'LEAST', 'Setting', 'everything', 'add_mul', 'double_addition', 'permuted_mnist', 'scan',
+           'images', 'reference_step', 'our_step', 'network_step', 'result', 'side_by_side', 'functions', 'kernel',
+           'peaks', 'measure', 'table', 'main']
 
 # %% ../../nbs/bench/02_masks.ipynb #579e18f8
 @dataclass
@@ -221,27 +217,7 @@ def table(results: dict[str, dict]):
 
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.masks [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
-    parser = argparse.ArgumentParser(prog="python -m modnb.bench.masks", description="Time one step of mask training against the reference's step.")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"which cases: {', '.join(CASES)} (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write {case: {ratio, reference_ms, ours_ms, ...}}; cases that are already in it are kept")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds of each case; the largest take 3 at most")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    asked = parser.parse_args(argv)
-    results = json.loads(Path(asked.json).read_text()) if asked.json and Path(asked.json).exists() else {}
-    for case in asked.case:
-        results[case] = _in_child(case, asked.rounds, asked.device)
-        if asked.json: write_whole(asked.json, json.dumps(results, indent=1).encode())
-        print(case, json.dumps(results[case]), flush=True)
-
-
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}    # as the command `modnb` sets it, but for the one thread
-
-
-def _in_child(case: str, rounds: int, device: str) -> dict:
-    "Measure a case in a fresh process."
-    code = f"import json; from modnb.bench.masks import measure; print(json.dumps(measure({case!r}, {rounds}, {device!r})))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
-    return json.loads(done.stdout.splitlines()[-1])
+    command("modnb.bench.masks", "Time one step of mask training against the reference's step.", CASES, argv)
 
 
 if __name__ == "__main__" and Path(sys.argv[0]).name == "masks.py": main()    # as a program, not in a notebook
