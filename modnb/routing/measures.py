@@ -57,7 +57,7 @@ def standing(
 # %% ../../nbs/routing/18_measures.ipynb #cd86a918
 def gradient_noise(
     net: DenseStack,
-    estimator: Estimator, # its memory is left as it was
+    estimator: Estimator, # its memory is left as it was; its random numbers go on
     batch: Batch,
     repeats: int = 32,
 ) -> Tensor: # [R]
