@@ -17,9 +17,9 @@ from torch import Tensor
 from ..models.gated_layers import check_choice
 
 # %% auto #0
-__all__ = ['SUMMABLE', 'STEP', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of',
-           'check_count', 'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct',
-           'mode_distinct', 'log_others', 'inclusion_of_two', 'entropy_of_two', 'arrivals', 'fewer_others',
+__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'check_count',
+           'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
+           'log_others', 'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
            'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Subset',
            'Bernoulli', 'make_law']
 
@@ -211,7 +211,9 @@ def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
     return h + (p * torch.where(top, after_top, left + less * (-left).exp())).sum(-1)
 
 # %% ../../nbs/routing/01_laws.ipynb #fc230a92
-STEP = 0.25 # of the grid, in log time
+def grid(k: int, dtype: torch.dtype) -> tuple[int, float]: # first moment, step
+    "A grid in log time; the K-th arrival is the more certain, the larger K is."
+    return (-24, (16 + k) ** -0.5) if dtype == torch.float64 else (-17, (4 + k) ** -0.5)
 
 
 def arrivals(
@@ -221,7 +223,8 @@ def arrivals(
     "A grid in log time that covers the arrival of the K-th module."
     kth = scores.detach().sort(-1, descending=True).values[..., k - 1 :].logsumexp(-1, keepdim=True).unsqueeze(-1)
     last = math.log(40 + k * math.log(scores.shape[-1]))
-    moments = torch.arange(-24, last + STEP, STEP, dtype=scores.dtype, device=scores.device)
+    first, step = grid(k, scores.dtype)
+    moments = torch.arange(first, last + step, step, dtype=scores.dtype, device=scores.device)
     slow = scores.detach().unsqueeze(-2) <= kth
     return (scores.unsqueeze(-2) - kth + moments.unsqueeze(-1)).clamp(max=5), slow
 
@@ -241,7 +244,7 @@ def fewer_others(
     return (left * right.flip(-2).cumsum(-1).flip(-1)).sum(-1)
 
 
-def inclusion_of_many(
+def inclusion_by_race(
     scores: Tensor, # [..., M]
     k: int, # K
 ) -> Tensor: # [..., M]
@@ -249,10 +252,20 @@ def inclusion_of_many(
     log_wt, slow = arrivals(scores, k)
     wt = log_wt.exp()
     drawn = fewer_others(-torch.expm1(-wt), (-wt).exp(), k)
-    area = (wt * (-wt).exp() * torch.where(slow, drawn, 1 - drawn)).sum(-2) * STEP
+    density = wt * (-wt).exp() * grid(k, scores.dtype)[1]
+    area = (density * torch.where(slow, drawn, 1 - drawn)).sum(-2)
     return torch.where(slow.squeeze(-2), area, 1 - area)
 
 # %% ../../nbs/routing/01_laws.ipynb #e89a7258
+def inclusion_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [..., M]
+    "Probability that a module is among K draws without replacement, one draw at a time."
+    p = scores.softmax(-1)
+    if k == 1: return p
+    if k == 2: return inclusion_of_two(scores)
+    rest = inclusion_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)
+    return p + (p.unsqueeze(-2) @ rest).squeeze(-2)
+
+
 def entropy_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [...] nats
     "Entropy of K draws without replacement, exactly."
     if k == 1: return entropy_of(scores.log_softmax(-1))
@@ -301,9 +314,9 @@ class PlackettLuce(Law):
         return super().entropy(scores) if self.count <= SUMMABLE else entropy_by_samples(row, self.k)[0]
 
     def inclusion(self, scores):
-        scores = wide(scores).squeeze(-2)
-        if self.k == 1: return scores.softmax(-1)
-        return inclusion_of_two(scores) if self.k == 2 else inclusion_of_many(scores, self.k)
+        row = wide(scores).squeeze(-2)
+        few = self.k <= 2 or self.n_modules ** (self.k - 2) <= 256
+        return inclusion_of_many(row, self.k) if few else inclusion_by_race(row, self.k)
 
 # %% ../../nbs/routing/01_laws.ipynb #279c34eb
 REPEATS = ("sum", "once", "forbid")
