@@ -19,7 +19,7 @@ from ..models.gated_layers import check_choice
 # %% auto #0
 __all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'check_count',
            'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
-           'log_others', 'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
+           'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
            'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Subset',
            'Bernoulli', 'make_law']
 
@@ -185,19 +185,13 @@ def mode_distinct(scores: Tensor) -> tuple[Tensor, Tensor]: # [..., K, M] -> log
     return best.values, torch.cat([best.indices.unsqueeze(-1), after], -1)
 
 # %% ../../nbs/routing/01_laws.ipynb #0b55e11e
-def log_others(v: Tensor) -> Tensor: # [..., M] -> [..., M]
-    "Log-sum-exp over all entries but one, for each of them; exact also where that one outweighs all others."
-    total = v.logsumexp(-1, keepdim=True)
-    top = hot(v.argmax(-1), v.shape[-1])
-    rest = v.masked_fill(top, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.where(top, rest, total + torch.log1p(-(v - total).exp().masked_fill(top, 0)))
-
-
 def inclusion_of_two(scores: Tensor) -> Tensor: # [..., M] -> [..., M]
     "Probability that a module is one of two draws without replacement, in O(M)."
-    log_p = scores.log_softmax(-1)
-    odds = log_p - log_others(log_p)
-    return log_p.exp() + (log_p + log_others(odds)).exp()
+    p, top = scores.softmax(-1), hot(scores.argmax(-1), scores.shape[-1])
+    small = p.masked_fill(top, 0)
+    odds = small / (1 - small)                                      # p / r, of all but the largest
+    after_top = scores.masked_fill(top, -math.inf).softmax(-1)
+    return p * (1 + odds.sum(-1, keepdim=True) - odds) + (p - small).sum(-1, keepdim=True) * after_top
 
 
 def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
