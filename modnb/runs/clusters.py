@@ -139,7 +139,7 @@ def batch_system(
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
 
-    options = load_yaml(path)
+    options = load_yaml(path, typed=True)
     system, jobs = options.pop("system", None), options.pop("jobs", 1)
     if system not in SYSTEMS:
         raise ParameterError(f"system: {system!r} was given; allowed is one of {', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")

@@ -16,7 +16,7 @@ from typing import Any
 from .catalog import PACKAGE, locate
 from .lock import Busy, Lock
 from .log import Log
-from .params import ParameterError, Params, signature
+from .params import ParameterError, Params, one_preset, signature
 from .store import Result, RunFolder, begin, complete, finish, read_result
 from .table import Runs
 
@@ -146,6 +146,7 @@ def plan(
 ) -> Run: # raises ParameterError
     "The run of an experiment with these parameters, computed or not."
     found = experiment(what)
+    preset, overrides = one_preset(preset, overrides)
     given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
     store = runs if isinstance(runs, Runs) else Runs(runs)
     return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)
