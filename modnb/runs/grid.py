@@ -15,10 +15,10 @@ from typing import Any
 
 from ..files import write_whole
 from .catalog import catalog
-from .params import ParameterError, Spec, known, read, signature, specs
+from .params import ParameterError, Spec, known, one_preset, read, signature, specs
 from .runner import Experiment, Run, experiment
 from .store import as_json
-from .sweeps import Sweep, Values, load_sweep, values_of
+from .sweeps import Sweep, Values, in_words, load_sweep, values_of
 from .table import Runs, count_states, results_frame, standing
 
 # %% auto #0
@@ -116,6 +116,7 @@ class Grid:
         **lists, # parameter: value or list of values; `Values` where that must be told apart
     ):
         found = experiment(what)
+        preset, lists = one_preset(preset, lists)
         known(found.Params, lists)
         given = checked(specs(found.Params), {n: v if isinstance(v, Values) else Values(v, None) for n, v in lists.items()})
         self.combinations = math.prod(map(len, given.values()))
@@ -163,6 +164,7 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest) -> Gr
     found = experiment(name) if name else claimant(sweep)
     fields = specs(found.Params)
     lists = translated(sweep, found.sweep) if sweep.foreign else dict(sweep.parameters)
+    lists = in_words(fields, lists)
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:
