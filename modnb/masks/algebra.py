@@ -133,7 +133,7 @@ def write_masks(
     from safetensors.torch import save
 
     header = {"format": FORMAT, **about, "threshold": repr(THRESHOLD), "order": json.dumps(list(masks))}
-    write_whole(path, save({n: storable(n, t) for n, t in masks.items()}, header))
+    write_whole(Path(path), save({n: storable(n, t) for n, t in masks.items()}, header))
 
 # %% ../../nbs/masks/05_algebra.ipynb #ff7b4b62
 def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]: # masks, header
