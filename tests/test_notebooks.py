@@ -28,7 +28,7 @@ def as_if_alone(monkeypatch, tmp_path):
     env, modules, threads, dtype = dict(os.environ), set(sys.modules), torch.get_num_threads(), torch.get_default_dtype()
     random.seed(0)
     np.random.seed(0)
-    torch.manual_seed(0)
+    torch.manual_seed(0) # or what tests/seeds.py makes of it
     with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
         yield
         plt.close("all")
