@@ -24,13 +24,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['THRESHOLD', 'FORMAT', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary', 'count_html',
-           'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks', 'masked']
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
+           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
+           'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
 
 # %% ../../nbs/masks/05_algebra.ipynb #b04b2846
+def check_bool(tensors: Mapping[str, Tensor]) -> None:
+    "Raises `TypeError` unless all are bool tensors."
+    for n, t in tensors.items():
+        if not isinstance(t, Tensor) or t.dtype != torch.bool:
+            raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
+
+
 def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
@@ -133,7 +141,7 @@ def write_masks(
     from safetensors.torch import save
 
     header = {"format": FORMAT, **about, "threshold": repr(THRESHOLD), "order": json.dumps(list(masks))}
-    write_whole(path, save({n: storable(n, t) for n, t in masks.items()}, header))
+    write_whole(Path(path), save({n: storable(n, t) for n, t in masks.items()}, header))
 
 # %% ../../nbs/masks/05_algebra.ipynb #ff7b4b62
 def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]: # masks, header
@@ -178,9 +186,7 @@ class Masks(Mapping[str, Tensor]):
         estimator: str = "", # how the masks were made
         model: str = "", # `model_hash` of the network they belong to
     ) -> None:
-        for n, t in tensors.items():
-            if not isinstance(t, Tensor) or t.dtype != torch.bool:
-                raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
+        check_bool(tensors)
         self._tensors = dict(tensors)
         self.estimator = estimator
         self.model = model
@@ -191,11 +197,8 @@ class Masks(Mapping[str, Tensor]):
         return cls({n: l > THRESHOLD for n, l in logits.items()}, estimator, model)
 
     @staticmethod
-    def random_like(
-        masks: Mapping[str, Tensor], # bool tensors whose sizes are matched, layer by layer
-        seed: int = 0, # equal seeds give equal masks
-    ) -> Masks:
-        "Masks with the same number of kept weights in each layer, at uniformly random places."
+    def random_like(masks: Mapping[str, Tensor], seed: int = 0) -> Masks:
+        "Masks with the same number of kept weights in each layer, at random places; equal seeds give equal masks."
         generator = torch.Generator().manual_seed(seed)
         return Masks({n: scattered(t, generator) for n, t in masks.items()}, "random", getattr(masks, "model", ""))
 
