@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 
 from .network import Watch, Written, unwrapped
 from .recurrent import recurrent_forward
-from ..models.copies import full_copy, structural_copy
+from ..models.copies import full_copy, parameter_places, put_weights, structural_copy
 from ..models.stacked import difference
 from ..names import nearest
 from ..training.checkpoint import rng_state, set_rng_state
@@ -84,9 +84,7 @@ class Twin:
     def build(self):
         "Make the copy, and find the places of each parameter in it."
         self.module, self.changed = self.copy({}), {}    # changed: what else a call changes -> its value before
-        names = {id(p): n for n, p in self.module.named_parameters()}
-        self.places = [(names[id(p)], m._parameters, k) for m in self.module.modules() for k, p in m._parameters.items()
-                       if p is not None]
+        self.places = parameter_places(self.module)
 
     def copy(self, weights: Mapping[str, Tensor]) -> nn.Module:
         "A new copy with these weights; the others are the network's own, without a gradient."
@@ -133,8 +131,7 @@ class Twin:
         self.put_back()
         weights = self.copies() | dict(weights)
         if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
-        for name, parameters, key in self.places:
-            if name in weights: parameters[key] = weights[name]
+        put_weights(self.places, weights)
         return call_net(self.module, inputs)
 
 
