@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import itertools
 import math
 import sys
@@ -153,7 +154,7 @@ class Grid:
         return f"Grid({self.name}: {count_states(standing(r.folder).state for r in self.runs)}{also})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.status().head(50).to_html(index=False)}"
+        return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
 def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest) -> Grid: # raises ParameterError
