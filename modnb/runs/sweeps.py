@@ -89,7 +89,7 @@ def described(name: str, what: Any) -> Values: # raises ParameterError
     "Read one parameter of a file, in either layout."
     if not isinstance(what, dict):
         return Values(what, None)
-    if strange := sorted(set(what) - {"value", "values", "distribution"}):
+    if strange := sorted(str(key) for key in set(what) - {"value", "values", "distribution"}):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not {', '.join(strange)}")
     if what.get("distribution", "categorical") not in ("categorical", "constant"):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not the distribution {what['distribution']}")
