@@ -9,6 +9,7 @@ __all__ = ['OPTIMIZERS', 'make_optimizer', 'move', 'own', 'split_batch', 'call_n
 
 # %% ../../nbs/training/03_fit.ipynb #b7fae4f4
 import contextlib
+import html
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -352,7 +353,7 @@ class Fit:
         return f"Fit after {self.step} steps (ended by {self.reason}): {values}"
 
     def _repr_html_(self):
-        cells = "".join(f"<th>{name}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
+        cells = "".join(f"<th>{html.escape(name)}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
         return f"<table><tr><th>step</th><td>{self.step}</td><th>ended by</th><td>{self.reason}</td>{cells}</tr></table>"
 
 # %% ../../nbs/training/03_fit.ipynb #d2f84168
