@@ -59,7 +59,8 @@ def pytest_addoption(parser):
 
 
 SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing"} # fixtures that take seconds: their tests share a process
-LONGEST = ("test_kills",) # begun first, so that no process is left alone with one at the end
+# begun first, so that no process is left alone with one of them at the end
+LONGEST = ("test_kills", "test_site", "test_package", "test_reports", "double_add.ipynb", "inside_gating.ipynb", "mask_stability.ipynb", "07_mathematics", "bench/04_gating")
 
 
 @pytest.hookimpl(tryfirst=True)
