@@ -20,10 +20,11 @@ from torch.utils._pytree import tree_map
 
 from .network import structural_copy
 from .recurrent import recurrent_forward
+from ..names import nearest
 from ..training.fit import call_net
 
 # %% auto #0
-__all__ = ['CHANNELS_LAST', 'Batched', 'memory_order', 'loop_order', 'laid']
+__all__ = ['ROUTES', 'CHANNELS_LAST', 'Batched', 'memory_order', 'loop_order', 'laid']
 
 # %% ../../nbs/masks/04_batching.ipynb #79439a82
 class _Embedding(nn.Embedding):
@@ -68,21 +69,39 @@ def _differentiable(net: nn.Module):
         torch.backends.cudnn.enabled = cudnn
 
 # %% ../../nbs/masks/04_batching.ipynb #c5b25fac
+ROUTES = {    # what a user names -> route, and whether the loop runs in channels-last memory order
+    "auto": (None, False),
+    "vmap": ("vmap", False),
+    "loop": ("loop", False),
+    "channels-last": ("loop", True),
+}
+
+
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
         net: nn.Module | Sequence[nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
         loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
-        batching: str = "auto", # "vmap", "loop", or "auto": see `settle`
+        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in this memory order), or "auto": see `settle`
     ):
-        if batching not in ("auto", "vmap", "loop"): raise ValueError(f"batching: {batching!r} is unknown; choose 'auto', 'vmap' or 'loop'")
+        if batching not in ROUTES:
+            hint, known = nearest(batching, ROUTES) or ".", ", ".join(map(repr, ROUTES))
+            raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
         self.nets = [net] if isinstance(net, nn.Module) else list(net)
-        self.loss, self.route, self.reason, self.channels_last = loss, None if batching == "auto" else batching, "", False
+        self.loss = loss
+        self.route, self.channels_last = ROUTES[batching]
+        self.reason = ""
         self.looped = _exchange(structural_copy(self.nets[0]).eval(), {nn.Embedding: _Embedding})
         self.frozen = [self._state(n) for n in self.nets]
         for i, state in enumerate(self.frozen):
             if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in self.frozen[0].items()}:
                 raise ValueError(f"net: network {i} differs from network 0 in the names or shapes of its parameters")
+
+    @property
+    def chosen(self) -> str:
+        "The value of `batching` that takes the same route again, without any choice; \"none\" before one is made."
+        if self.route is None: return "none"
+        return next(name for name, route in ROUTES.items() if route == (self.route, self.channels_last))
 
     def _state(self, net) -> dict[str, Tensor]:
         "Frozen parameters; with several networks, their buffers too."
@@ -206,7 +225,10 @@ def _settle(self: Batched,
     elif self.route == "vmap": grads = _gradients(lambda w: self.vmap(w, *tree_map(lambda t: t[:2], (inputs, targets)), nets[:2]), {n: w[:2] for n, w in weights.items()})[1:]
     if self.route is None and race: _race(self, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets)
     self.route = self.route or "vmap"
-    if asked is None: logging.getLogger("modnb").log(logging.WARNING if self.reason else logging.INFO, "masks: weight sets run by %s", f"{self.route} ({self.reason})" if self.reason else self.route)
+    if asked is None:
+        level = logging.WARNING if self.reason else logging.INFO
+        why = f" ({self.reason})" if self.reason else ""
+        logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", self.chosen, why)
     if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
     return {n: loop_order(self, w.dim() - 1) for n, w in weights.items()}
 

@@ -83,7 +83,7 @@ class Found:
     masks: dict[str, Masks] # function -> masks
     rows: list = field(repr=False) # history as tuples (step, function, metric, value)
     estimator: Estimator
-    route: str # "vmap" or "loop": how the samples were batched
+    route: str # "vmap", "loop" or "channels-last": the value of `batching` that takes the same route again
     reason: str = "" # why they were looped
     weights: dict[str, Tensor] | None = None # parameter -> values, where the weights were trained, too
 
@@ -118,7 +118,7 @@ def _found(parts: list, net: int) -> Found:
     first = parts[0][0]
     masks = {f: m for learner, _ in parts for f, m in learner.masks(net).items()}
     rows = [r[1:] for _, rows in parts for r in rows if r[0] == net]
-    return Found(logits, masks, rows, first.estimator, first.batched.route or "none", first.batched.reason, first.weights(net) if first.train_weights else None)
+    return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, first.weights(net) if first.train_weights else None)
 
 # %% ../../nbs/masks/11_learning.ipynb #bf55b681
 def learn_masks(
@@ -135,12 +135,12 @@ def learn_masks(
     estimator: str | Estimator = "gumbel", # how logits become masks: a name, or an instance with options
     where: Where = weights_only, # which parameters are masked: predicate(name, param), or several
     granularity="weight", # what one logit decides about: "weight", "row", "column", "tensor", or (name, param) -> groups
-    batching: str = "auto", # "vmap", "loop", or "auto": the faster of those whose gradients are right
+    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop in this memory order), or "auto": the fastest of those whose gradients are right
     backend: str = "auto", # mask kernels: "eager", "compiled", or "auto": compiled if the training is long
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | None = 1.0, # largest gradient norm of a function's logits
+    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)
