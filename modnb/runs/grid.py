@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated', 'claimant', 'plain_value', 'status_of',
-           'in_words', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
+           'state_line', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
 MANY = 100_000 # runs; more than this are planned only if somebody has said yes
@@ -141,7 +141,7 @@ def status_of(
     return pd.DataFrame(rows, columns=columns).astype({"attempts": "Int64"})
 
 
-def in_words(
+def state_line(
     runs: list[Run],
     combinations: int, # of which some may be the same run
 ) -> str:
@@ -227,7 +227,7 @@ class Grid:
     def status(self) -> pd.DataFrame: return status_of(self.runs, self.varied)
     def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
     def __len__(self) -> int: return len(self.runs)
-    def __repr__(self) -> str: return f"Grid({self.name}: {in_words(self.runs, self.combinations)})"
+    def __repr__(self) -> str: return f"Grid({self.name}: {state_line(self.runs, self.combinations)})"
     def _repr_html_(self) -> str: return f"<p>{self!r}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
