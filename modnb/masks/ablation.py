@@ -8,11 +8,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .algebra import Masks, masked
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['variants', 'ablate', 'pruned', 'halves']
@@ -34,7 +38,7 @@ def ablate(
     masks: Mapping[str, Masks], # function -> mask
     measure: Callable[[Callable], Mapping[str, float]], # callable network -> metric -> number
     inverse: bool = True, # also the inverse of each mask
-): # DataFrame: mask, metric, value
+) -> pd.DataFrame: # mask, metric, value
     "Measure a network under each mask and its inverse."
     import pandas as pd
     mode = net.training
