@@ -56,3 +56,17 @@ def place(tmp_path, monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="kill a hundred times instead of twenty")
+
+
+SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing"} # fixtures that take seconds: their tests share a process
+LONGEST = ("test_kills",) # begun first, so that no process is left alone with one at the end
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "What several processes need to share the tests well."
+    for item in items:
+        for name in sorted(SHARED & set(item.fixturenames))[:1]:
+            item.add_marker(pytest.mark.xdist_group(name))
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: min((rank[name] for name in LONGEST if name in item.nodeid), default=len(rank)))

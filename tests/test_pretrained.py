@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers", reason=f"transformers: {WANTE
 
 from modnb.masks import Masks, learn_masks, masked, no_embeddings, no_normalization, weights_only
 
+pytestmark = pytest.mark.numeric
 WHERE = [weights_only, no_embeddings, no_normalization]
 
 

@@ -9,6 +9,7 @@ from modnb.routing.methods import ROWS
 from modnb.routing.training import CollapseWarning
 from modnb.runs import Log, run
 
+pytestmark = pytest.mark.numeric
 RESULTS = ROOT / "nbs" / "results" / "routing"
 
 

@@ -178,7 +178,7 @@ def learn_masks( # type: ignore[misc] # for mypy the options of the overloads, o
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | None = 1.0, # largest gradient norm of a function's logits
+    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)

@@ -14,12 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
+from ..names import need
 from .clusters import Pool, opened
 from .grid import Grid
 from .lock import holder
 from .log import clock, in_kernel, outlets
 from .params import ParameterError
-from .report import need
 from .runner import Run
 from .table import standing
 from .work import Outcome, Work, compute, work_of

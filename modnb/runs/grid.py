@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
 from .catalog import catalog
-from .params import ParameterError, Spec, known, read, signature, specs
+from .params import ParameterError, Spec, known, one_preset, read, signature, specs
 from .runner import Experiment, Run, experiment
 from .store import as_json
-from .sweeps import Sweep, Values, load_sweep, values_of
+from .sweeps import Sweep, Values, in_words, load_sweep, values_of
 from .table import Runs, count_states, results_frame, standing
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated', 'claimant', 'plain_value', 'status_of',
-           'state_line', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
+           'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
 MANY = 100_000 # runs; more than this are planned only if somebody has said yes
@@ -141,7 +141,7 @@ def status_of(
     return pd.DataFrame(rows, columns=columns).astype({"attempts": "Int64"})
 
 
-def state_line(
+def describe_states(
     runs: list[Run],
     combinations: int, # of which some may be the same run
 ) -> str:
@@ -187,7 +187,7 @@ class Grid:
     ) -> None:
         store = runs if isinstance(runs, Runs) else Runs(runs)
         self.experiment = experiment(what)
-        self.preset = preset
+        self.preset, lists = one_preset(preset, lists)
         self.name = name or self.experiment.name
         self.root = store.root
         self.board: Board | None = None # how the last computation went
@@ -195,7 +195,7 @@ class Grid:
         self.varied = [n for n, v in given.items() if len(set(v)) > 1]
         self.combinations = math.prod(map(len, given.values()))
         agreed(self.combinations, ask)
-        self.runs = list({run.signature: run for run in planned(self.experiment, given, preset, store)}.values())
+        self.runs = list({run.signature: run for run in planned(self.experiment, given, self.preset, store)}.values())
 
     @classmethod
     def from_yaml(
@@ -227,7 +227,7 @@ class Grid:
     def status(self) -> pd.DataFrame: return status_of(self.runs, self.varied)
     def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
     def __len__(self) -> int: return len(self.runs)
-    def __repr__(self) -> str: return f"Grid({self.name}: {state_line(self.runs, self.combinations)})"
+    def __repr__(self) -> str: return f"Grid({self.name}: {describe_states(self.runs, self.combinations)})"
     def _repr_html_(self) -> str: return f"<p>{self!r}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
@@ -239,6 +239,7 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
     found = experiment(name) if name else claimant(sweep)
     fields = specs(found.Params)
     lists = translated(sweep, found.sweep) if sweep.foreign else dict(sweep.parameters)
+    lists = in_words(fields, lists)
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:

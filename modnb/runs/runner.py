@@ -5,23 +5,25 @@
 # %% ../../nbs/runs/04_runner.ipynb #0940442b
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from .catalog import PACKAGE, locate
 from .lock import Busy, Lock
 from .log import Log
-from .params import ParameterError, Params, signature
+from .params import ParameterError, Params, one_preset, signature
 from .store import Result, RunFolder, begin, complete, finish, read_result
 from .table import Runs
 
 # %% auto #0
-__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'Lost', 'attempt', 'run']
+__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'Lost', 'attempt', 'run']
 
 # %% ../../nbs/runs/04_runner.ipynb #18cae27f
 @dataclasses.dataclass(frozen=True)
@@ -146,9 +148,39 @@ def plan(
 ) -> Run: # raises ParameterError
     "The run of an experiment with these parameters, computed or not."
     found = experiment(what)
+    preset, overrides = one_preset(preset, overrides)
     given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
     store = runs if isinstance(runs, Runs) else Runs(runs)
     return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)
+
+# %% ../../nbs/runs/04_runner.ipynb #d19f6a3c
+_counted = threading.Lock()
+_runs_inside, _threads_before = 0, 1
+
+
+@contextlib.contextmanager
+def fixed_threads(
+    count: int | None, # None: as many as there are
+) -> Iterator[None]:
+    "Context in which PyTorch computes with so many threads; the last run to leave it restores what the first one found."
+    global _runs_inside, _threads_before
+    if count is None:
+        yield
+        return
+    import torch
+
+    with _counted:
+        if not _runs_inside:
+            _threads_before = torch.get_num_threads()
+        _runs_inside += 1
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _counted:
+            _runs_inside -= 1
+            if not _runs_inside:
+                torch.set_num_threads(_threads_before)
 
 # %% ../../nbs/runs/04_runner.ipynb #8d7f501b
 class Lost(Busy):
@@ -165,7 +197,7 @@ def attempt(
     began = time.monotonic()
     status = begin(run.folder, run.params, run.preset, run.experiment.version, fresh, run.experiment.module)
     try:
-        with Log(run.folder.path, progress) as log:
+        with Log(run.folder.path, progress) as log, fixed_threads(getattr(run.params, "threads", None)):
             found = run.experiment.run(run.params, log)
         if not isinstance(found, Result):
             raise TypeError(f"{run.experiment.name}: run returned a {type(found).__name__}; allowed is a Result")

@@ -26,9 +26,9 @@ from .params import Params, plain
 
 # %% auto #0
 __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'save_frame', 'load_frame', 'load_ending', 'save_tensors',
-           'load_tensors', 'commit', 'versions', 'device_name', 'digest', 'now', 'read_json', 'note', 'flaw',
-           'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result', 'begin', 'finish', 'save_result',
-           'complete']
+           'load_tensors', 'commit', 'versions', 'device_name', 'thread_count', 'digest', 'now', 'read_json', 'note',
+           'flaw', 'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result', 'begin', 'finish',
+           'save_result', 'complete']
 
 # %% ../../nbs/runs/02_store.ipynb #2bdbb89c
 @dataclasses.dataclass(eq=False, repr=False)
@@ -157,6 +157,14 @@ def device_name(
     if torch is None or not torch.cuda.is_available() or asked not in (None, "auto") and not asked.startswith("cuda"):
         return asked if asked not in (None, "auto") else "cpu"
     return torch.cuda.get_device_name(asked if asked and ":" in asked else None)
+
+
+def thread_count(
+    asked: int | None = None, # the run's `threads` parameter
+) -> int | None: # None: nobody has asked, and PyTorch is not loaded
+    "With how many threads a run computes."
+    torch = sys.modules.get("torch")
+    return asked if asked is not None else torch.get_num_threads() if torch else None
 
 # %% ../../nbs/runs/02_store.ipynb #f5ca1993
 def digest(path: str | Path) -> str:
@@ -310,7 +318,7 @@ def begin(
     before = folder.status
     sweep(folder.path)
     status = dict(state="running", started=now(), ended=None, wall_s=0.0 if fresh else before.get("wall_s", 0.0), attempts=1 if fresh else before.get("attempts", 0) + 1,
-                  version=version, preset=preset, device=device_name(getattr(params, "device", None)), versions=versions(), commit=commit())
+                  version=version, preset=preset, device=device_name(getattr(params, "device", None)), threads=thread_count(getattr(params, "threads", None)), versions=versions(), commit=commit())
     write_whole(folder.path / "status.json", as_json("status", status)) # first, so that a done run with half its files cannot be
     for name in ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb", "report.html") if fresh else ():
         (folder.path / name).unlink(missing_ok=True)

@@ -25,7 +25,7 @@ __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'r
            'verdict']
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #8ae855d3
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -58,11 +58,15 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "channels-last" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c25b3649
 Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), tested=5000, train_steps=2500, lr=4e-3, mask_steps=150, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=3e-3, seeds=2),
-    "paper": dict(data="cifar10", channels=(32, 64, 128, 256), dropout=True, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, beta=3e-4, seeds=10),
+    "paper": dict(backend="compiled",
+                  data="cifar10", channels=(32, 64, 128, 256), dropout=True, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, beta=3e-4, seeds=10),
 }
 RESNET = dict(net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1, lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
 
@@ -104,6 +108,7 @@ def learn(params: Params, images: ImageSet, net, functions: dict, seed: int, sta
     streams = {f: images.stream(params.mask_batch_size, params.train_split, classes=c, augment=params.augment, seed=1234 + seed) for f, c in functions.items()}
     beta = params.beta * params.mask_batch_size / (params.beta_batch or params.mask_batch_size)
     return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator, where=lambda name, p: True,
+                       batching=params.batching, backend=params.backend,
                        seed=seed, every=min(1000, params.mask_steps), checkpoint=log.path(f"{stage}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {stage}")], **options)
 
 

@@ -26,7 +26,7 @@ __all__ = ['VERSION', 'COMPARISONS', 'MEANING', 'SWEEP', 'Params', 'class_sets',
            'stability_table', 'corrected', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #273dc58a
-VERSION = 1
+VERSION = 2
 COMPARISONS = ("both", "data", "noise", "estimator", "beta")
 MEANING = {"both": "other batches and drawn masks", "data": "other batches", "noise": "other drawn masks", "estimator": "another estimator", "beta": "another price",
            "network": "another network", "functions": "another function"}
@@ -56,11 +56,15 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds; each trains its own network, and neighbors are compared", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #b3038ad2
 Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), pairs=3, train_steps=1200, lr=2e-3, mask_steps=150, mask_lr=0.05, mask_init=3.0, tested=5000, seeds=3),
-    "paper": dict(data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
+    "paper": dict(backend="compiled", batching="channels-last",
+                  data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
                   mask_lr=1e-3, beta=3e-4, seeds=10),
 }
 
@@ -113,6 +117,7 @@ def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, s
     "Masks of some functions: name -> classes."
     streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in wanted.items()}
     return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, where=lambda name, p: True, every=min(1000, params.mask_steps),
+                       batching=params.batching, backend=params.backend,
                        checkpoint=log.path(f"{stage}.pt"), callbacks=[log.callback(stage)], **options)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #fad6ae59
