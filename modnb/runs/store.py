@@ -18,11 +18,14 @@ import sys
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import sweep, write_whole
 from .lock import Lock, holder
 from .params import Params, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'save_frame', 'load_frame', 'load_ending', 'save_tensors',
@@ -35,7 +38,7 @@ __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'save_frame', 'loa
 class Result:
     "What an experiment found."
 
-    frame: "pandas.DataFrame" # tidy: seed, layer, metric, value, ...
+    frame: pd.DataFrame # tidy: seed, layer, metric, value, ...
     tensors: dict[str, "torch.Tensor"] = dataclasses.field(default_factory=dict) # name -> tensor, of any dtype
     extra: dict[str, Any] = dataclasses.field(default_factory=dict) # what JSON can hold; arrays are made plain
 
@@ -43,7 +46,7 @@ class Result:
         if not (hasattr(self.frame, "columns") and hasattr(self.frame, "to_parquet")):
             raise TypeError(f"frame: {type(self.frame).__name__} was given; allowed is a pandas DataFrame")
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> pd.DataFrame:
         "The frame."
         return self.frame
 
@@ -84,7 +87,7 @@ def save_frame(
     write_whole(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **more}), part))
 
 # %% ../../nbs/runs/02_store.ipynb #3c1d2010
-def load_frame(path: Path) -> tuple["pandas.DataFrame", dict]:
+def load_frame(path: Path) -> tuple[pd.DataFrame, dict]:
     "Read frame and extra."
     import pyarrow.parquet as pq
 

@@ -11,12 +11,15 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..names import nearest
 from .catalog import catalog, source_version
 from .params import ParameterError
 from .store import RunFolder, Standing, as_params, check
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['TOLD', 'runs_root', 'standing', 'catalog_module', 'status_row', 'results_of', 'joined', 'Runs', 'count_states',
@@ -85,7 +88,7 @@ def results_of(
 # %% ../../nbs/runs/09_table.ipynb #7f8231f1
 def joined(
     parts: list[tuple[dict[str, Any], Any]], # from `results_of`
-) -> "pandas.DataFrame": # parameters, then the columns of the results
+) -> pd.DataFrame: # parameters, then the columns of the results
     "Results of runs of one experiment as one frame."
     import pandas as pd
     import pyarrow as pa
@@ -130,7 +133,7 @@ class Runs:
             raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(self, experiment: str | None = None) -> "pandas.DataFrame": # one row per run; `problem` names damage or the error
+    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; `problem` names damage or the error
         "How all runs stand."
         return status_frame(self.of(experiment))
 
@@ -138,7 +141,7 @@ class Runs:
         self,
         experiment: str | None = None,
         stale: bool = False, # also results of earlier versions of the experiments
-    ) -> "pandas.DataFrame": # experiment, run, parameters, columns of the results
+    ) -> pd.DataFrame: # experiment, run, parameters, columns of the results
         "Results of all runs that are done, each row with the run's parameters."
         return results_frame(self.of(experiment), stale)
 
@@ -156,7 +159,7 @@ def count_states(states: Iterable[str]) -> str:
     return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(f'{states.count(s)} {s}' for s in sorted(set(states))) or 'none'}"
 
 
-def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
+def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
     "How these runs stand."
     import pandas as pd
 
@@ -164,7 +167,7 @@ def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
     return pd.DataFrame([status_row(f, standing(f, version)) for f in folders], columns=["experiment", "run", "state", *TOLD, "problem"])
 
 
-def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> "pandas.DataFrame":
+def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataFrame:
     "Results of those of these runs that are done."
     import pandas as pd
 
