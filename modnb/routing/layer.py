@@ -256,7 +256,7 @@ class ModularLayer(nn.Module):
         weights: Tensor | None = None, # [R, K], or [N, M] of all modules
     ): # [R, ...]
         "The combined output."
-        if a is None: return combined(self.pool.all(*z), "weighted", weights)
+        if a is None: return combined(self.pool.all(*z), "weighted", weights[:, : self.pool.n_modules])
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
         return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 
