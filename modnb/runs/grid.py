@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import itertools
 import math
 import sys
@@ -228,7 +229,7 @@ class Grid:
     def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
     def __len__(self) -> int: return len(self.runs)
     def __repr__(self) -> str: return f"Grid({self.name}: {describe_states(self.runs, self.combinations)})"
-    def _repr_html_(self) -> str: return f"<p>{self!r}</p>{self.status().head(50).to_html(index=False)}"
+    def _repr_html_(self) -> str: return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
 def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) -> Grid: # raises ParameterError

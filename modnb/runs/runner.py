@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import html
 import importlib
 import threading
 import time
@@ -137,7 +138,7 @@ class Run:
         return f"Run({self.experiment.name}/{self.signature}: {self.folder.state}, {self.params})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + (self.result._repr_html_() if self.done else "")
+        return f"<p>{html.escape(repr(self))}</p>" + (self.result._repr_html_() if self.done else "")
 
 # %% ../../nbs/runs/04_runner.ipynb #bcf96e15
 def plan(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import html
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -242,7 +243,7 @@ class EnsembleFit(Sequence[Fit]):
         return f"EnsembleFit of {len(self)} networks{f', {len(self.failed)} failed' if self.failed else ''}, after {max(f.step for f in self.fits)} steps; medians: {values}"
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<th>median {name}</th><td>{value:.4g}</td>" for name, value in self.last().items())
+        cells = "".join(f"<th>median {html.escape(name)}</th><td>{value:.4g}</td>" for name, value in self.last().items())
         return f"<table><tr><th>networks</th><td>{len(self)}</td><th>failed</th><td>{len(self.failed)}</td><th>steps</th><td>{max(f.step for f in self.fits)}</td>{cells}</tr></table>"
 
 # %% ../../nbs/training/07_ensembles.ipynb #109fb026

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -359,7 +360,7 @@ class Fit:
         return f"Fit after {self.step} steps (ended by {self.reason}): {values}"
 
     def _repr_html_(self) -> str:
-        cells = "".join(f"<th>{name}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
+        cells = "".join(f"<th>{html.escape(name)}</th><td>{value:.4g}</td>" for name, value in self.log.last().items())
         return f"<table><tr><th>step</th><td>{self.step}</td><th>ended by</th><td>{self.reason}</td>{cells}</tr></table>"
 
 # %% ../../nbs/training/03_fit.ipynb #d2f84168

@@ -53,6 +53,7 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
@@ -68,7 +69,7 @@ Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), pairs=3, train_steps=1200, lr=2e-3, mask_steps=150, mask_lr=0.05, mask_init=3.0, tested=5000, seeds=3),
     "paper": dict(backend="compiled", batching="channels-last",
                   data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
-                  mask_lr=1e-3, beta=3e-4, seeds=10),
+                  mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
 }
 
 
@@ -119,7 +120,7 @@ def variants(params: Params, seed: int) -> dict[str, dict]: # name -> what diffe
 def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, stage: str, log: Log, **options):
     "Masks of some functions: name -> classes."
     streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in wanted.items()}
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, where=lambda name, p: True, every=min(1000, params.mask_steps),
+    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, clip=(params.clipping, 1.0), where=lambda name, p: True, every=min(1000, params.mask_steps),
                        batching=params.batching, backend=params.backend,
                        checkpoint=log.path(f"{stage}.pt"), callbacks=[log.callback(stage)], **options)
 
