@@ -8,8 +8,6 @@ from tree import ROOT
 from modnb.experiments.masks import beta_sweep, double_add
 from modnb.masks import weights_only
 from modnb.runs import Grid
-
-pytestmark = pytest.mark.numeric
 GRIDS = ROOT / "nbs" / "grids" / "masks"
 
 

@@ -42,12 +42,7 @@ def as_if_alone(monkeypatch, tmp_path):
     os.environ.update(env)
 
 
-def numeric(path):
-    "Whether a notebook computes; those on runs count, write and read."
-    return path.relative_to(ROOT / "nbs").parts[0] not in ("runs", "00_files.ipynb", "01_names.ipynb")
-
-
-@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.numeric] * numeric(p), id=p.relative_to(ROOT / "nbs").as_posix()) for p in NOTEBOOKS])
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.relative_to(ROOT / "nbs").as_posix())
 def test_runs(path, capfd):
     ok, _ = run_notebook(path, skip_flags=SKIP, basepath=ROOT)
     assert ok, capfd.readouterr().err[-4000:]

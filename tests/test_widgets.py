@@ -16,8 +16,6 @@ from modnb.metrics.collapse import Activation, modules_in_order
 from modnb.view.widgets import gate_explorer, mask_explorer, own_study, routing_explorer, run_browser
 from modnb.view.widgets.masks import cut
 
-pytestmark = pytest.mark.numeric
-
 
 @pytest.fixture(scope="module")
 def trained():

@@ -10,6 +10,7 @@ import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -19,6 +20,9 @@ from .learning import learn_masks
 from .network import model_hash
 from .sampling import plain_name
 from ..training.checkpoint import load_same_run, save
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['next_beta', 'Choice', 'NoPrice', 'choose_beta']
@@ -50,7 +54,7 @@ class Choice:
     rows: list = field(repr=False) # trials: (price, accuracy of the control mask, share of the weights kept)
 
     @property
-    def history(self): # DataFrame: trial, beta, accuracy, kept, enough
+    def history(self) -> pd.DataFrame: # trial, beta, accuracy, kept, enough
         "One row per trial, in the order of the search."
         import pandas as pd
         frame = pd.DataFrame(self.rows, columns=["beta", "accuracy", "kept"])

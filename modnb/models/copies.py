@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['full_copy', 'structural_copy']
+__all__ = ['full_copy', 'structural_copy', 'parameter_places', 'put_weights']
 
 # %% ../../nbs/models/12_copies.ipynb #b6018f96
 def _refused(error: Exception) -> object:
@@ -55,3 +55,18 @@ def structural_copy(
     "A copy that shares the parameters and owns the buffers. Raises `ValueError` if a part of `net` forbids it."
     parameters = net.named_parameters()     # a tied parameter comes once, and is one object in the copy too
     return _copied(net, {id(p): replace.get(name, p) for name, p in parameters})
+
+# %% ../../nbs/models/12_copies.ipynb #a7097283
+def parameter_places(net: nn.Module) -> list[tuple[str, dict, str]]: # name, and dict and key that hold the parameter
+    "Where a network holds its parameters; a tied one has several places under its first name."
+    names = {id(p): n for n, p in net.named_parameters()}
+    return [(names[id(p)], m._parameters, key) for m in net.modules() for key, p in m._parameters.items() if p is not None]
+
+
+def put_weights(
+    places: list[tuple[str, dict, str]], # of `parameter_places`
+    weights: Mapping[str, Tensor], # name -> tensor that takes the parameter's place
+):
+    "Let tensors be the parameters of a network from now on."
+    for name, parameters, key in places:
+        if name in weights: parameters[key] = weights[name]

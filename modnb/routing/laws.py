@@ -20,8 +20,8 @@ from ..models.gated_layers import check_choice
 __all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'check_count',
            'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
            'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
-           'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Subset',
-           'Bernoulli', 'make_law']
+           'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Given',
+           'Subset', 'Bernoulli', 'make_law']
 
 # %% ../../nbs/routing/01_laws.ipynb #18ed9ad0
 def wide(t: Tensor) -> Tensor: # any dtype -> float32, or float64 as it is
@@ -82,7 +82,8 @@ def check_count(
     least: int = 1,
 ):
     "Raise `ValueError` naming an argument that is not a whole number, or below the least one."
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least: return
+    whole = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    if whole and value >= least: return
     raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
 
 
@@ -368,6 +369,13 @@ class Independent(Law):
         return p.squeeze(-2) if self.k == 1 else 1 - (1 - p).prod(-2)
 
     def counts(self, scores): return wide(scores).softmax(-1).sum(-2) if self.repeats == "sum" else self.inclusion(scores)
+
+# %% ../../nbs/routing/01_laws.ipynb #efd383dc
+@dataclass(frozen=True)
+class Given(Independent):
+    "The routing is given: log p = 0, and nothing is drawn but uniformly."
+    def log_prob(self, scores, a): return wide(scores).new_zeros(torch.broadcast_shapes(scores.shape[:-2], a.shape[:-1]))
+    def entropy(self, scores): return wide(scores).new_zeros(scores.shape[:-2])
 
 # %% ../../nbs/routing/01_laws.ipynb #5b658613
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from ..names import nearest, need
 from .params import ParameterError, Spec
 
 # %% auto #0
-__all__ = ['NULL', 'INT', 'OURS', 'THEIRS', 'loader', 'parse_yaml', 'load_yaml', 'Values', 'described', 'Sweep', 'load_sweep',
-           'values_of', 'whole_tuple', 'as_word', 'in_words']
+__all__ = ['NULL', 'INT', 'SEEDS', 'OURS', 'THEIRS', 'loader', 'parse_yaml', 'load_yaml', 'Values', 'described', 'Sweep',
+           'load_sweep', 'values_of', 'whole_tuple', 'as_word', 'in_words']
 
 # %% ../../nbs/runs/12_sweeps.ipynb #9f121b4b
 NULL, INT = re.compile("~|null|Null|NULL|"), re.compile("0|-?[1-9][0-9]{0,17}") # the plain words that YAML gives a type
@@ -73,6 +73,7 @@ def load_yaml(path: str | Path, typed: bool = False) -> dict[str, Any]: # raises
     return found
 
 # %% ../../nbs/runs/12_sweeps.ipynb #fdfdcc50
+SEEDS = 1_000_000 # at most, in a grid
 OURS = ("experiment", "preset", "name", "seeds", "parameters")
 THEIRS = ("program", "command", "method", "metric", "description", "project", "entity", "run_cap")
 
@@ -88,7 +89,7 @@ def described(name: str, what: Any) -> Values: # raises ParameterError
     "Read one parameter of a file, in either layout."
     if not isinstance(what, dict):
         return Values(what, None)
-    if strange := sorted(set(what) - {"value", "values", "distribution"}):
+    if strange := sorted(str(key) for key in set(what) - {"value", "values", "distribution"}):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not {', '.join(strange)}")
     if what.get("distribution", "categorical") not in ("categorical", "constant"):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not the distribution {what['distribution']}")
@@ -121,8 +122,8 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     given, seeds = found.get("parameters") or {}, found.get("seeds")
     if not isinstance(given, dict):
         raise ParameterError(f"parameters: a {type(given).__name__} was given; allowed is a mapping of names to values")
-    if seeds is not None and (isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1):
-        raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1")
+    if seeds is not None and not (isinstance(seeds, int) and 1 <= seeds <= SEEDS):
+        raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1 and <= {SEEDS:,}")
     foreign = "experiment" not in found and bool(set(found) & set(THEIRS))
     return Sweep(str(found.get("name", Path(path).stem)), found.get("experiment"), found.get("preset"), seeds, {str(n): described(n, v) for n, v in given.items()}, foreign)
 

@@ -5,7 +5,7 @@
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c743ad2e
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import TYPE_CHECKING, Literal, Optional
 
 import numpy as np
 import torch
@@ -18,6 +18,9 @@ from ...metrics.classification import confusion, normalize
 from ...metrics.sharing import remaining
 from ...runs import Log, Params as Base, Result, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'removals', 'find_masks', 'confusions',
@@ -207,7 +210,7 @@ def summary(result: Result):
     return drops(result.frame).groupby("removed", sort=False)[["before", "after", "drop", "other drop", "others"]].mean().mul(100).round(1)
 
 
-def accuracy(frame, mask: str) -> "pandas.Series": # by seed
+def accuracy(frame, mask: str) -> pd.Series: # by seed
     "Accuracy on all images under a mask, class by class."
     t = part(frame, "confusion").query("`mask` == @mask")
     return t[t.metric == "says " + t.function].groupby("seed").value.sum() / t.groupby("seed").value.sum()

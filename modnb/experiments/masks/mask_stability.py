@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
 from ...runs import Log, Params as Base, Result, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['VERSION', 'COMPARISONS', 'MEANING', 'SWEEP', 'Params', 'class_sets', 'build', 'train', 'variants', 'learn',
@@ -218,7 +221,7 @@ def stability_table(frame): # DataFrame: a row per comparison
     return pd.DataFrame(texts).reindex([m for m in MEANING if m in texts["IoU (%)"]]).rename(index=MEANING).fillna("").rename_axis("masks that differ in")
 
 
-def corrected(frame) -> "pandas.Series": # by seed: 0 chance, 1 what the method can find; missing where a function is no more like itself than chance
+def corrected(frame) -> pd.Series: # by seed: 0 chance, 1 what the method can find; missing where a function is no more like itself than chance
     "Overlap of different functions, on the scale from chance to that of a function with itself."
     iou, chance = (ious(frame, metric=m).pivot(index="seed", columns="mask", values="value") for m in ("iou", "iou_chance"))
     room = iou["both"] - chance["both"]
