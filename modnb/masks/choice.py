@@ -111,7 +111,8 @@ def choose_beta(
     **options, # of `learn_masks`: samples, steps, lr, init, seed, callbacks ...
 ) -> Choice: # raises NoPrice, a ValueError that names `low`, if no price is good enough
     "The largest price at which the mask of the full problem loses at most `tolerance` in accuracy, by bisection."
-    low, high, ratio, tolerance = (number(n, v) for n, v in dict(low=low, high=high, ratio=ratio, tolerance=tolerance).items())
+    given = dict(low=low, high=high, ratio=ratio, tolerance=tolerance)
+    low, high, ratio, tolerance = (number(name, value) for name, value in given.items())
     _check(low, high, ratio, tolerance, options)
     run = {"model": model_hash(net)} | _plain_options(options)
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
