@@ -9,6 +9,7 @@ __all__ = ['OPTIMIZERS', 'make_optimizer', 'move', 'own', 'split_batch', 'call_n
 
 # %% ../../nbs/training/03_fit.ipynb #b7fae4f4
 import contextlib
+import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
@@ -35,6 +36,10 @@ def make_optimizer(params: list,  # trainable parameters
         made = optimizer(params)
         if not isinstance(made, torch.optim.Optimizer):
             raise TypeError(f"optimizer returned a {type(made).__name__}, not a torch.optim.Optimizer")
+        closure = inspect.signature(made.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise TypeError(f"optimizer: {type(made).__name__} needs a closure that computes the loss again; "
+                            "choose one that takes a step without")
         return made
     make = OPTIMIZERS[_one_of("optimizer", optimizer, OPTIMIZERS)]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
