@@ -19,7 +19,7 @@ from .layer import DRAWN, HOW, check_temperature
 from .router import RoutingDistribution, across, check_routing, leaves
 
 # %% auto #0
-__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stacked']
+__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stack', 'Stacked']
 
 # %% ../../nbs/routing/07_stacked.ipynb #cb2b99d7
 class Caller(torch.nn.Module):
@@ -51,8 +51,8 @@ class StackedRollout(RolloutDistribution):
     def over_prefixes(self, each, after): return each.mean(0) if self.a.dim() > 4 else each
 
 # %% ../../nbs/routing/07_stacked.ipynb #9ea8223d
-class Stacked:
-    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
+class Stack:
+    "The stacked parameters of R compositions, and passes with them."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; their parameters are copied
     ):
@@ -103,6 +103,16 @@ class Stacked:
             raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {self.seeds}, rows, {self.slots}, K]")
         return check_routing(a, self.sizes, off, self.parameters()[0].device, numbers)
 
+    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor: # [(S,) R, B, L, *law.noise_shape]; without S for relaxed draws, *law.shape
+        "Uniform numbers of each seed's own generator. Raises `ValueError` naming `S` or `generators`."
+        if S is not None: check_count("S", S)
+        if generators is None or len(generators) != self.seeds: raise ValueError(f"generators: need one for each of {self.seeds} seeds")
+        lead, shape = ((), self.law.shape) if S is None else ((S,), self.law.noise_shape)
+        return torch.stack([uniform((*lead, rows, self.slots, *shape), g, self.parameters()[0]) for g in generators], len(lead))
+
+# %% ../../nbs/routing/07_stacked.ipynb #2181743d
+class Stacked(Stack):
+    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
     def rollout(self,
         x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]
@@ -155,13 +165,6 @@ class Stacked:
         if self.net.routed: return self.each("tree", (x, task), in_dims, (1, None, 1), limit=limit, detach=detach)
         h, a, log_p = self.each("tree", (x, task), in_dims, (1, None, None), limit=limit, detach=detach)
         return h, a, log_p.unsqueeze(1).expand(-1, self.seeds, -1)
-
-    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor: # [(S,) R, B, L, *law.noise_shape]; without S for relaxed draws, *law.shape
-        "Uniform numbers of each seed's own generator. Raises `ValueError` naming `S` or `generators`."
-        if S is not None: check_count("S", S)
-        if generators is None or len(generators) != self.seeds: raise ValueError(f"generators: need one for each of {self.seeds} seeds")
-        lead, shape = ((), self.law.shape) if S is None else ((S,), self.law.noise_shape)
-        return torch.stack([uniform((*lead, rows, self.slots, *shape), g, self.parameters()[0]) for g in generators], len(lead))
 
     def __repr__(self):
         return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'})"
