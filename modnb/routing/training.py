@@ -9,6 +9,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,9 @@ from .laws import check_count
 from .router import across, leaves
 from ..training.checkpoint import load_same_run, save
 from ..training.events import Event
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Minibatches', 'OneSeed', 'without_seeds', 'OneSeedBatches', 'CollapseWarning', 'Watch', 'listed', 'train']
@@ -186,7 +190,7 @@ def train(
     callbacks: Sequence[Callable] = (), # called with the events of `modnb.training`
     name: str = "", # in warnings
     heard: list | None = None, # texts of the warnings are added to it
-):  # DataFrame: step, metric, seed, value
+) -> pd.DataFrame: # step, metric, seed, value
     "Train all seeds together. Raises `FloatingPointError` naming the seeds whose loss is not finite."
     import pandas as pd
     check_count("steps", steps, 0)

@@ -11,18 +11,23 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import write_whole
+from ..names import Missing, need
 from .lock import Busy
-from .params import ParameterError, describe
-from .report import Missing, ReportError, need, report
+from .params import ParameterError, describe, one_preset, specs
+from .report import ReportError, report
 from .catalog import catalog
 from .clusters import job_script
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, run
-from .sweeps import Values, load_sweep
+from .sweeps import Values, in_words, load_sweep, parse_yaml
 from .table import Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'command_run', 'command_report',
@@ -42,11 +47,11 @@ def split_words(
         if name in given:
             raise ParameterError(f"{name}: given twice")
         given[name] = value
-    return given.pop("preset", None), given
+    return one_preset(None, given)
 
 # %% ../../nbs/runs/06_cli.ipynb #995d4143
 def show(
-    frame: "pandas.DataFrame",
+    frame: pd.DataFrame,
     format: str = "text", # text, csv, md or parquet
     out: str | None = None, # file to write; None: to stdout (not for parquet)
 ) -> None: # raises ParameterError for parquet without a file
@@ -63,17 +68,17 @@ def show(
             write_whole(out, text)
 
 # %% ../../nbs/runs/06_cli.ipynb #eebdf797
-def text_table(frame: "pandas.DataFrame") -> str:
+def text_table(frame: pd.DataFrame) -> str:
     "A frame as aligned text; its index only if it says something."
     return (frame.to_string(index=not plain_index(frame)) if len(frame) else "nothing yet") + "\n"
 
 
-def plain_index(frame: "pandas.DataFrame") -> bool:
+def plain_index(frame: pd.DataFrame) -> bool:
     "Whether the index only counts the rows."
     return frame.index.nlevels == 1 and frame.index.name is None and list(frame.index) == list(range(len(frame)))
 
 
-def markdown_table(frame: "pandas.DataFrame") -> str:
+def markdown_table(frame: pd.DataFrame) -> str:
     "A frame as a Markdown table."
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
     return "".join(f"| {' | '.join(str(v).replace('|', chr(92) + '|') for v in r)} |\n" for r in rows)
@@ -124,16 +129,11 @@ def about(name: str, found: Experiment) -> str:
 # %% ../../nbs/runs/06_cli.ipynb #a8a46493
 def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
     "The grid that a command line is about: of a file, or of an experiment."
-    import yaml
-
     preset, given = split_words(args.words)
-    try:
-        lists = {name: Values(yaml.safe_load(text), None) for name, text in given.items()}
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{' '.join(str(error).split())}") from None
+    lists = {name: Values(parse_yaml(text, f"{name}: {text!r}"), None) for name, text in given.items()}
     preset, rest = preset or args.preset, dict(runs=args.runs, ask=not args.yes)
     if Path(args.name).suffix not in (".yaml", ".yml"):
-        return Grid(args.name, preset=preset, **rest, **lists)
+        return Grid(args.name, preset=preset, **rest, **in_words(specs(experiment(args.name).Params), lists))
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
     return from_sweep(dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists), args.experiment, preset, **rest)
