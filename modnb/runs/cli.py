@@ -22,6 +22,7 @@ from .clusters import job_script
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, run
+from .store import storable
 from .sweeps import Values, in_words, load_sweep, parse_yaml
 from .table import Runs
 
@@ -55,7 +56,7 @@ def show(
     if format == "parquet":
         if out is None:
             raise ParameterError("format: parquet needs --out FILE")
-        write_whole(out, lambda part: frame.to_parquet(part))
+        write_whole(out, lambda part: storable(frame).to_parquet(part))
     else:
         text = {"text": text_table, "csv": lambda f: f.to_csv(index=False), "md": markdown_table}[format](frame)
         if out is None:
