@@ -8,7 +8,6 @@ from tree import ROOT
 from modnb.experiments.masks import beta_sweep, double_add
 from modnb.masks import weights_only
 from modnb.runs import Grid
-
 GRIDS = ROOT / "nbs" / "grids" / "masks"
 
 

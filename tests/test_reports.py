@@ -255,7 +255,7 @@ kernel = WarmKernel()
 report("toys.echo", notebook={str(notebook(tmp_path / "plain.ipynb", "print(seed)"))!r}, kernel=kernel, progress=False, html=False, runs={str(tmp_path)!r})
 print(kernel.host.km.provisioner.pid)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Error" not in done.stderr, done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), signal.SIGCONT)

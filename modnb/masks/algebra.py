@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from ..files import write_whole
-from .network import model_hash, structural_copy
+from .network import Watch, Written, model_hash, unwrapped
+from ..models.copies import parameter_places, put_weights, structural_copy
 from ..names import nearest
 
 if TYPE_CHECKING:
@@ -24,13 +25,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['THRESHOLD', 'FORMAT', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary', 'count_html',
-           'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks', 'masked']
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
+           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
+           'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
 
 # %% ../../nbs/masks/05_algebra.ipynb #b04b2846
+def check_bool(tensors: Mapping[str, Tensor]) -> None:
+    "Raises `TypeError` unless all are bool tensors."
+    for n, t in tensors.items():
+        if not isinstance(t, Tensor) or t.dtype != torch.bool:
+            raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
+
+
 def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
@@ -133,7 +142,7 @@ def write_masks(
     from safetensors.torch import save
 
     header = {"format": FORMAT, **about, "threshold": repr(THRESHOLD), "order": json.dumps(list(masks))}
-    write_whole(path, save({n: storable(n, t) for n, t in masks.items()}, header))
+    write_whole(Path(path), save({n: storable(n, t) for n, t in masks.items()}, header))
 
 # %% ../../nbs/masks/05_algebra.ipynb #ff7b4b62
 def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]: # masks, header
@@ -178,9 +187,7 @@ class Masks(Mapping[str, Tensor]):
         estimator: str = "", # how the masks were made
         model: str = "", # `model_hash` of the network they belong to
     ) -> None:
-        for n, t in tensors.items():
-            if not isinstance(t, Tensor) or t.dtype != torch.bool:
-                raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
+        check_bool(tensors)
         self._tensors = dict(tensors)
         self.estimator = estimator
         self.model = model
@@ -191,11 +198,8 @@ class Masks(Mapping[str, Tensor]):
         return cls({n: l > THRESHOLD for n, l in logits.items()}, estimator, model)
 
     @staticmethod
-    def random_like(
-        masks: Mapping[str, Tensor], # bool tensors whose sizes are matched, layer by layer
-        seed: int = 0, # equal seeds give equal masks
-    ) -> Masks:
-        "Masks with the same number of kept weights in each layer, at uniformly random places."
+    def random_like(masks: Mapping[str, Tensor], seed: int = 0) -> Masks:
+        "Masks with the same number of kept weights in each layer, at random places; equal seeds give equal masks."
         generator = torch.Generator().manual_seed(seed)
         return Masks({n: scattered(t, generator) for n, t in masks.items()}, "random", getattr(masks, "model", ""))
 
@@ -254,18 +258,49 @@ class masked:
         net: nn.Module, # network; the masked view starts in its mode (train or eval)
         masks: Mapping[str, Tensor], # parameter name -> bool tensor; parameters without a mask stay whole
     ) -> None:
-        params = dict(net.named_parameters(remove_duplicate=False))
+        self.masks = masks
+        self._base = unwrapped(net)
+        params = dict(self._base.named_parameters(remove_duplicate=False))
         for n, m in masks.items():
             if n not in params: raise ValueError(f"masks: the network has no parameter {n!r}{nearest(n, params)}")
             if m.shape != params[n].shape:
                 raise ValueError(f"masks: {n!r} has shape {tuple(m.shape)}, its parameter {tuple(params[n].shape)}")
-        self.masks = masks
-        self._net = structural_copy(net)
-        self._params = {n: params[n] for n in masks}
+        first_names = {id(p): n for n, p in self._base.named_parameters()}
+        self._params = {first_names[id(params[n])]: (params[n], n) for n in masks}
+        self._written: dict[str, Tensor] = {}    # parameters that the forward pass writes: it gets copies
+        self._watched = False
+        self._copy()
+
+    def _copy(self) -> None:
+        self._net = structural_copy(self._base)
+        self._places = parameter_places(self._net)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        weights = {n: p * self.masks[n].to(p.device) for n, p in self._params.items()}
-        return torch.func.functional_call(self._net, weights, args, kwargs)
+        if not self._watched: return self._first_call(args, kwargs)
+        put_weights(self._places, self._weights())    # they stay, for what the backward pass computes
+        return self._net(*args, **kwargs)
+
+    def _weights(self) -> dict[str, Tensor]:
+        written = {n: p.clone() for n, p in self._written.items()}
+        return written | {n: p * self.masks[m].to(p.device) for n, (p, m) in self._params.items()}
+
+    def _first_call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+        "See whether the forward pass writes into a parameter, or reads one that is masked; then it is no longer watched."
+        modes = [m.training for m in self._net.modules()]
+        put_weights(self._places, self._weights())
+        try:
+            with Watch(dict(self._base.named_parameters())) as watch: out = self._net(*args, **kwargs)
+        except Written as name:
+            if (name := str(name)) in self._written | self._params:
+                raise ValueError(f"net: something writes into its parameter {name!r} by a way that a copy does not follow") from None
+            self._written[name] = self._base.get_parameter(name)
+            self._copy()
+            for module, mode in zip(self._net.modules(), modes): module.training = mode
+            return self._first_call(args, kwargs)
+        if hidden := watch.read & set(self._params):
+            raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} by a way that masks do not reach")
+        self._watched = True
+        return out
 
     def train(self, mode: bool = True) -> masked:
         self._net.train(mode)

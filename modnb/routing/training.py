@@ -9,6 +9,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,6 +19,9 @@ from .dense import DenseStack
 from .estimators import Estimator
 from ..training.checkpoint import load_same_run, save
 from ..training.events import Event
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Minibatches', 'CollapseWarning', 'Watch', 'train']
@@ -131,7 +135,7 @@ def train(
     callbacks: Sequence[Callable] = (), # called with the events of `modnb.training`
     name: str = "", # in warnings
     heard: list | None = None, # texts of the warnings are added to it
-):  # DataFrame: step, metric, seed, value
+) -> pd.DataFrame: # step, metric, seed, value
     "Train all seeds together. Raises `FloatingPointError` naming the seeds whose loss is not finite."
     import pandas as pd
     course, watch = _Course(net, estimator, lr), Watch(net, name, heard)

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..files import write_whole
 from ..names import Missing, need
@@ -25,6 +26,9 @@ from .runner import Experiment, experiment, run
 from .store import storable
 from .sweeps import Values, in_words, load_sweep, parse_yaml
 from .table import Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'command_run', 'command_report',
@@ -48,7 +52,7 @@ def split_words(
 
 # %% ../../nbs/runs/06_cli.ipynb #995d4143
 def show(
-    frame: "pandas.DataFrame",
+    frame: pd.DataFrame,
     format: str = "text", # text, csv, md or parquet
     out: str | None = None, # file to write; None: to stdout (not for parquet)
 ) -> None: # raises ParameterError for parquet without a file
@@ -65,17 +69,17 @@ def show(
             write_whole(out, text)
 
 # %% ../../nbs/runs/06_cli.ipynb #eebdf797
-def text_table(frame: "pandas.DataFrame") -> str:
+def text_table(frame: pd.DataFrame) -> str:
     "A frame as aligned text; its index only if it says something."
     return (frame.to_string(index=not plain_index(frame)) if len(frame) else "nothing yet") + "\n"
 
 
-def plain_index(frame: "pandas.DataFrame") -> bool:
+def plain_index(frame: pd.DataFrame) -> bool:
     "Whether the index only counts the rows."
     return frame.index.nlevels == 1 and frame.index.name is None and list(frame.index) == list(range(len(frame)))
 
 
-def markdown_table(frame: "pandas.DataFrame") -> str:
+def markdown_table(frame: pd.DataFrame) -> str:
     "A frame as a Markdown table."
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
     return "".join(f"| {' | '.join(str(v).replace('|', chr(92) + '|') for v in r)} |\n" for r in rows)

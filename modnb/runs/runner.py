@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .catalog import PACKAGE, locate
 from .lock import Busy, Lock
@@ -22,6 +22,9 @@ from .log import Log
 from .params import ParameterError, Params, one_preset, signature
 from .store import Result, RunFolder, begin, complete, finish, read_result
 from .table import Runs
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'Lost', 'attempt', 'run']
@@ -35,10 +38,10 @@ class Experiment:
     Params: type[Params]
     run: Callable[[Params, Log], Result]
     version: int = 1 # to be raised whenever `run` computes something else
-    summary: Callable[[Result], "pandas.DataFrame"] | None = None
+    summary: Callable[[Result], pd.DataFrame] | None = None
     doc: str = ""
     module: str | None = None # where it was imported from
-    headline: Callable[["pandas.DataFrame"], dict[str, float]] | None = None # of the frame of one result
+    headline: Callable[[pd.DataFrame], dict[str, float]] | None = None # of the frame of one result
     sweep: dict[str, Any] = dataclasses.field(default_factory=dict) # foreign name -> our name, None (ignored), or {value: parameters}
     run_many: Callable[[list[Params], Log], list[Result]] | None = None # for parameters that differ in their `seed`: all of them in one pass
 
@@ -104,15 +107,15 @@ class Run:
         return read_result(self.folder)
 
     @property
-    def frame(self) -> "pandas.DataFrame":
+    def frame(self) -> pd.DataFrame:
         "The frame of the result."
         return self.result.frame
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> pd.DataFrame:
         "The frame of the result."
         return self.result.frame
 
-    def summary(self) -> "pandas.DataFrame":
+    def summary(self) -> pd.DataFrame:
         "The experiment's own short table; without one, the head of the frame."
         return self.experiment.summary(self.result) if self.experiment.summary else self.frame.head(20)
 

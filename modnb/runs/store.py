@@ -19,11 +19,14 @@ import sys
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import sweep, write_whole
 from .lock import Lock, holder
 from .params import Params, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'storable', 'save_frame', 'load_frame', 'load_ending',
@@ -36,7 +39,7 @@ __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'storable', 'save_
 class Result:
     "What an experiment found."
 
-    frame: "pandas.DataFrame" # tidy: seed, layer, metric, value, ...
+    frame: pd.DataFrame # tidy: seed, layer, metric, value, ...
     tensors: dict[str, "torch.Tensor"] = dataclasses.field(default_factory=dict) # name -> tensor, of any dtype
     extra: dict[str, Any] = dataclasses.field(default_factory=dict) # what JSON can hold; arrays are made plain
 
@@ -44,7 +47,7 @@ class Result:
         if not (hasattr(self.frame, "columns") and hasattr(self.frame, "to_parquet")):
             raise TypeError(f"frame: {type(self.frame).__name__} was given; allowed is a pandas DataFrame")
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> pd.DataFrame:
         "The frame."
         return self.frame
 
@@ -71,7 +74,7 @@ def as_json(name: str, value: Any) -> str: # raises TypeError
     return json.dumps(value, default=other, indent=1)
 
 
-def storable(frame: "pandas.DataFrame") -> "pandas.DataFrame":
+def storable(frame: pd.DataFrame) -> pd.DataFrame:
     "The frame with whole numbers that 64 bits with a sign cannot hold as numbers without one, or else as texts."
     def column(values):
         numbers = [v for v in values if v is not None] if values.dtype == object else []
@@ -98,7 +101,7 @@ def save_frame(
     write_whole(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **more}), part))
 
 # %% ../../nbs/runs/02_store.ipynb #3c1d2010
-def load_frame(path: Path) -> tuple["pandas.DataFrame", dict]:
+def load_frame(path: Path) -> tuple[pd.DataFrame, dict]:
     "Read frame and extra."
     import pyarrow.parquet as pq
 

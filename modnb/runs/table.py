@@ -11,12 +11,16 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..names import nearest
 from .catalog import catalog, source_version
 from .params import ParameterError
 from .store import RunFolder, Standing, as_params, check
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow
 
 # %% auto #0
 __all__ = ['TOLD', 'runs_root', 'standing', 'catalog_module', 'status_row', 'whole_column', 'below_each_other', 'exact',
@@ -68,7 +72,7 @@ def status_row(folder: RunFolder, found: Standing) -> list: # experiment, run, s
     return [folder.experiment, folder.signature, state, *(status.get(t) for t in TOLD), problem or "".join(error)]
 
 # %% ../../nbs/runs/09_table.ipynb #b6d03f1e
-def whole_column(values: list) -> "pandas.Series":
+def whole_column(values: list) -> pd.Series:
     "Values as a column. Whole numbers stay whole next to None and beyond 2**63, where pandas by itself would make them floats."
     import pandas as pd
 
@@ -80,7 +84,7 @@ def whole_column(values: list) -> "pandas.Series":
     return pd.Series(values, dtype=fits[0] if fits else object)
 
 
-def below_each_other(frames: list["pandas.DataFrame"]) -> "pandas.DataFrame":
+def below_each_other(frames: list[pd.DataFrame]) -> pd.DataFrame:
     "Frames as one; a column of whole numbers that some of them lack, or hold in another range, stays one of whole numbers."
     import pandas as pd
 
@@ -93,7 +97,7 @@ def below_each_other(frames: list["pandas.DataFrame"]) -> "pandas.DataFrame":
     return pd.concat(frames, ignore_index=True)
 
 
-def exact(table: "pyarrow.Table") -> "pandas.DataFrame":
+def exact(table: pyarrow.Table) -> pd.DataFrame:
     "A table as a frame; large whole numbers next to empty cells are not rounded to floats."
     import pandas as pd
     import pyarrow as pa
@@ -127,7 +131,7 @@ def results_of(
 # %% ../../nbs/runs/09_table.ipynb #7f8231f1
 def joined(
     parts: list[tuple[dict[str, Any], Any]], # from `results_of`
-) -> "pandas.DataFrame": # parameters, then the columns of the results
+) -> pd.DataFrame: # parameters, then the columns of the results
     "Results of runs of one experiment as one frame."
     import pandas as pd
     import pyarrow as pa
@@ -172,7 +176,7 @@ class Runs:
             raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(self, experiment: str | None = None) -> "pandas.DataFrame": # one row per run; `problem` names damage or the error
+    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; `problem` names damage or the error
         "How all runs stand."
         return status_frame(self.of(experiment))
 
@@ -180,7 +184,7 @@ class Runs:
         self,
         experiment: str | None = None,
         stale: bool = False, # also results of earlier versions of the experiments
-    ) -> "pandas.DataFrame": # experiment, run, parameters, columns of the results
+    ) -> pd.DataFrame: # experiment, run, parameters, columns of the results
         "Results of all runs that are done, each row with the run's parameters."
         return results_frame(self.of(experiment), stale)
 
@@ -198,7 +202,7 @@ def count_states(states: Iterable[str]) -> str:
     return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(f'{states.count(s)} {s}' for s in sorted(set(states))) or 'none'}"
 
 
-def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
+def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
     "How these runs stand."
     import pandas as pd
 
@@ -206,7 +210,7 @@ def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
     return pd.DataFrame([status_row(f, standing(f, version)) for f in folders], columns=["experiment", "run", "state", *TOLD, "problem"])
 
 
-def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> "pandas.DataFrame":
+def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataFrame:
     "Results of those of these runs that are done."
     import pandas as pd
 

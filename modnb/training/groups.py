@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from ..data.stream import batches
 from ..models.stacked import Stack
 from .checkpoint import rng_state, set_rng_state
-from .fit import Learner, TrainLoss, _scalar, call_net, in_mode, move, split_batch
+from .fit import Learner, TrainLoss, call_net, differentiable_loss, in_mode, move, split_batch
 
 # %% auto #0
 __all__ = ['ELEMENTWISE', 'SLOW', 'GivenLoss', 'Member', 'stacked_optimizer', 'give_state', 'clip_each', 'Group', 'stacks_well',
@@ -148,9 +148,9 @@ def _update(self: Group,
 
 def _losses(self: Group, inputs, targets) -> Tensor: # [S]
     "The members' losses."
-    if self.stack is None: return _scalar(self.first.loss(call_net(self.first.net, inputs), targets)).unsqueeze(0)
+    if self.stack is None: return differentiable_loss(self.first.loss(call_net(self.first.net, inputs), targets)).unsqueeze(0)
     losses = self.stack.losses(self.first.loss, inputs, targets)
-    _scalar(losses[0] if losses.shape == (len(self.members),) else losses)
+    differentiable_loss(losses[0] if losses.shape == (len(self.members),) else losses)
     return losses
 
 

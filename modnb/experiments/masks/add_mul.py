@@ -43,6 +43,7 @@ class Params(Base):
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
@@ -59,7 +60,7 @@ Params.presets = {
                   layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000, batch_size=1024, lr=4e-3, stop_accuracy=0.999,
                   mask_steps=1500, mask_batch_size=256, mask_lr=0.05, mask_init=4.0, seeds=3),
     "paper": dict(backend="compiled",
-                  layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, seeds=10),
+                  layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", seeds=10),
 }
 
 
@@ -112,7 +113,7 @@ def find_masks(params: Params, task: AddMul, nets: list[torch.nn.Module], seeds:
     name = str(seeds[0]) if one else f"{seeds[0]}-{seeds[-1]}"
     found = learn_masks(nets[0] if one else nets, streams[0] if one else streams, task.loss, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr,
                         batching=params.batching, backend=params.backend,
-                        init=params.mask_init, estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 5)),
+                        init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 5)),
                         checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"seed {name}: masks")])
     return [found] if one else found
 

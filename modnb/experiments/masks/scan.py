@@ -59,6 +59,7 @@ class Params(Base):
     mask_batch_size: int = param(32, "commands per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: Optional[float] = param(None, "price of keeping a weight, divided by mask_batch_size; None: 3e-5 for the LSTM, 6e-4 for the Transformer", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     groups: int = param(2, "groups by length that a batch of the masks is cut into, for speed", min=1)
@@ -78,7 +79,7 @@ Params.presets = {
                   mask_steps=350, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=4e-4, seeds=2),
     "paper": dict(backend="compiled",
                   hidden_size=200, width=100, ff=200, layers=3, max_actions=None, length_cut=22, train_steps=25_000, batch_size=256, lr=1e-3, teacher_forcing=0.5,
-                  mask_steps=25_000, mask_batch_size=256, mask_lr=1e-2, baselines=False, seeds=10),
+                  mask_steps=25_000, mask_batch_size=256, mask_lr=1e-2, clipping="published", baselines=False, seeds=10),
 }
 
 
@@ -189,7 +190,7 @@ def find_masks(params: Params, task: Scan, net: torch.nn.Module, seed: int, data
     def evaluate(masks): return {f"{f}/accuracy on {s}": accuracy(task, pruned(net, m), few[s]) for f, m in masks.items() for s in dict.fromkeys((f, "simple"))}
     return learn_masks(net, {s: stream(params, task, s, params.mask_batch_size, 1234 + seed, device) for s in SPLITS}, task.loss, samples=params.samples, beta=beta, steps=params.mask_steps,
                        batching=params.batching, backend=params.backend,
-                       lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, where=[weights_only, no_embeddings], clip=5.0, seed=seed,
+                       lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, where=[weights_only, no_embeddings], clip=(params.clipping, 5.0), seed=seed,
                        by_length=ByLength(lambda x, y: sequences.by_length(x[:3], y), trim, params.groups),
                        evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
 
