@@ -3,9 +3,13 @@ import sys
 
 import pytest
 import seeds
+from hypothesis import HealthCheck, settings
 
 if seeds.BASE:
     seeds.shift()
+# random examples are the same everywhere, and nothing is too slow on a busy machine
+settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("everywhere")
 
 WALK = '''
 "A random walk with a checkpoint every five steps."
