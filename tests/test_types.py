@@ -21,8 +21,7 @@ RIGHT = """
     from modnb.metrics.sharing import overlap, remaining, sharing
     from modnb.metrics.statistics import summarize
     from modnb.runs import Grid, Runs, run
-    from modnb.training import Ensemble, fit
-    from modnb.training.events import History
+    from modnb.training import EnsembleFit, Fit, fit, fit_ensemble
 
     net = nn.Linear(2, 2)
     data = {"a": [(torch.ones(4, 2), torch.zeros(4, 2))]}
@@ -46,10 +45,17 @@ RIGHT = """
     assert_type(ablate(net, found.masks, lambda f: {"x": float(f(torch.ones(1, 2)).sum())}), pd.DataFrame)
     assert_type(overlap(a, b), pd.DataFrame)
     assert_type(sharing({"a": a, "b": b}), pd.DataFrame)
-    assert_type(remaining({"a": a, "b": b}, "b"), pd.DataFrame)
+    assert_type(remaining({"a": a}, b), pd.DataFrame)
     assert_type(summarize(overlap(a, b), "layer", "iou"), pd.DataFrame)
-    assert_type(fit(net, data["a"], loss, 3), History)
-    assert_type(fit(net, data["a"], loss, 3).to_frame(), pd.DataFrame)
+    trained = fit(net, data["a"], loss, 3)
+    assert_type(trained, Fit)
+    assert_type(trained.history, pd.DataFrame)
+    assert_type(trained.plot(metrics=["train_loss"]), Axes)
+    several = fit_ensemble([net, net], data["a"], loss, 3)
+    assert_type(several, EnsembleFit)
+    assert_type(several[0], Fit)
+    assert_type(several.to_frame(), pd.DataFrame)
+    assert_type(several.plot(metric="train_loss"), Axes)
     grid = Grid("add_mul", seed=range(2)).run(workers=1)
     assert_type(grid, Grid)
     assert_type(grid.status(), pd.DataFrame)
