@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from .ablation import ablate
+from .learner import number
 from .learning import learn_masks
 from .network import model_hash
+from .sampling import plain_name
 from ..training.checkpoint import load_same_run, save
 
 if TYPE_CHECKING:
@@ -71,6 +74,12 @@ def _trials(path, run: dict) -> list:
     return [tuple(t) for t in load_same_run(path, run)["trials"]] if path and os.path.exists(path) else []
 
 
+def _plain_options(options: Mapping) -> dict:
+    "The options that are numbers or texts, of any library, as a checkpoint compares them."
+    plain = {n: v.item() if getattr(v, "ndim", None) == 0 else v for n, v in options.items()}
+    return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
+
+
 def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple[float, float, float]:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
@@ -102,8 +111,9 @@ def choose_beta(
     **options, # of `learn_masks`: samples, steps, lr, init, seed, callbacks ...
 ) -> Choice: # raises NoPrice, a ValueError that names `low`, if no price is good enough
     "The largest price at which the mask of the full problem loses at most `tolerance` in accuracy, by bisection."
+    low, high, ratio, tolerance = (number(n, v) for n, v in dict(low=low, high=high, ratio=ratio, tolerance=tolerance).items())
     _check(low, high, ratio, tolerance, options)
-    run = {"model": model_hash(net)} | {n: v for n, v in options.items() if type(v) in (bool, int, float, str)}
+    run = {"model": model_hash(net)} | _plain_options(options)
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
     while True:
         asked, best = next_beta({b: a >= full - tolerance for b, full, a, _ in trials}, low, high, ratio)

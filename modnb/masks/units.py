@@ -109,7 +109,7 @@ def gates(
     backend: str = "eager", # of the kernels
 ) -> Tensor: # float32 [F, S, K, N], differentiable in the logits
     "What each weight of a parameter is multiplied by, drawn by an estimator for ones."
-    ones = torch.ones(len(unit.value), unit.size, device=unit.value.device)
+    ones = torch.ones(logits.shape[1], unit.size, device=logits.device)
     drawn = estimator.apply(ones, logits, keys, unit.place, progress, backend)
     return drawn if unit.index is None else drawn[..., unit.index]
 
