@@ -292,7 +292,8 @@ def _one_by_one(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # 
             leaves = _copies(learner, now, (slice(f, f + 1), slice(s, s + 1), slice(k, k + 1)), single=True)
             mine = [(p, *tree_map(lambda t, row=r - p.first: t[row], (p.inputs, p.targets)))
                     for p in parts if p.first <= r < p.first + p.count]
-            loss = sum(p.share * learner.batched.one(leaves, x, y, s) for p, x, y in mine)
+            way = "copy" if len(mine) > 1 else "stay"    # several calls before the backward pass
+            loss = sum(p.share * learner.batched.one(leaves, x, y, s, way) for p, x, y in mine)
             (loss / learner.samples).backward()
             losses.append(loss.detach().float())
     return torch.stack(losses)
