@@ -44,9 +44,9 @@ test: $(STAMP)
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
 		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) tests
 
-# MODES="avx2 seed-1" chooses some of them; see tests/machines.py
+# MODES="avx2 seed-1" ARGS="-k masks" chooses; see tests/machines.py
 test-machines: $(STAMP)
-	@MPLBACKEND=Agg $(BIN)/python tests/machines.py --workers $(WORKERS) $(MODES)
+	@MPLBACKEND=Agg $(BIN)/python tests/machines.py --workers $(WORKERS) --args="$(ARGS)" $(MODES)
 
 # the explorers in JupyterLab and a headless Chromium (Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core)
 test-browser: $(STAMP)

@@ -3,9 +3,13 @@ import sys
 
 import pytest
 import seeds
+from hypothesis import HealthCheck, settings
 
 if seeds.BASE:
     seeds.shift()
+# random examples are the same everywhere, and nothing is too slow on a busy machine
+settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("everywhere")
 
 WALK = '''
 "A random walk with a checkpoint every five steps."
@@ -59,11 +63,12 @@ def pytest_addoption(parser):
 
 
 # tests that compute nothing: processes, files, texts. All others are `numeric`
-COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "test_grids.py", "test_house.py", "test_package.py", "test_reports.py", "test_runs.py",
+COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "test_grids.py", "test_house.py", "test_package.py", "test_reports.py", "test_runs.py", "test_types.py", "test_fuzz_runs.py",
                  "test_runs[runs/", "test_runs[0", "test_runs[tutorials/03_grids")
 SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing"} # fixtures that take seconds: their tests share a process
 # begun first, so that no process is left alone with one of them at the end
-LONGEST = ("test_kills", "test_site", "test_package", "test_reports", "double_add.ipynb", "inside_gating.ipynb", "mask_stability.ipynb", "07_mathematics", "bench/04_gating")
+LONGEST = ("test_kills", "test_site", "masks/11_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
+           "inside_gating.ipynb", "masks/13_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -6,6 +6,7 @@ same in all modes, and not run: those that count are marked `numeric`."""
 import argparse
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -66,7 +67,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("modes", nargs="*", metavar="mode", help=f"of {', '.join(MODES)}; default: all")
     parser.add_argument("--workers", type=int, default=1, help="test processes side by side; half of them where a mode has two threads")
-    args, more = parser.parse_known_args()
+    parser.add_argument("--args", type=shlex.split, default=[], help="more for pytest, such as \"-k masks\"")
+    args = parser.parse_args()
     if wrong := [m for m in args.modes if m not in MODES]:
         parser.error(f"mode: {wrong[0]!r} is unknown; choose of {', '.join(MODES)}")
     rows = []
@@ -77,7 +79,7 @@ def main():
             rows.append((mode, "-", "-", why))
             continue
         threads = int(MODES[mode].get("OMP_NUM_THREADS", 1))
-        passed, failed, seconds = run(mode, max(1, args.workers // threads), more)
+        passed, failed, seconds = run(mode, max(1, args.workers // threads), args.args)
         rows.append((mode, passed, failed, f"{seconds:.0f} s"))
     print(f"\n{'mode':<12}{'passed':>8}{'failed':>8}")
     for mode, passed, failed, note in rows:

@@ -1,4 +1,4 @@
-"Random small networks, dtypes, routes, batches: the gradient of the logits in one step against a plain loop of its own."
+"Random small networks, dtypes, routes, batches: the gradient of the logits in one step against a plain loop."
 
 import copy
 
@@ -119,7 +119,7 @@ def gate(estimator, logits, u):
 
 
 def plain(net, learner, f, s, x, y):
-    "Gradient of the logits of one function and network: sample by sample, nothing batched, in double precision where the network's own does not decide."
+    "Gradient of the logits of one function and network, sample by sample; in double precision, but for half-precision networks."
     low = next(net.parameters()).dtype in (torch.float16, torch.bfloat16)
     net = net if low else copy.deepcopy(net).double()
     kind, x = (next(net.parameters()).dtype, x if low else x.double())

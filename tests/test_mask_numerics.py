@@ -1,4 +1,4 @@
-"The arithmetic of learning masks against plain loops of its own: clipping as published, precision, parameters of any shape, seeds and settings."
+"Learning masks against plain loops: clipping as published, precision, parameters of any shape, seeds, settings."
 
 import numpy as np
 import pytest
@@ -244,7 +244,7 @@ def test_the_same_share_is_drawn_in_every_precision(dtype):
 
 
 def test_weights_trained_along_in_half_precision_move_by_little_steps():
-    "An update of 1e-4 is lost when it is added to a bfloat16 weight of 1; so they are kept in single precision, and rounded for the network."
+    "An update of 1e-4 is lost in a bfloat16 weight of 1; so they are kept in single precision, and rounded for the network."
     net = nn.Linear(4, 4, bias=False).bfloat16()
     with torch.no_grad():
         net.weight.fill_(1.0)

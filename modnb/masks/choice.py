@@ -80,11 +80,20 @@ def _plain_options(options: Mapping) -> dict:
     return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
 
 
+def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or name of a mask -> accuracy
+    "Accuracy of the whole network and under masks. Raises `TypeError` naming `accuracy`."
+    def measured(view):
+        found = accuracy(view)
+        try: return {"accuracy": float(found)}
+        except (TypeError, ValueError, RuntimeError): raise TypeError(f"accuracy: must return a number, not a {type(found).__name__}") from None
+    return ablate(net, masks, measured, inverse=False).set_index("mask").value.to_dict()
+
+
 def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple[float, float, float]:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
-    scores = ablate(net, {"control": mask}, lambda view: {"accuracy": float(accuracy(view))}, inverse=False).set_index("mask").value
-    return float(scores["full"]), float(scores["control"]), mask.density
+    scores = _accuracies(net, {"control": mask}, accuracy)
+    return scores["full"], scores["control"], mask.density
 
 
 def _check(low: float, high: float, ratio: float, tolerance: float, options: Mapping):
@@ -111,9 +120,11 @@ def choose_beta(
     **options, # of `learn_masks`: samples, steps, lr, init, seed, callbacks ...
 ) -> Choice: # raises NoPrice, a ValueError that names `low`, if no price is good enough
     "The largest price at which the mask of the full problem loses at most `tolerance` in accuracy, by bisection."
-    low, high, ratio, tolerance = (number(n, v) for n, v in dict(low=low, high=high, ratio=ratio, tolerance=tolerance).items())
+    given = dict(low=low, high=high, ratio=ratio, tolerance=tolerance)
+    low, high, ratio, tolerance = (number(name, value) for name, value in given.items())
     _check(low, high, ratio, tolerance, options)
     run = {"model": model_hash(net)} | _plain_options(options)
+    _accuracies(net, {}, accuracy)                        # what it must not return is seen now
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
     while True:
         asked, best = next_beta({b: a >= full - tolerance for b, full, a, _ in trials}, low, high, ratio)

@@ -34,7 +34,8 @@ __all__ = ['CLIPPINGS', 'number', 'whole', 'seeds_of', 'per_weight', 'clipping',
 def number(name: str, value) -> float:
     "A real number of any library as a `float`. Raises `ValueError` naming it if it is none, or not finite."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(plain, numbers.Real) or isinstance(plain, bool): raise ValueError(f"{name}: {value!r} given; it must be a number")
+    if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
+        raise ValueError(f"{name}: {value!r} given; it must be a number")
     if not math.isfinite(plain): raise ValueError(f"{name}: {plain} is not a finite number")
     return float(plain)
 
@@ -42,7 +43,8 @@ def number(name: str, value) -> float:
 def whole(name: str, value) -> int:
     "An integer of any size and library as an `int`. Raises `ValueError` naming it if it is none."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(plain, numbers.Integral) or isinstance(plain, bool): raise ValueError(f"{name}: {value!r} given; it must be an integer")
+    if not isinstance(plain, numbers.Integral) or isinstance(plain, bool):
+        raise ValueError(f"{name}: {value!r} given; it must be an integer")
     return int(plain)
 
 
@@ -52,7 +54,8 @@ def seeds_of(
 ) -> list[int]: # one per network; a single one is the first of consecutive ones
     "The seeds of several networks. Raises `ValueError` naming `seed`."
     several = seed.tolist() if getattr(seed, "ndim", 0) else seed
-    if not isinstance(several, Sequence) or isinstance(several, str): return [whole("seed", several) + i for i in range(nets)]
+    if not isinstance(several, Sequence) or isinstance(several, str):
+        return [whole("seed", several) + i for i in range(nets)]
     if len(several) != nets: raise ValueError(f"seed: {len(several)} given for {nets} networks")
     return [whole("seed", s) for s in several]
 
@@ -85,7 +88,8 @@ def clipping(
     pair = (clip, 1.0) if isinstance(clip, str) else clip if isinstance(clip, (tuple, list)) else ("own", clip)
     if len(pair) != 2 or pair[0] not in CLIPPINGS:
         hint = nearest(str(pair[0]), CLIPPINGS) if pair else ""
-        raise ValueError(f"clip: {clip!r} given{hint or ';'} it takes a number, None, 'published', or ('published', number)")
+        raise ValueError(f"clip: {clip!r} given{hint or ';'} "
+                         "it takes a number, None, 'published', or ('published', number)")
     norm = None if pair[1] is None else number("clip", pair[1])
     if norm is not None and norm < 0: raise ValueError(f"clip: {norm} is below 0")
     return str(pair[0]), norm or None
@@ -100,15 +104,16 @@ def _add_up(learner: MaskLearner):
 
 
 def _clip(learner: MaskLearner):
-    "Scale each function's gradient to a global norm of at most `clip`; with the published clipping, all that has piled up too."
+    "Scale each function's gradient to a global norm of at most `clip`, and with it what has piled up."
     grads = {f"the logits of {u.name!r}": u.gradient for u in learner.units}
     if learner.train_weights: grads |= {f"the weights {u.name!r}": u.value.grad[None] for u in learner.units}
     grads |= {f"the frozen {name}": pile for name, pile in learner.piles.items()}
     norms = torch.stack([torch.linalg.vector_norm(g, dim=-1).float() for g in grads.values()])
-    if learner.device.type == "cpu" and not bool(norms.isfinite().all()): _check_finite(learner, "loss: its gradient is", grads)
+    on_cpu = learner.device.type == "cpu"
+    if on_cpu and not bool(norms.isfinite().all()): _check_finite(learner, "loss: its gradient is", grads)
     if not learner.clip: return
     factor = (learner.clip / (norms.norm(dim=0) + 1e-6)).clamp(max=1)[..., None]
-    if learner.device.type == "cpu" and bool((factor == 1).all()): return
+    if on_cpu and bool((factor == 1).all()): return
     for g in grads.values(): g.mul_(factor)
 
 # %% ../../nbs/masks/10_learner.ipynb #71a5119c
@@ -133,7 +138,8 @@ def _fits(learner: MaskLearner) -> bool:
 def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
     "What the network is called with in a first step."
     keys = learner.keys(0)
-    drawn = {u.name: draw_copies(u, learner.estimator, learner.logits[u.name], keys, None, backend=learner.backend) for u in learner.units}
+    drawn = {u.name: draw_copies(u, learner.estimator, learner.logits[u.name], keys, None, backend=learner.backend)
+             for u in learner.units}
     rest = {r.name: r.copies(len(learner.functions), learner.samples, lambda grad: None) for r in learner.rest}
     return {n: leaf.detach() for n, leaf in (drawn | rest).items()}
 
@@ -143,7 +149,8 @@ def _settle(learner: MaskLearner, data: list):
     batched = learner.batched
     if learner.memory == "low": batched.route, batched.reason = "loop", "memory='low'"
     elif learner.memory == "auto" and batched.route is None and not _fits(learner):
-        batched.route, batched.reason = "loop", "memory: the masked copies of one step do not fit into half of what is free"
+        batched.route = "loop"
+        batched.reason = "memory: the masked copies of one step do not fit into half of what is free"
     if batched.route != "loop":
         part = learner.parts(data)[-1]
         mine = slice(part.first, part.first + part.count)
@@ -158,9 +165,12 @@ def _settle(learner: MaskLearner, data: list):
 def _start(learner: MaskLearner, unit: Units) -> Tensor:
     "First logits, float32 [F, S, units]; a random start depends on seed, function and parameter only."
     functions, nets = learner.functions, len(learner.nets)
-    if isinstance(learner.init, Mapping): return learner.init[unit.name].float().expand(len(functions), nets, -1).clone(memory_format=torch.contiguous_format)
+    if isinstance(learner.init, Mapping):
+        given = learner.init[unit.name].float().expand(len(functions), nets, -1)
+        return given.clone(memory_format=torch.contiguous_format)    # a copy: it will be trained
     def one(s, f):
-        generator = torch.Generator().manual_seed(int(make_keys(learner.seeds[s], f, unit.name, "start", samples=1)[0, 0]))
+        key = make_keys(learner.seeds[s], f, unit.name, "start", samples=1)
+        generator = torch.Generator().manual_seed(int(key[0, 0]))
         return learner.estimator.start(unit.name, unit.summary()[s], learner.init, generator).float()
     return torch.stack([torch.stack([one(s, f) for s in range(nets)]) for f in functions])
 
@@ -174,9 +184,11 @@ def _start_training(learner: MaskLearner):
         if u.name in learner.free: u.free = u.pack(learner.free[u.name].to(u.value))
     trained = [*learner.logits.values(), *([u.value for u in learner.units] if learner.train_weights else [])]
     kind = learner.device.type
-    learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=kind in ("cpu", "cuda") or None, capturable=kind == "cuda")
+    fused = kind in ("cpu", "cuda") or None
+    learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=fused, capturable=kind == "cuda")
     if learner._moments is not None: _put_moments(learner)
-    steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)    # what progress changes cannot be recorded
+    # what the training's progress changes cannot be recorded
+    steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)
     learner._replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
     learner.settled = True
 
@@ -220,7 +232,7 @@ def _constant(learner: MaskLearner, unit: Units) -> bool:
 
 
 def _weight_gradient(learner: MaskLearner, unit: Units, now: StepState, where: tuple):
-    "Function that adds the gradient of a parameter's weights where it is needed; None if it is not. `where`: functions, networks, samples."
+    "Function that adds up the gradient of a parameter's weights where it is needed, or None. `where`: F, S, K."
     if learner.train_weights: out = unit.value.grad[where[1]][None]
     elif learner.published: out = learner.piles[unit.name][where[:2]]
     else: return None
@@ -278,7 +290,8 @@ def _one_by_one(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # 
         for k in range(learner.samples):
             r = i * learner.samples + k
             leaves = _copies(learner, now, (slice(f, f + 1), slice(s, s + 1), slice(k, k + 1)), single=True)
-            mine = [(p, *tree_map(lambda t, row=r - p.first: t[row], (p.inputs, p.targets))) for p in parts if p.first <= r < p.first + p.count]
+            mine = [(p, *tree_map(lambda t, row=r - p.first: t[row], (p.inputs, p.targets)))
+                    for p in parts if p.first <= r < p.first + p.count]
             loss = sum(p.share * learner.batched.one(leaves, x, y, s) for p, x, y in mine)
             (loss / learner.samples).backward()
             losses.append(loss.detach().float())
@@ -291,7 +304,8 @@ def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
     rows = tuple(len(tree_flatten(b[0] if isinstance(b, list) and one_each else b)[0][0]) for b in data)
     if learner._rows != rows:
         learner._rows = rows
-        learner._charge = (learner.beta / torch.tensor(rows, dtype=torch.float32, device=learner.device))[:, None].repeat(1, len(learner.nets))
+        charge = learner.beta / torch.tensor(rows, dtype=torch.float32, device=learner.device)
+        learner._charge = charge[:, None].repeat(1, len(learner.nets))
     return learner._charge
 
 
@@ -300,7 +314,8 @@ def _complete(learner: MaskLearner, now: StepState):
     for u in learner.units:
         constant, reached = _constant(learner, u), {(f, s) for n, f, s in now.begun if n == u.name}
         if learner.batched.route == "vmap" and reached: reached = set(learner.sets)
-        for f, s in set(learner.sets) - reached: u.gradient[f, s] = learner.estimator.slope * now.charge[f, s] if constant else 0.0
+        for f, s in set(learner.sets) - reached:
+            u.gradient[f, s] = learner.estimator.slope * now.charge[f, s] if constant else 0.0
         if constant: continue
         leaf = learner.logits[u.name].detach().requires_grad_()
         price = learner.estimator.price(leaf, now.progress) * u.weights_per_unit()
@@ -312,7 +327,8 @@ def _check_losses(learner: MaskLearner, losses: Tensor):
     for f, values in zip(learner.functions, losses.tolist()):
         for v in values:
             if not math.isfinite(v):
-                raise FloatingPointError(f"loss: {v} for function {f!r} at step {learner.at}; look at the data and the loss, or lower lr")
+                raise FloatingPointError(f"loss: {v} for function {f!r} at step {learner.at}; "
+                                         "look at the data and the loss, or lower lr")
 
 
 def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]):
@@ -320,8 +336,8 @@ def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]
     for name, t in tensors.items():
         for f, finite in zip(learner.functions, t.detach().isfinite().flatten(1).all(1).tolist()):
             if finite: continue
-            raise FloatingPointError(f"{what} not finite for function {f!r} at {name} at step {learner.at}; look at the data and "
-                                     "the loss, lower lr, or run the network in a wider dtype")
+            raise FloatingPointError(f"{what} not finite for function {f!r} at {name} at step {learner.at}; "
+                                     "look at the data and the loss, lower lr, or run the network in a wider dtype")
 
 
 def _check_logits(learner: MaskLearner):
@@ -329,7 +345,7 @@ def _check_logits(learner: MaskLearner):
     _check_finite(learner, "logits:", {f"{n!r}": logits for n, logits in learner.logits.items()})
 
 # %% ../../nbs/masks/10_learner.ipynb #c6477fd5
-def _advance(learner: MaskLearner, keys: Tensor, parts: list, charge: Tensor, progress: float) -> Tensor: # losses [F, S], detached
+def _advance(learner: MaskLearner, keys: Tensor, parts: list, charge: Tensor, progress: float) -> Tensor: # losses [F, S]
     "What a step does on its device."
     if learner.train_weights:
         for u in learner.units: u.value.grad.zero_()
@@ -366,11 +382,12 @@ def _step(learner: MaskLearner, step: int, data: list) -> Tensor: # losses [F, S
     return losses
 
 # %% ../../nbs/masks/10_learner.ipynb #b4b26e65
-def _final_logits(learner: MaskLearner, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> float32 logits of its shape
-    "Logits of one network in the common form, one per weight: a weight is kept if its logit is above zero."
+def _final_logits(learner: MaskLearner, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits
+    "Float32 logits of one network in the common form, one per weight: a weight is kept if its logit is above zero."
     _check_logits(learner)
     final = {u.name: learner.estimator.finish(learner.logits[u.name].detach()[:, net]) for u in learner.units}
-    return {f: {u.name: u.full(final[u.name][i]).clone() for u in learner.units} for i, f in enumerate(learner.functions)}
+    return {f: {u.name: u.full(final[u.name][i]).clone() for u in learner.units}
+            for i, f in enumerate(learner.functions)}
 
 
 def _about(learner: MaskLearner) -> dict:
@@ -382,8 +399,8 @@ def _about(learner: MaskLearner) -> dict:
     one = len(learner.nets) == 1
     about |= {"model": learner.models[0] if one else learner.models, "seed": learner.seeds[0] if one else learner.seeds}
     estimator, dealt = learner.estimator, learner.by_length
-    return about | {"estimator": f"{estimator.name} {vars(estimator)}", "units": {u.name: u.size for u in learner.units},
-                    "by_length": dealt and dealt.groups}
+    return about | {"estimator": f"{estimator.name} {vars(estimator)}", "by_length": dealt and dealt.groups,
+                    "units": {u.name: u.size for u in learner.units}}
 
 # %% ../../nbs/masks/10_learner.ipynb #4a1c72e6
 def _state(learner: MaskLearner, step: int, rows: list) -> dict:
@@ -397,7 +414,8 @@ def _state(learner: MaskLearner, step: int, rows: list) -> dict:
             "logits": {u.name: u.unpack(learner.logits[u.name].detach()) for u in learner.units},
             "weights": [learner.weights(s, rounded=False) for s in nets] if learner.train_weights else None,
             "piles": _turned_piles(learner, "unpack"),
-            "route": (batched.route, batched.reason, batched.channels_last), "orders": {u.name: u.place.order for u in learner.units}}
+            "route": (batched.route, batched.reason, batched.channels_last),
+            "orders": {u.name: u.place.order for u in learner.units}}
 
 
 def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
@@ -418,7 +436,8 @@ def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on wi
 # %% ../../nbs/masks/10_learner.ipynb #fbdc918a
 def _check_memory(memory: str, batching: str):
     "Raise `ValueError` naming `memory` if it is unknown or impossible."
-    if memory not in ("auto", "fast", "low"): raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
+    if memory not in ("auto", "fast", "low"):
+        raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
     if memory == "low" and batching == "vmap":
         raise ValueError("memory: 'low' works through one masked copy after the other, which batching='vmap' forbids")
 
@@ -431,7 +450,7 @@ def _check_fixed(fixed, units: list[Units]) -> list[str]:
     return sorted(fixed)
 
 
-def _trained_weights(learner: MaskLearner, granularity, train_weights) -> dict[str, Tensor]: # parameter -> [1 or S, N]; empty: all
+def _trained_weights(learner: MaskLearner, granularity, train_weights) -> dict[str, Tensor]: # [1 or S, N]; empty: all
     "Copy the weights, to be trained, and read which of them are. Raises `ValueError` naming `train_weights`."
     if granularity != "weight" or len(learner.functions) > 1 or learner.estimator.slope is None:
         raise ValueError("train_weights: needs single weights as units, one function, and the estimator 'gumbel'")
@@ -441,15 +460,18 @@ def _trained_weights(learner: MaskLearner, granularity, train_weights) -> dict[s
 
 def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
     "Keys of 64 steps."
-    made = [make_keys(learner.seeds[s], learner.functions[f], 64 * block + j, samples=learner.samples) for j in range(64) for f, s in learner.sets]
-    return torch.stack(made).view(64, len(learner.functions), len(learner.nets), learner.samples, 2).to(learner.device)
+    functions, seeds, samples = learner.functions, learner.seeds, learner.samples
+    made = [make_keys(seeds[s], functions[f], step, samples=samples)
+            for step in range(64 * block, 64 * block + 64) for f, s in learner.sets]
+    return torch.stack(made).view(64, len(functions), len(seeds), samples, 2).to(learner.device)
 
 # %% ../../nbs/masks/10_learner.ipynb #3781b88a
 class MaskLearner:
     "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
-    def __init__(self, net: nn.Module | Sequence[nn.Module], functions, loss, *, samples=4, beta=1e-4, steps=20_000, lr=1e-2, init=2.0, estimator="gumbel",
-                 where=weights_only, granularity="weight", batching="auto", backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0,
-                 seed=0, train_weights=False, fixed=()): # as in `learn_masks`
+    def __init__(self, net: nn.Module | Sequence[nn.Module], functions, loss, *, samples=4, beta=1e-4, steps=20_000,
+                 lr=1e-2, init=2.0, estimator="gumbel", where=weights_only, granularity="weight", batching="auto",
+                 backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0,
+                 train_weights=False, fixed=()): # as in `learn_masks`
         self.nets = [net] if isinstance(net, nn.Module) else list(net)
         if not self.nets: raise ValueError("net: an empty list of networks")
         _check_memory(memory, batching)
@@ -479,7 +501,7 @@ class MaskLearner:
         return [(f, s) for f in range(len(self.functions)) for s in range(len(self.nets))]
 
     def keys(self, step: int) -> Tensor: # int32 [F, S, K, 2]
-        "Keys of a step's noise: a function of seed, function and step alone. Made in blocks, so that a device seldom waits for them."
+        "Keys of a step's noise: a function of seed, function and step. Made in blocks, so that a device seldom waits."
         block, i = divmod(step, 64)
         if self._block != block: self._keys, self._block = _block_of_keys(self, block), block
         return self._keys[i]
@@ -487,7 +509,8 @@ class MaskLearner:
     def parts(self, data: list) -> list[Part]:
         "The calls of a step. `data`: a batch per function, or a list of S batches for each."
         several = [[d] * len(self.nets) if not isinstance(d, list) or len(self.nets) == 1 else d for d in data]
-        return parts_of([several[f][s] for f, s in self.sets], self.samples, [self.functions[f] for f, _ in self.sets], self.by_length)
+        names = [self.functions[f] for f, _ in self.sets]
+        return parts_of([several[f][s] for f, s in self.sets], self.samples, names, self.by_length)
 
     def settle(self, data: list):
         "Choose route and memory order on a first batch, and make the optimizer."
@@ -503,30 +526,32 @@ class MaskLearner:
         self.piles = _turned_piles(self, "pack")
 
     def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
-        "One update of all logits. `data`: one batch per function; with several networks, a batch or a list of one batch per network."
+        "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
         return _step(self, step, data)
 
     def price(self, progress: float) -> Tensor: # [F, S]
         "Price of the present masks, in the units of the loss."
-        priced = [self.estimator.price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
+        price = self.estimator.price
+        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
         return self._charge * sum(p.sum(-1) for p in priced)
 
     def kept(self) -> Tensor: # [F, S]
         "Share of weights that the present masks keep."
-        kept = sum((u.weights_per_unit() * (self.estimator.finish(self.logits[u.name].detach()) > 0)).sum(-1) for u in self.units)
+        final = {u.name: self.estimator.finish(self.logits[u.name].detach()) for u in self.units}
+        kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in self.units)
         return kept / sum(u.value.shape[1] for u in self.units)
 
-    def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> float32 logits of its shape
-        "Logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
+    def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
+        "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
         return _final_logits(self, net)
 
     def masks(self, net: int = 0) -> dict[str, Masks]:
         "The present masks of one network's functions."
-        model = "" if self.train_weights else self.models[net]
-        return {f: Masks.from_logits(l, estimator=self.estimator.name, model=model) for f, l in self.final_logits(net).items()}
+        about = dict(estimator=self.estimator.name, model="" if self.train_weights else self.models[net])
+        return {f: Masks.from_logits(logits, **about) for f, logits in self.final_logits(net).items()}
 
     def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
-        "The masked parameters' present values (they move with `train_weights`), in the network's dtype, or as precisely as they are kept."
+        "The masked parameters' present values (`train_weights` moves them), in the network's dtype or as they are kept."
         values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in self.units}
         return {u.name: values[u.name].to(u.dtype) for u in self.units} if rounded else values
 

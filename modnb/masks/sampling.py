@@ -42,7 +42,7 @@ def to_uniform(
 
 # %% ../../nbs/masks/02_sampling.ipynb #48615f19
 def plain_name(name): # a number, a text, None, or tuples of these, as plain Python
-    "What identifies a draw, so that equal numbers draw alike whatever library they come from. Raises `TypeError` naming `names`."
+    "What identifies a draw, so that equal numbers of any library draw alike. Raises `TypeError` naming `names`."
     name = name.item() if hasattr(name, "item") and getattr(name, "ndim", 0) == 0 else name
     if isinstance(name, tuple): return tuple(plain_name(part) for part in name)
     if name is None or type(name) in (bool, int, float, str): return name
@@ -154,7 +154,7 @@ _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}    # integers of the si
 
 
 def _below(index, keep, key_a, key_b, kind) -> Tensor: # [F, S, K, *index.shape]
-    "The masks as integers of a kind: all bits where the uniform number is below keep [F, S, *index.shape], none elsewhere."
+    "The masks as integers of a kind: all bits where the uniform number is below keep [F, S, *index.shape], else none."
     least = keep.mul(2.0**23).sub_(0.5).ceil_().int()
     return _hash(index, key_a, key_b).sub_(least[:, :, None]).bitwise_right_shift_(31).to(kind)
 
@@ -238,7 +238,8 @@ def draw(
     "Masked copies: K for each function and network."
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = weight.new_empty(*keys.shape[:3], weight.shape[1])
-    kernels(backend, len(place.sizes))[0](_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), place.axes(weight.device), _shaped(out, place))
+    forward, axes = kernels(backend, len(place.sizes))[0], place.axes(weight.device)
+    forward(_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), axes, _shaped(out, place))
     return out
 
 

@@ -26,7 +26,7 @@ GROUPS = ("weight", "row", "column", "tensor")
 def group_index(
     granularity: str | Callable[[str, Tensor], Tensor], # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
     name: str, # name of the parameter
-    param: Tensor, # the parameter; rows are its first axis, columns its second (its only one, for a vector); without axes it is one unit
+    param: Tensor, # the parameter; rows are its first axis, columns its second (or only) one; without axes, one unit
 ) -> Tensor | None: # int64, flattened: unit of each weight; None if every weight is its own
     "Which unit each weight of a parameter belongs to. Raises `ValueError` naming `granularity`."
     if granularity == "weight": return None
@@ -38,7 +38,8 @@ def group_index(
     if granularity not in GROUPS:
         hint = nearest(str(granularity), GROUPS)
         raise ValueError(f"granularity: {granularity!r} is unknown{hint} Known: {', '.join(GROUPS)} or a callable")
-    if granularity == "tensor" or not param.dim(): return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
+    if granularity == "tensor" or not param.dim():
+        return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)
     along = torch.arange(param.shape[axis], device=param.device).view([-1 if a == axis else 1 for a in range(param.dim())])
     return along.expand(param.shape).reshape(-1)
@@ -119,9 +120,11 @@ def _drawn(unit: Units, estimator: Estimator, logits: Tensor, keys: Tensor, valu
     samples = keys.shape[2]
     value = value.to(unit.dtype)
     if unit.index is not None:
-        return through(lambda l: gates(unit, estimator, l, keys, progress, backend).to(unit.dtype) * value[:, None], logits)
+        def apply(leaf): return gates(unit, estimator, leaf, keys, progress, backend).to(unit.dtype) * value[:, None]
+        return through(apply, logits)
     shape = (*logits.shape[:2], samples, logits.shape[2])
-    if unit.memory is None or unit.memory.shape != shape: unit.memory = torch.empty(shape, dtype=unit.dtype, device=value.device)
+    if unit.memory is None or unit.memory.shape != shape:
+        unit.memory = torch.empty(shape, dtype=unit.dtype, device=value.device)
     return estimator.draw(value, logits, keys, unit.place, progress, backend, unit.memory, keep)
 
 

@@ -165,6 +165,7 @@ class Buffered(Estimator):
         if self.buffer and not stale:
             order, real, metrics["churn"] = self.remember(view, found, batch)
             best = found.at(order)._replace(valid=real)
+            if self.buffer.start == "empty": metrics["held"] = real.sum(0).to(found.fixed.ll.dtype).mean(-1)
             if not gradient and "buffer" in self.sets: best = best._replace(scored=view.score(best.scored.a))
         value = sum(self.value(t, view, batch, self.part(t, view, batch, found, best)) for t in self.terms)
         return view, value, metrics
@@ -182,7 +183,7 @@ class Buffered(Estimator):
 
 # %% ../../nbs/routing/14_buffered.ipynb #5f3fdca2
 PUBLISHED = 64 # what the released code of priority queue training multiplies policy gradient and entropy by, but not the queue
-_QUEUE = dict(size=10, start="empty", push="best", score="fixed_reward", samples=64) # one queue of programs per task
+_QUEUE = dict(size=10, start="empty", push="best", least_reward=1e-6, score="fixed_reward", samples=64) # one queue of programs per task
 
 SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and arguments of `Buffered`
     "reinforce": dict(size=0, samples=10, terms=[("samples", "uniform", "advantage")], baseline="leave_one_out"),

@@ -19,7 +19,7 @@ from .router import Router, RoutingDistribution, across, all_routings, check_rou
 
 # %% auto #0
 __all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'prefix_weights', 'tree_of_chain',
-           'check_parts', 'Composition']
+           'check_parts', 'even_scores', 'Passes', 'SoftPasses', 'fitting', 'Composition']
 
 # %% ../../nbs/routing/05_composition.ipynb #647c5c98
 class RolloutDistribution(RoutingDistribution):
@@ -109,7 +109,7 @@ def tree_of_chain(
             continue
         l, tape.lead = tape.at, (prefixes,) if prefixes > 1 else ()
         s, routings = tape.score(layer, (z,)), all_routings(net.law, net.sizes[l : l + 1], limit)[:, 0].to(x.device)
-        s = net.even(B)[:, l] if s is None else s
+        s = even_scores(net, net.law, net.sizes, B)[:, l] if s is None else s
         tape.at, A, s = l + 1, len(routings), s if s.dim() > 3 else s[None]                              # [prefixes or 1, B, *law.shape]
         step = net.law.log_prob(s.unsqueeze(1), routings[:, None])                                       # [prefixes or 1, A, B]
         weights = prefix_weights(layer, net.law, s, routings, prefixes, B)
@@ -128,9 +128,16 @@ def check_parts(net: nn.Module, router: Router | None, slots: int | None):
     if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
     if slots is not None: check_count("slots", slots)
 
+# %% ../../nbs/routing/05_composition.ipynb #f4246302
+def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
+    "Scores where there is no router: all alike, -inf for modules that a slot has not."
+    like = next((t for t in net.parameters()), torch.zeros(()))
+    lacks = lacking(law, sizes).to(like.device)
+    return torch.zeros(lacks.shape, device=like.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
+
 # %% ../../nbs/routing/05_composition.ipynb #050f6fe1
-class Composition(nn.Module):
-    "A network with modular layers and what routes them."
+class Passes(nn.Module):
+    "The passes through a network with modular layers."
     own_input = True # a layer's own router that sees the input sees that of the layer; False: that of the network
     adjust = None # changes scores before a choice, (l, scores, z, tape) -> scores
 
@@ -155,36 +162,41 @@ class Composition(nn.Module):
         if self.law.repeats != "sum":
             for layer in layers: layer.repeats = self.law.repeats
 
-    def forward(self, *x, a: Tensor | None = None, task: Tensor | None = None, return_routing: bool = False, **named):
-        "The output, for the given routing `a` [B, L, K] or the router's favorites; with `return_routing` all of `rollout`."
-        found = self.rollout(named if named else x[0] if len(x) == 1 else x, a, task=task)
-        return found if return_routing else found[0]
+    def scores(self, x, task=None, detach=None) -> Tensor: return self.router.scores(x, task, detach) # [B, L, *law.shape], upfront
 
-    def rollout(self,
-        x, # [B, ...]
-        a: Tensor | None = None, # int [B, L, K] or [S, B, L, K] ([S, 1, L, K] is expanded): routings to be scored
-        S: int | None = None, # routings to be drawn
-        generator: torch.Generator | None = None, # of the draws
-        task: Tensor | None = None, # int [B], for routers that see it
-        detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
-        checked: bool = False, # the modules in `a` exist, as those that a router has drawn: a GPU is not asked
-    ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) B, ...], a [(S,) B, L, K], distribution
-        "Score given routings, draw S, or take the mode. Raises `ValueError` naming `a`, `S` or `generator`."
-        B = self.entered(x, task)
-        if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
-        if a is not None: a = self.checked(a, B, leaves(x)[0].device, not checked)
-        elif not self.routed: raise ValueError("a: None given; without a router the routing must be given")
-        noise = None
-        if S is not None:
-            check_count("S", S)
-            noise = uniform((S, B, self.slots, *self.law.noise_shape), generator, next(self.parameters()))
-        h, a, scores = self.run(x, a, noise, task, detach)
-        if not self.routed:
-            K = a.shape[-1]
-            return h, a, RoutingDistribution(replace(self.law, k=K), self.sizes, scores.expand(*scores.shape[:-2], K, -1))
-        if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
-        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, detach)
-        return h, a, RolloutDistribution(self.law, self.sizes, scores, a, again)
+    def tape(self, x, a=None, noise=None, task=None, detach=None, how="mode", temperature=1.0, adjust=None) -> Tape:
+        decided = None if self.sequential else self.scores(x, task, detach)
+        tape = Tape(x, rows_of(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust, self.own_input)
+        if self.adjust is not None: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
+        return tape
+
+    def pass_(self, x, tape: Tape): # [(S,) B, ...]
+        "Run the network with a tape in every modular layer."
+        layers = modular_layers(self.net)
+        for layer in layers: layer.tape = tape
+        try: h = called(self.net, x if self.chained else repeated_rows(x, tape.lead))
+        finally:
+            for layer in layers: layer.tape = None
+        if tape.at != self.slots: raise ValueError(f"slots: {self.slots} given; the network called its modular layers {tape.at} times")
+        return across(lambda t: t.unflatten(0, (*tape.lead, tape.rows)), h) if tape.lead else h
+
+    def run(self, x, a=None, noise=None, task=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+        "Output, routing and scores of a given routing [(S,) B, L, K], one drawn with noise [(S,) B, L, *law.noise_shape], or the mode."
+        tape = self.tape(x, a, noise, task, detach)
+        h = self.pass_(x, tape)
+        if not self.routed: return h, a, even_scores(self, self.law, self.sizes, tape.rows)
+        return h, tape.stacked("chosen", 1) if a is None else a, tape.stacked("scores", 2) if self.sequential else tape.decided
+
+    def extra_repr(self): return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"
+
+# %% ../../nbs/routing/05_composition.ipynb #49177194
+class SoftPasses(Passes):
+    "Passes that mix the outputs of modules."
+    def soft_pass(self, x, u=None, task=None, how="soft", temperature=1.0, noise=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+        "The pass of `relaxed`, from uniform noise `u` [B, L, *law.shape]: output, scores and weights."
+        tape = self.tape(x, None, u, task, detach, how, temperature, noise)
+        h = self.pass_(x, tape)
+        return h, tape.stacked("scores", 2), tape.stacked("weights", 1)
 
     def relaxed(self,
         x, # [B, ...]
@@ -203,6 +215,61 @@ class Composition(nn.Module):
         u = uniform((B, self.slots, *self.law.shape), generator, next(self.parameters())) if how in DRAWN else None
         h, scores, weights = self.soft_pass(x, u, task, how, temperature, noise, detach)
         return h, RoutingDistribution(self.law, self.sizes, scores), weights
+
+    def need_router(self):
+        if not self.routed: raise ValueError("router: None given; without one nothing is chosen, give routings to `rollout`")
+
+    def entered(self, x, task) -> int: # rows
+        "Check what enters. Raises `ValueError` naming `x` or `task`."
+        if task is not None:
+            for router in {self.router, *(layer.router for layer in modular_layers(self.net))} - {None}: router.check_task(task)
+        return rows_of(x)
+
+# %% ../../nbs/routing/05_composition.ipynb #efd04515
+def fitting(net: Passes, a: Tensor, B: int, device: torch.device, numbers: bool) -> Tensor: # int64 [(S,) B, L, K]
+    "A routing that fits. Raises `ValueError` naming `a`."
+    a = check_routing(a, (max(net.sizes),), numbers=False)
+    width = net.law.width if net.routed else a.shape[-1] if a.dim() else 0
+    if a.dim() not in (3, 4) or a.shape[-2:] != (net.slots, width) or a.shape[-3] not in (1, B):
+        raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {B}, {net.slots}, {width or 'K'}]")
+    off = isinstance(net.law, Bernoulli) or not net.routed
+    if numbers: check_routing(a, net.sizes, off, device)
+    check_repeats(a, modular_layers(net.net)[0].repeats)
+    return a.expand(*a.shape[:-3], B, *a.shape[-2:]) if a.shape[-3] != B else a
+
+# %% ../../nbs/routing/05_composition.ipynb #93f923d3
+class Composition(SoftPasses):
+    "A network with modular layers and what routes them."
+    def forward(self, *x, a: Tensor | None = None, task: Tensor | None = None, return_routing: bool = False, **named):
+        "The output, for the given routing `a` [B, L, K] or the router's favorites; with `return_routing` all of `rollout`."
+        found = self.rollout(named if named else x[0] if len(x) == 1 else x, a, task=task)
+        return found if return_routing else found[0]
+
+    def rollout(self,
+        x, # [B, ...]
+        a: Tensor | None = None, # int [B, L, K] or [S, B, L, K] ([S, 1, L, K] is expanded): routings to be scored
+        S: int | None = None, # routings to be drawn
+        generator: torch.Generator | None = None, # of the draws
+        task: Tensor | None = None, # int [B], for routers that see it
+        detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
+        checked: bool = False, # the modules in `a` exist, as those that a router has drawn: a GPU is not asked
+    ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) B, ...], a [(S,) B, L, K], distribution
+        "Score given routings, draw S, or take the mode. Raises `ValueError` naming `a`, `S` or `generator`."
+        B = self.entered(x, task)
+        if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
+        if a is not None: a = fitting(self, a, B, leaves(x)[0].device, not checked)
+        elif not self.routed: raise ValueError("a: None given; without a router the routing must be given")
+        noise = None
+        if S is not None:
+            check_count("S", S)
+            noise = uniform((S, B, self.slots, *self.law.noise_shape), generator, next(self.parameters()))
+        h, a, scores = self.run(x, a, noise, task, detach)
+        if not self.routed:
+            K = a.shape[-1]
+            return h, a, RoutingDistribution(replace(self.law, k=K), self.sizes, scores.expand(*scores.shape[:-2], K, -1))
+        if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
+        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, detach)
+        return h, a, RolloutDistribution(self.law, self.sizes, scores, a, again)
 
     def distribution(self, x, task: Tensor | None = None) -> RoutingDistribution: # x [B, ...], task int [B]
         "p(a | x) of a router that decides upfront. Raises `ValueError` naming `router` where it decides in sequence, or there is none."
@@ -225,62 +292,3 @@ class Composition(nn.Module):
         B = rows_of(x)
         h, given, scores = self.run(x, a[:, None].expand(-1, B, -1, -1), task=task, detach=detach)
         return h, a, RoutingDistribution(self.law, self.sizes, scores).log_prob(given)
-
-    def scores(self, x, task=None, detach=None) -> Tensor: return self.router.scores(x, task, detach) # [B, L, *law.shape], upfront
-
-    def even(self, B: int) -> Tensor: # [B, L, *law.shape]
-        "Scores where there is no router: all alike, -inf for modules that a slot has not."
-        like = next((t for t in self.parameters()), torch.zeros(()))
-        lacks = lacking(self.law, self.sizes).to(like.device)
-        return torch.zeros(lacks.shape, device=like.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
-
-    def tape(self, x, a=None, noise=None, task=None, detach=None, how="mode", temperature=1.0, adjust=None) -> Tape:
-        decided = None if self.sequential else self.scores(x, task, detach)
-        tape = Tape(x, rows_of(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust, self.own_input)
-        if self.adjust is not None: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
-        return tape
-
-    def pass_(self, x, tape: Tape): # [(S,) B, ...]
-        "Run the network with a tape in every modular layer."
-        layers = modular_layers(self.net)
-        for layer in layers: layer.tape = tape
-        try: h = called(self.net, x if self.chained else repeated_rows(x, tape.lead))
-        finally:
-            for layer in layers: layer.tape = None
-        if tape.at != self.slots: raise ValueError(f"slots: {self.slots} given; the network called its modular layers {tape.at} times")
-        return across(lambda t: t.unflatten(0, (*tape.lead, tape.rows)), h) if tape.lead else h
-
-    def run(self, x, a=None, noise=None, task=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
-        "Output, routing and scores of a given routing [(S,) B, L, K], one drawn with noise [(S,) B, L, *law.noise_shape], or the mode."
-        tape = self.tape(x, a, noise, task, detach)
-        h = self.pass_(x, tape)
-        if not self.routed: return h, a, self.even(tape.rows)
-        return h, tape.stacked("chosen", 1) if a is None else a, tape.stacked("scores", 2) if self.sequential else tape.decided
-
-    def soft_pass(self, x, u=None, task=None, how="soft", temperature=1.0, noise=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
-        "The pass of `relaxed`, from uniform noise `u` [B, L, *law.shape]: output, scores and weights."
-        tape = self.tape(x, None, u, task, detach, how, temperature, noise)
-        h = self.pass_(x, tape)
-        return h, tape.stacked("scores", 2), tape.stacked("weights", 1)
-
-    def need_router(self):
-        if not self.routed: raise ValueError("router: None given; without one nothing is chosen, give routings to `rollout`")
-
-    def entered(self, x, task) -> int: # rows
-        "Check what enters. Raises `ValueError` naming `x` or `task`."
-        if task is not None:
-            for router in {self.router, *(layer.router for layer in modular_layers(self.net))} - {None}: router.check_task(task)
-        return rows_of(x)
-
-    def checked(self, a: Tensor, B: int, device: torch.device, numbers: bool) -> Tensor: # int64 [(S,) B, L, K]
-        "A routing that fits. Raises `ValueError` naming `a`."
-        a = check_routing(a, (max(self.sizes),), numbers=False)
-        width = self.law.width if self.routed else a.shape[-1] if a.dim() else 0
-        if a.dim() not in (3, 4) or a.shape[-2:] != (self.slots, width) or a.shape[-3] not in (1, B):
-            raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {B}, {self.slots}, {width or 'K'}]")
-        off = isinstance(self.law, Bernoulli) or not self.routed
-        if numbers: check_routing(a, self.sizes, off, device)
-        check_repeats(a, modular_layers(self.net)[0].repeats)
-        return a.expand(*a.shape[:-3], B, *a.shape[-2:]) if a.shape[-3] != B else a
-
-    def extra_repr(self): return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"

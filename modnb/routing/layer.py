@@ -20,7 +20,7 @@ from .router import Router, RoutingDistribution, across, check_routing, decision
 
 # %% auto #0
 __all__ = ['COMBINE', 'HOW', 'DRAWN', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'deciding', 'check_temperature',
-           'relaxed_draw', 'top_k', 'Tape', 'unfolded', 'easiest', 'ModularLayer']
+           'relaxed_draw', 'top_k', 'Plan', 'Tape', 'unfolded', 'easiest', 'output_for', 'tape_alone', 'ModularLayer']
 
 # %% ../../nbs/routing/04_layer.ipynb #3cd2cfdc
 COMBINE = ("sum", "concat", "weighted")
@@ -113,8 +113,8 @@ def top_k(
 
 # %% ../../nbs/routing/04_layer.ipynb #9debdf8d
 @dataclass
-class Tape:
-    "What happens in the slots of one forward pass."
+class Plan:
+    "What is to happen in the slots of one forward pass."
     x: object # [B, ...] input of the network, for routers that see it
     rows: int # B
     law: Law
@@ -138,6 +138,14 @@ class Tape:
         "Who decides next."
         return (layer.router, 0) if self.router is None else (self.router, self.at)
 
+    def part(self, t: Tensor, after: int) -> Tensor: # [(S,) B, L, *after] -> [(S,) B, (T,) *after]
+        "The next slots of a routing, of noise, of scores."
+        here = t.narrow(-after - 1, self.at, self.tokens)
+        return here.squeeze(-after - 1) if self.tokens == 1 else here
+
+# %% ../../nbs/routing/04_layer.ipynb #d9ce598e
+class Tape(Plan):
+    "What happens in the slots of one forward pass."
     def axes(self, layer: ModularLayer, z: tuple) -> tuple[int, ...]: # (S B,), or (S B, T)
         "What the next decisions are made for: rows, or tokens."
         router, l = self.asked(layer)
@@ -164,11 +172,6 @@ class Tape:
         axes = (self.rows, self.tokens) if self.tokens > 1 else (self.rows,)
         if len(s) > rows: axes = (*self.lead, *axes)
         return s.unflatten(0, axes) if len(axes) > 1 else s
-
-    def part(self, t: Tensor, after: int) -> Tensor: # [(S,) B, L, *after] -> [(S,) B, (T,) *after]
-        "The next slots of a routing, of noise, of scores."
-        here = t.narrow(-after - 1, self.at, self.tokens)
-        return here.squeeze(-after - 1) if self.tokens == 1 else here
 
     def choose(self, layer: ModularLayer, z: tuple) -> tuple[Tensor | None, Tensor | None]: # a [R, K], weights [R, K]; or None, weights [R, M]
         "The next slots. Raises `ValueError` naming `a` where no router is there to choose."
@@ -213,7 +216,7 @@ def unfolded(t: Tensor, axes: tuple[int, ...]) -> Tensor: # [R, ...] -> [R / T, 
     tokens = math.prod(axes[1:])
     return t.unflatten(0, (len(t) // tokens if tokens else axes[0], *axes[1:]))
 
-# %% ../../nbs/routing/04_layer.ipynb #e428f85d
+# %% ../../nbs/routing/04_layer.ipynb #d120467a
 DRAWN = ("gumbel-softmax", "straight-through")
 
 
@@ -224,6 +227,29 @@ def easiest(router: Router | None, combine: str) -> str: # one of `HOW`
     return "top-k" if one_score_each and not isinstance(router.law, (Bernoulli, Subset)) else "soft"
 
 
+def output_for(layer: ModularLayer, z: tuple, a: Tensor):
+    "Output for a routing from outside."
+    a = check_routing(a, layer.pool.n_modules, device=leaves(z)[0].device)
+    check_repeats(a, layer.repeats)
+    if layer.combine == "weighted": raise ValueError("combine: 'weighted' needs the router's scores; call the layer without `a`, or through a composition")
+    axes = tuple(a.shape[:-1])
+    if a.dim() < 3: return layer.mixed(z, a)
+    if any(t.shape[: len(axes)] != axes for t in leaves(z)): raise ValueError(f"a: shape {tuple(a.shape)} given; the inputs begin with {[tuple(t.shape[: len(axes)]) for t in leaves(z)]}")
+    out = layer.mixed(across(lambda t: t.flatten(0, len(axes) - 1), z), a.flatten(0, -2))
+    return across(lambda t: unfolded(t, axes), out)
+
+
+def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
+    "The tape of a layer that is in no composition; what it decided is `layer.last`."
+    if layer.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
+    how, law, noise = layer.how, layer.router.law, None
+    rows = math.prod(deciding(layer.router, 0, z))
+    if not layer.training and how in ("sample", *DRAWN): how = "mode"
+    if how in ("sample", *DRAWN):
+        noise = uniform((rows, 1, *(law.noise_shape if how == "sample" else law.shape)), layer.generator, leaves(z)[0])
+    return Tape(z, rows, law, noise=noise, how=how, temperature=layer.temperature)
+
+# %% ../../nbs/routing/04_layer.ipynb #e428f85d
 class ModularLayer(nn.Module):
     "One slot: `layer(z)` is what the chosen modules make of z."
     def __init__(self,
@@ -266,8 +292,8 @@ class ModularLayer(nn.Module):
     ):
         "Output of the slot. Raises `ValueError` naming `a`, `combine` or `z`."
         rows_of(z, "z")
-        if a is not None: return self.given(z, a)
-        tape = self.alone(z) if self.tape is None else self.tape
+        if a is not None: return output_for(self, z, a)
+        tape = tape_alone(self, z) if self.tape is None else self.tape
         axes = tape.axes(self, z)
         folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, z)
         if self.tape is not None: tape.tokens = math.prod(axes[1:])
@@ -275,27 +301,6 @@ class ModularLayer(nn.Module):
         if a is None and self.combine == "concat": raise ValueError("combine: 'concat' has no soft version; choose another `how`")
         if self.tape is None: self.last = RoutingDistribution(tape.law, (self.pool.n_modules,), unfolded(tape.stacked("scores", 2), axes))
         return across(lambda t: unfolded(t, axes), self.mixed(folded, a, weights))
-
-    def given(self, z: tuple, a: Tensor):
-        "Output for a routing from outside."
-        a = check_routing(a, self.pool.n_modules, device=leaves(z)[0].device)
-        check_repeats(a, self.repeats)
-        if self.combine == "weighted": raise ValueError("combine: 'weighted' needs the router's scores; call the layer without `a`, or through a composition")
-        axes = tuple(a.shape[:-1])
-        if a.dim() < 3: return self.mixed(z, a)
-        if any(t.shape[: len(axes)] != axes for t in leaves(z)): raise ValueError(f"a: shape {tuple(a.shape)} given; the inputs begin with {[tuple(t.shape[: len(axes)]) for t in leaves(z)]}")
-        out = self.mixed(across(lambda t: t.flatten(0, len(axes) - 1), z), a.flatten(0, -2))
-        return across(lambda t: unfolded(t, axes), out)
-
-    def alone(self, z: tuple) -> Tape:
-        "The tape of a layer that is in no composition; what it decided is `layer.last`."
-        if self.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
-        how, law, noise = self.how, self.router.law, None
-        rows = math.prod(deciding(self.router, 0, z))
-        if not self.training and how in ("sample", *DRAWN): how = "mode"
-        if how in ("sample", *DRAWN):
-            noise = uniform((rows, 1, *(law.noise_shape if how == "sample" else law.shape)), self.generator, leaves(z)[0])
-        return Tape(z, rows, law, noise=noise, how=how, temperature=self.temperature)
 
     def extra_repr(self): return f"combine={self.combine!r}, repeats={self.repeats!r}, how={self.how!r}"
     def __getstate__(self): return self.__dict__ | {"tape": None, "last": None} # what it decided last has a graph, which cannot be copied

@@ -40,8 +40,9 @@ def top_k(
     scores: Tensor, # [..., M]
     k: int, # modules used
 ) -> Tensor: # [..., M]
-    "Softmax over the k largest scores, 0 elsewhere; for k = 1 the full softmax value of the largest. Raises `ValueError` naming `k`."
+    "Softmax over the k largest finite scores, 0 elsewhere; for k = 1 the full softmax value of the largest. Raises `ValueError` naming `k`."
     if not 1 <= k <= scores.shape[-1]: raise ValueError(f"k: {k} given; need 1 to {scores.shape[-1]}")
+    scores = scores.masked_fill(~scores.isfinite(), -math.inf)          # NaN would be the largest
     kept = scores.topk(k, -1).indices
     used = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, kept, True)
     if k == 1: return scores.softmax(-1) * used

@@ -18,7 +18,8 @@ from .laws import Bernoulli, Law, Subset, check_count, make_law, wide
 
 # %% auto #0
 __all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_routing', 'lacking', 'slot_sizes', 'RoutingDistribution',
-           'all_routings', 'scorer', 'flat', 'decision_axes', 'Router']
+           'all_routings', 'scorer', 'flat', 'decision_axes', 'per_slot', 'counts_of', 'when_it_decides', 'viewed',
+           'check_task', 'views_of', 'read_by', 'Router']
 
 # %% ../../nbs/routing/02_router.ipynb #9f03d2ed
 def leaves(
@@ -169,6 +170,7 @@ def scorer(
     generator: torch.Generator,
 ) -> nn.Module: # what is seen -> [B, prod(shape)]
     "One slot's map from what is seen to scores, close to uniform. Tables are `nn.Embedding`; a static one has one row."
+    if not isinstance(init, (int, float)) or not 0 <= init < math.inf: raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
     normal = partial(nn.init.normal_, std=init)
     if sees in ("static", "task"):
         net = nn.Embedding(n, math.prod(shape), _weight=torch.empty(n, math.prod(shape)))
@@ -199,6 +201,76 @@ def decision_axes(
         if fits and len({t.shape[:axes] for t in tensors}) == 1: return tuple(tensors[0].shape[:axes])
     return tuple(tensors[0].shape[:1])
 
+# %% ../../nbs/routing/02_router.ipynb #ce0ed833
+def per_slot(
+    name: str, # of the argument
+    value, # one, or one for each slot
+    slots: int, # L
+) -> tuple:
+    "A value for each slot. Raises `ValueError` naming the argument if there are too few or too many."
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * slots
+    if len(values) != slots: raise ValueError(f"{name}: {len(values)} given; need one, or one for each of {slots} slots")
+    return values
+
+
+def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # features or tasks that each slot's scorer reads
+    "Sizes of the scorers. Raises `ValueError` naming `n_inputs` or `tasks`."
+    name, counts = {"static": ("sees", 1), "task": ("tasks", tasks)}.get(sees, ("n_inputs", n_inputs))
+    if counts is None: raise ValueError(f"{name}: None given; a router that sees {sees!r} needs it")
+    for n in per_slot(name, counts, slots): check_count(name, n)
+    return tuple(map(int, per_slot(name, counts, slots)))
+
+
+def when_it_decides(sees: str, when: str | None) -> str: # one of `WHEN`
+    "In sequence for features, else upfront, unless it is said. Raises `ValueError` naming `sees` or `when`."
+    check_choice("sees", sees, SEES)
+    when = when or ("sequential" if sees == "feature" else "upfront")
+    check_choice("when", when, WHEN)
+    if sees == "feature" and when == "upfront":
+        raise ValueError("when: 'upfront' given; what a slot reads is known only when the slots before it have run; see 'input', or decide in sequence")
+    return when
+
+
+def viewed(
+    view: Callable, # of a slot
+    seen, # what the router sees
+    n: int, # n_inputs
+    name: str, # of what is seen
+    scorer: nn.Module, # gives the dtype where integers are seen
+) -> Tensor: # [B, n]
+    "What a scorer reads. Raises `ValueError` naming `x` or `z` where the features are too many or too few."
+    seen = view(seen)
+    if view is not flat: return seen
+    if seen.shape[-1] != n: raise ValueError(f"{name}: {seen.shape[-1]} features given; the router was made for n_inputs={n}")
+    return seen if seen.is_floating_point() else seen.to(next(scorer.parameters(), seen).dtype)
+
+
+def check_task(task: Tensor, tasks: int):
+    "Raise `ValueError` naming `task` where it names no task; a GPU is not asked for the numbers."
+    if not isinstance(task, Tensor) or task.is_floating_point():
+        raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")
+    if task.device.type != "cpu" or not task.numel(): return
+    if task.min() < 0 or task.max() >= tasks:
+        raise ValueError(f"task: {int(task.min())} to {int(task.max())} given; there are 0 to {tasks - 1}")
+
+
+def views_of(views, slots: int) -> tuple[Callable, ...]:
+    "What each slot's scorer sees of an input. Raises `ValueError` naming `views`."
+    views = per_slot("views", flat if views is None else views, slots)
+    if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
+    return views
+
+
+def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> Tensor: # [B, n], or int [B]
+    "What the scorer of slot l reads. Raises `ValueError` naming `x`, `task` or `z` where it is not there, or does not fit."
+    if router.sees == "static": return router.lacks.new_zeros(1, dtype=torch.int64)
+    name, seen = {"task": ("task", task), "input": ("x", x), "feature": ("z", z)}[router.sees]
+    if seen is None: raise ValueError(f"{name}: None given; this router sees it")
+    if router.sees == "task": return seen
+    seen = across(Tensor.detach, seen) if detach else seen
+    return viewed(router.views[l], seen, router.n_inputs[l], name, router.scorers[l])
+
+
 # %% ../../nbs/routing/02_router.ipynb #e3bf5a51
 class Router(nn.Module):
     "Scores of modules for every slot, and the distribution over routings that they make."
@@ -219,23 +291,16 @@ class Router(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if law != "bernoulli": check_count("k", k)
-        if not isinstance(init, (int, float)) or not 0 <= init < math.inf: raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
         self.sizes = slot_sizes(modules, slots)
-        self.slots, self.law, self.sees, self.detach = len(self.sizes), make_law(law, max(self.sizes), k, repeats), sees, detach
-        check_choice("sees", sees, SEES)
-        self.when = ("sequential" if sees == "feature" else "upfront") if when is None else when
-        check_choice("when", self.when, WHEN)
-        if sees == "feature" and self.when == "upfront": raise ValueError("when: 'upfront' given; what a slot reads is known only when the slots before it have run; see 'input', or decide in sequence")
-        counts = {"static": 1, "task": tasks}.get(sees, n_inputs)
-        if counts is None: raise ValueError(f"{'tasks' if sees == 'task' else 'n_inputs'}: None given; a router that sees {sees!r} needs it")
-        each = lambda v: tuple(v) if isinstance(v, Sequence) and not isinstance(v, str) else (v,) * self.slots
-        self.views, generator = each(flat if views is None else views), generator_for(seed)
-        if len(self.views) != self.slots or len(each(counts)) != self.slots: raise ValueError(f"{'views' if len(self.views) != self.slots else 'n_inputs'}: need one, or one for each of {self.slots} slots")
-        if not all(map(callable, self.views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
-        for n in each(counts): check_count("tasks" if sees == "task" else "n_inputs", n)
-        self.n_inputs = tuple(map(int, each(counts))) if sees in ("input", "feature") else (None,) * self.slots
-        self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in each(counts))
+        self.slots = len(self.sizes)
+        self.law = make_law(law, max(self.sizes), k, repeats)
+        self.sees = sees
+        self.when = when_it_decides(sees, when)
+        self.detach = detach
+        self.views = views_of(views, self.slots)
+        counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
+        self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
+        self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)
         self.register_buffer("lacks", lacking(self.law, self.sizes), persistent=False)
         self.full = len(set(self.sizes)) == 1
 
@@ -247,31 +312,13 @@ class Router(nn.Module):
         detach: bool | None = None, # stop the gradient; None: as the router says
     ) -> Tensor: # [B, *law.shape]; [1, *law.shape] of a static router
         "Scores of one slot. Raises `ValueError` naming what is not there."
-        if self.sees == "static": seen = self.lacks.new_zeros(1, dtype=torch.int64)
-        else: seen = {"task": task, "input": x, "feature": z}[self.sees]
-        if seen is None: raise ValueError(f"{dict(task='task', input='x', feature='z')[self.sees]}: None given; this router sees it")
-        seen = self.view(l, seen, self.detach if detach is None else detach) if self.sees in ("input", "feature") else seen
-        scores = wide(self.scorers[l](seen)).unflatten(-1, self.law.shape)
+        scores = wide(self.scorers[l](read_by(self, l, x, task, z, self.detach if detach is None else detach))).unflatten(-1, self.law.shape)
         return scores if self.full else scores.masked_fill(self.lacks[l], -math.inf)
 
-    def view(self, l: int, seen, detach: bool) -> Tensor: # [B, n]
-        "What the scorer of a slot reads. Raises `ValueError` naming `x` or `z` where the features are too many or too few."
-        seen = self.views[l](across(Tensor.detach, seen) if detach else seen)
-        if self.views[l] is not flat: return seen
-        name = "x" if self.sees == "input" else "z"
-        if seen.shape[-1] != self.n_inputs[l]: raise ValueError(f"{name}: {seen.shape[-1]} features given; the router was made for n_inputs={self.n_inputs[l]}")
-        weight = next(self.scorers[l].parameters(), seen)
-        return seen if seen.is_floating_point() else seen.to(weight.dtype)
-
     def check_task(self, task: Tensor | None):
-        "Raise `ValueError` naming `task` where it names no task; a GPU is not asked for the numbers."
-        if self.sees != "task" or task is None: return
-        if not isinstance(task, Tensor) or task.is_floating_point():
-            raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")
+        "Raise `ValueError` naming `task` where it names no task."
         tasks = min(getattr(net, "num_embeddings", math.inf) for net in self.scorers)
-        if task.device.type != "cpu" or not task.numel(): return
-        if task.min() < 0 or task.max() >= tasks:
-            raise ValueError(f"task: {int(task.min())} to {int(task.max())} given; there are 0 to {tasks - 1}")
+        if self.sees == "task" and task is not None: check_task(task, tasks)
 
     def forward(self,
         x: Tensor, # [B, ...]

@@ -20,7 +20,7 @@ from ..models.stacked import same_shape
 from .checkpoint import CheckpointError, HeldInterrupt, load, load_same_run, save, set_rng_state
 from .events import Event, _one_of
 from .fit import Course, Fit, Keeper, _check_arguments, describe_run, measure, restore_run, run_state
-from .groups import Feed, Group, Member, choose_size, rows_of, split_evenly
+from .groups import Feed, Group, Member, choose_size, rows_of, split_evenly, stacks_updates
 from .memory import kept_memory
 
 if TYPE_CHECKING:
@@ -80,6 +80,9 @@ def _arrange(self: Run):
     for kind in kinds_of(self.courses):
         size = self.group
         if size == "auto": size = choose_size([self.courses[i].learner for i in kind], self.feed.next(tuple(kind), 0, peek=True), min(0.1, 1e-4 * self.courses[0].steps)) if len(kind) > 1 else 1
+        if size > 1 and not stacks_updates([self.courses[i].learner for i in kind]):
+            name = type(self.courses[kind[0]].learner.optimizer).__name__
+            raise ValueError(f"group: {size} given, but {name} updates stacked networks otherwise than each alone; pass group=1 or 'auto'")
         self.form(split_evenly(kind, size))
 
 
@@ -268,6 +271,7 @@ def _courses(nets, loss, steps, lr, optimizer, clip, evaluate, every, callbacks,
     return courses
 
 
+@torch.enable_grad()
 def fit_ensemble(
     nets: Sequence[nn.Module], # trained in place
     streams: Sequence, # for each network what `fit` takes as data; may offer `draw(i, members)`

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import html
+import inspect
 import math
 import operator
 from collections.abc import Callable, Iterable, Mapping
@@ -43,6 +44,10 @@ def make_optimizer(params: list,  # trainable parameters
         made = optimizer(params)
         if not isinstance(made, torch.optim.Optimizer):
             raise TypeError(f"optimizer returned a {type(made).__name__}, not a torch.optim.Optimizer")
+        closure = inspect.signature(made.step).parameters.get("closure")
+        if closure is not None and closure.default is closure.empty:
+            raise TypeError(f"optimizer: {type(made).__name__} needs a closure that computes the loss again; "
+                            "choose one that takes a step without")
         return made
     make = OPTIMIZERS[_one_of("optimizer", optimizer, OPTIMIZERS)]
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
