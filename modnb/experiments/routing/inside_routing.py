@@ -147,6 +147,8 @@ def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task
     for r in range(params.seeds):
         sets = sets_of(task, r, name, stranger)
         data.append({f"{f}{again}": resample(x, y, batch_size=params.mask_batch_size, seed=10_000 * (params.seed + r) + 2 * i + bool(again)) for again in ("", " again") for i, (f, (x, y)) in enumerate(sets.items())})
+    for net in nets:
+        if hasattr(net, "last"): net.last = None # what its last call decided is not part of a network
     return learn_masks(nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
                        batching=params.batching, backend=params.backend,
                        where=lambda name, p: name.endswith("weight") and not name.startswith("router"), seed=list(range(params.seed, params.seed + params.seeds)), checkpoint=log.path(f"masks {name}.pt"), callbacks=[log.callback(f"masks: {name}")])
