@@ -5,43 +5,58 @@
 # %% ../../nbs/masks/12_ablation.ipynb #e551599c
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .algebra import Masks, masked
+from .network import unwrapped
+from ..models.copies import full_copy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
-__all__ = ['variants', 'ablate', 'pruned', 'halves']
+__all__ = ['FULL', 'NOT', 'variants', 'ablate', 'pruned', 'halves']
 
 # %% ../../nbs/masks/12_ablation.ipynb #fdfad18d
+FULL, NOT = "full", "not "    # names of the network as it is, and of an inverse mask
+
+
+def _check_names(functions: Sequence, inverse: bool):
+    "Raise `ValueError` if a function has the name of a row that is ours."
+    for f in functions:
+        of = f.removeprefix(NOT) if isinstance(f, str) and inverse else f
+        if f == FULL or (of != f and of in functions):
+            what = "the network without a mask" if f == FULL else f"the inverse of {of!r}"
+            raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in {{'my {f}': masks[{f!r}]}}")
+
+
 def variants(
     net: nn.Module, # network; never changed
     masks: Mapping[str, Masks], # function -> mask
     inverse: bool = True, # also the inverse of each
-) -> dict[str, Callable]: # "full", each function, "not " + each function
-    "The network as it is, under each mask and under each inverse mask, ready to be called."
-    views = {"full": net} | {f: masked(net, m) for f, m in masks.items()}
-    return views | ({f"not {f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
+) -> dict[str, masked]: # "full", each function, "not " + each function
+    "The network as it is, under each mask and under each inverse mask, ready to be called. Raises `ValueError` if a function has the name of another row."
+    _check_names(list(masks), inverse)
+    views = {FULL: masked(net, {})} | {f: masked(net, m) for f, m in masks.items()}
+    return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
 
 
 @torch.no_grad()
 def ablate(
-    net: nn.Module, # network; it is measured in eval mode and left in its own
+    net: nn.Module, # network; it is measured in eval mode and never changed
     masks: Mapping[str, Masks], # function -> mask
     measure: Callable[[Callable], Mapping[str, float]], # callable network -> metric -> number
     inverse: bool = True, # also the inverse of each mask
-): # DataFrame: mask, metric, value
-    "Measure a network under each mask and its inverse."
+) -> pd.DataFrame: # mask, metric, value
+    "Measure a network under each mask and its inverse. Raises `ValueError` if a function has the name of another row."
     import pandas as pd
-    mode = net.training
-    try:
-        net.eval()
-        rows = [(v, k, float(x)) for v, view in variants(net, masks, inverse).items() for k, x in measure(view).items()]
-    finally: net.train(mode)
+    views = variants(net, masks, inverse)
+    rows = [(v, k, float(x)) for v, view in views.items() for k, x in measure(view.eval()).items()]
     return pd.DataFrame(rows, columns=["mask", "metric", "value"])
 
 # %% ../../nbs/masks/12_ablation.ipynb #9f062d22
@@ -50,7 +65,7 @@ def pruned(
     masks: Mapping[str, torch.Tensor], # parameter name -> bool tensor; parameters without a mask stay whole
 ) -> nn.Module:
     "A copy of a network in which the weights outside a mask are zero."
-    net = copy.deepcopy(net)
+    net = full_copy(unwrapped(net))
     with torch.no_grad():
         for name, kept in masks.items(): net.get_parameter(name).mul_(kept)
     return net

@@ -6,24 +6,26 @@
 from __future__ import annotations
 
 import contextlib
-import copy
-import functools
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from .network import structural_copy
+from .network import Watch, Written, unwrapped
 from .recurrent import recurrent_forward
-from ..training.fit import call_net
+from ..models.copies import full_copy, parameter_places, put_weights, structural_copy
+from ..models.stacked import difference
+from ..names import nearest
+from ..training.checkpoint import rng_state, set_rng_state
+from ..training.fit import call_net, differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['CHANNELS_LAST', 'Batched', 'memory_order', 'loop_order', 'laid']
+__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #79439a82
 class _Embedding(nn.Embedding):
@@ -67,63 +69,122 @@ def _differentiable(net: nn.Module):
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.cudnn.enabled = cudnn
 
-# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
-class Batched:
-    "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
+# %% ../../nbs/masks/04_batching.ipynb #cde3e64f
+class Twin:
+    "A copy of a network in eval mode that runs under other weights and leaves no trace, in the network or in itself."
     def __init__(self,
-        net: nn.Module | Sequence[nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
-        loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
-        batching: str = "auto", # "vmap", "loop", or "auto": see `settle`
+        net: nn.Module, # network; never changed
+        classes: Mapping[type, type], # class of a module -> class that takes its place
     ):
-        if batching not in ("auto", "vmap", "loop"): raise ValueError(f"batching: {batching!r} is unknown; choose 'auto', 'vmap' or 'loop'")
-        self.nets = [net] if isinstance(net, nn.Module) else list(net)
-        self.loss, self.route, self.reason, self.channels_last = loss, None if batching == "auto" else batching, "", False
-        self.looped = _exchange(structural_copy(self.nets[0]).eval(), {nn.Embedding: _Embedding})
-        self.frozen = [self._state(n) for n in self.nets]
-        for i, state in enumerate(self.frozen):
-            if {n: t.shape for n, t in state.items()} != {n: t.shape for n, t in self.frozen[0].items()}:
-                raise ValueError(f"net: network {i} differs from network 0 in the names or shapes of its parameters")
+        self.net, self.classes = net, classes
+        self.parameters = {n: p.detach() for n, p in net.named_parameters()}
+        self.written: set[str] = set()    # parameters that a call writes
+        self.build()
 
-    def _state(self, net) -> dict[str, Tensor]:
-        "Frozen parameters; with several networks, their buffers too."
-        buffers = {} if len(self.nets) == 1 else {n: b.detach().clone() for n, b in net.named_buffers()}
-        return {n: p.detach() for n, p in net.named_parameters()} | buffers
+    def build(self):
+        "Make the copy, and find the places of each parameter in it."
+        self.module, self.changed = self.copy({}), {}    # changed: what else a call changes -> its value before
+        self.places = parameter_places(self.module)
 
-    def _run(self, module, state, inputs, targets):
-        if self.channels_last: inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
-        model = lambda *a, **k: torch.func.functional_call(module, state, a, k)
-        with _differentiable(module): return self.loss(call_net(model, inputs), targets)
+    def copy(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        "A new copy with these weights; the others are the network's own, without a gradient."
+        rest = {n: nn.Parameter(p, requires_grad=False) for n, p in (self.parameters | self.copies()).items()}
+        return _exchange(structural_copy(self.net, rest | dict(weights)), self.classes).eval()
 
-    def one(self,
-        weights: dict[str, Tensor], # name -> parameter's shape
-        inputs, targets, # one chunk
-        net: int = 0, # which network the set belongs to
-    ) -> Tensor: # scalar loss, differentiable in `weights`
-        return self._run(self.looped, self.frozen[net] | weights, inputs, targets)
+    def copies(self) -> dict[str, Tensor]:
+        "Copies of the parameters that a call writes."
+        return {n: self.parameters[n].clone() for n in sorted(self.written)}
 
-    def vmap(self,
-        weights: dict[str, Tensor], # name -> [R, *shape], R weight sets
-        inputs, targets, # tensor, tuple or dict of tensors [R, chunk, ...]
-        nets: Sequence[int] = (), # which network each set belongs to; () for the only one
-    ) -> Tensor: # [R] losses, differentiable in `weights`
-        rest = {n: t for n, t in self.frozen[0].items() if n not in weights}
-        if len(self.nets) == 1: return torch.vmap(lambda w, x, y: self._run(self._batchable, rest | w, x, y), randomness="different")(weights, inputs, targets)
-        rest = self._rest(tuple(rest), tuple(nets))
-        return torch.vmap(lambda r, w, x, y: self._run(self._batchable, r | w, x, y), randomness="different")(rest, weights, inputs, targets)
+    def state(self) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
+        "What the modules hold beside their parameters."
+        kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
+        return {(path, kind, name): value for path, m in self.module.named_modules() for kind, of in kinds.items()
+                for name, value in of(m).items()}
 
-    @functools.lru_cache(4)    # noqa: B019
-    def _rest(self, names, nets): return {n: torch.stack([self.frozen[i][n] for i in nets]) for n in names}
+    @contextlib.contextmanager
+    def noting_changes(self):
+        "Context of a first call: remember what it changes, and put it back."
+        before = self.state()
+        tensors = {key: value for key, value in before.items() if isinstance(value, Tensor)}
+        saved = {key: t.clone() for key, t in tensors.items()}
+        with Watch(self.parameters, tensors) as watch: yield watch
+        now = self.state()
+        changed = {key for key in before | now if before.get(key) is not now.get(key)} | watch.written
+        self.changed = {key: saved.get(key, before.get(key, ABSENT)) for key in changed}
+        self.put_back()
 
-    @functools.cached_property
-    def _batchable(self) -> nn.Module:
-        "The structural copy with the recurrent layers exchanged too."
-        return _exchange(structural_copy(self.looped), {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+    def put_back(self):
+        "Make everything but the parameters as it was before the first call."
+        modules = dict(self.module.named_modules()) if self.changed else {}
+        for (path, kind, name), value in self.changed.items():
+            holder = modules[path]._buffers if kind == "buffer" else vars(modules[path])
+            if value is ABSENT: holder.pop(name, None)
+            else: holder[name] = value.clone() if isinstance(value, Tensor) else value
+
+    def run(self,
+        weights: Mapping[str, Tensor], # name -> tensor in the place of this parameter
+        inputs, # as `call_net` takes them
+        way: str = "stay", # weights "stay" until the next call, are for this "call" only, or are in a new "copy"
+    ):
+        "Outputs under weights."
+        if way == "copy": return call_net(self.copy(weights), inputs)
+        self.put_back()
+        weights = self.copies() | dict(weights)
+        if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
+        put_weights(self.places, weights)
+        return call_net(self.module, inputs)
+
+
+ABSENT = object()    # an attribute that a module did not have
+
+# %% ../../nbs/masks/04_batching.ipynb #4ca7ea03
+REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activation checkpointing
+
+
+def _graph(loss: Tensor) -> tuple[set[str], set[int]]: # names of operations, ids of leaves
+    "What a loss was computed with."
+    names, leaves, seen, open_ = set(), set(), set(), [loss.grad_fn]
+    while open_:
+        node = open_.pop()
+        if node is None or node in seen: continue
+        seen.add(node)
+        names.add(node.name())
+        if hasattr(node, "variable"): leaves.add(id(node.variable))
+        open_ += [n for n, _ in node.next_functions]
+    return names, leaves
+
+
+@contextlib.contextmanager
+def _same_noise(device: torch.device):
+    "Context after which the global random numbers go on as if nothing had been drawn."
+    state = rng_state(device) if device.type != "meta" else None
+    try: yield
+    finally:
+        if state: set_rng_state(state, device)
+
+
+def _with_gradient(value):
+    "Inputs through which gradients flow: reentrant checkpointing computes none without."
+    return tree_map(lambda t: t.detach().requires_grad_().clone() if t.is_floating_point() else t.clone(), value)
+
+
+def _module_at(error: Exception, net: nn.Module) -> str:
+    "Which module of a network was running where an error was raised, as the start of a reason; empty if none was."
+    names, found, trace = {id(m): n for n, m in net.named_modules()}, "", error.__traceback__
+    while trace is not None:
+        module = trace.tb_frame.f_locals.get("self")
+        if id(module) in names: found = f"{names[id(module)] or 'the network'} ({type(module).__name__.lstrip('_')}): "
+        trace = trace.tb_next
+    return found
 
 # %% ../../nbs/masks/04_batching.ipynb #54c0e606
 def _gradients(run: Callable, weights: dict[str, Tensor]) -> list:
     "Losses and gradients, on detached weights."
     leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
     losses = run(leaves)
+    if REENTRANT in _graph(losses)[0]:    # it forbids `autograd.grad`
+        losses.sum().backward()
+        return [losses.detach(), *(leaf.grad for leaf in leaves.values())]
     return [losses.detach(), *torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)]
 
 
@@ -135,46 +196,89 @@ def _disagreement(a: list, b: list) -> float:
 
 
 def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
-    "Axes of one weight, slowest first, in a gradient [R, *shape]; None if they lie in order, or not densely."
+    "Axes of one weight, slowest first, in a gradient [R, *shape]; None if they are in order, or not dense."
     if grad is None: return None
     order = sorted(range(grad.dim() - 1), key=lambda i: (-grad.stride(i + 1), i))
     dense = grad.permute(0, *(i + 1 for i in order)).is_contiguous()
     return tuple(order) if dense and order != list(range(len(order))) else None
 
-# %% ../../nbs/masks/04_batching.ipynb #55350f6b
+
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def _loop(self: Batched, weights, inputs, targets, nets=()) -> Tensor: # [R]
-    "What `vmap` does, one set after the other."
-    pick = lambda r: tree_map(lambda t: t[r], (inputs, targets))
-    return torch.stack([self.one({n: w[r] for n, w in weights.items()}, *pick(r), nets[r] if nets else 0) for r in range(len(next(iter(weights.values()))))])
+def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
+    "The same [R, *shape], its parameter's axes in another order in memory."
+    if order is None: return weight
+    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0, *(order.index(i) + 1 for i in range(len(order))))
+
+# %% ../../nbs/masks/04_batching.ipynb #55350f6b
+def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Tensor: # scalar
+    "The loss of a first call, and what it tells of the calls to come."
+    while True:
+        try:
+            with twin.noting_changes() as watch, _differentiable(twin.module):
+                outputs = twin.run(weights, own(inputs))
+                if hidden := watch.read & set(weights):
+                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} by a way that masks do not "
+                                     "reach, such as a closure over a module or a list of parameters; use the attribute of the module")
+                loss = differentiable_loss(batched.loss(outputs, own(targets)))
+            break
+        except Written as name:
+            if (name := str(name)) in twin.written | set(weights):
+                raise ValueError(f"net: something writes into its parameter {name!r} by a way that a copy does not follow") from None
+            for each in batched.twins:
+                each.written.add(name)
+                each.build()
+    if read := (watch.read & set(weights)) - batched.read:
+        batched.read |= read
+        logging.getLogger("modnb").warning("masks: loss reads the parameter %r of net itself, which no mask touches; "
+                                           "right for a teacher, wrong for a penalty", min(read))
+    return loss
 
 
-def _exact_gap(self: Batched, weights, inputs, targets, nets) -> float:
+def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
+    "Some weight has no gradient: see whether reentrant checkpointing is the reason, and mend it."
+    twin = batched.twins[net]
+    try: loss = batched.loss(twin.run(weights, _with_gradient(inputs)), own(targets))
+    except (RuntimeError, TypeError, ValueError): return    # it does not run this way
+    batched.through_inputs |= isinstance(loss, Tensor) and REENTRANT in _graph(loss)[0]
+
+
+def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
     "Difference of the two routes in double precision: rounding that turns a ReLU or the choice of a maximum pool is no error. Infinite if the network runs in single precision only."
     double = lambda tree: tree_map(lambda t: t.double() if t.is_floating_point() else t, tree)
     try:
-        exact = Batched([copy.deepcopy(n).double() for n in self.nets], self.loss)
+        exact = Batched([full_copy(n).double() for n in batched.nets], batched.loss)
         weights, inputs, targets = double((weights, inputs, targets))
         return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)))
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 
-def _agree(self: Batched, weights, inputs, targets, nets, tolerance: float = 1e-3) -> list | None:
-    "Gradients of two sets under vmap if they are right; else settle for the loop, with the reason."
-    (weights, inputs, targets), nets = tree_map(lambda t: t[:2], (weights, inputs, targets)), nets[:2]
+def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
+    "Two sets under vmap."
+    weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
+    batched.loop({n: w[:1] for n, w in weights.items()}, *tree_map(lambda t: t[:1], (inputs, targets)), nets[:1])    # what fails here is no matter of routes
     try:
-        batched = _gradients(lambda w: self.vmap(w, inputs, targets, nets), weights)
-        gap = _disagreement(batched, _gradients(lambda w: self.loop(w, inputs, targets, nets), weights))
-        if gap < tolerance or _exact_gap(self, weights, inputs, targets, nets) < tolerance: return batched[1:]
-        self.route, self.reason = "loop", f"its gradient under vmap differs from the loop's by {gap:.0e}"
-    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
-        self.loop(weights, inputs, targets, nets)    # what fails here too is the caller's error, not a matter of routes
-        self.route, self.reason = "loop", str(error).strip().split("\n")[0]
+        with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
+    except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
+        why = f"writes into its parameter {error}" if isinstance(error, Written) else str(error).strip().split("\n")[0]
+        return None, _module_at(error, batched._batchable_twin().module) + why
+    if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
+    return found, ""
 
 
-def _seconds(self: Batched, route, weights, inputs, targets, nets) -> float:
+def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 1e-3) -> tuple[list | None, str]:
+    "Loss and gradients of two sets under vmap if they are the loop's; else None and the reason."
+    weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
+    given = inputs, targets, nets[:2]
+    found, why = _trial(batched, weights, *given)
+    if found is None: return found, why
+    gap = _disagreement(found, _gradients(lambda w: batched.loop(w, *given), weights))
+    if gap < tolerance or _exact_gap(batched, weights, *given) < tolerance: return found, ""
+    return None, f"its gradient under vmap differs from the loop's by {gap:.0e}"
+
+
+def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
     "Time of a pass forward and back: the faster of two, after a first."
     device = next(iter(weights.values())).device
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
@@ -182,7 +286,7 @@ def _seconds(self: Batched, route, weights, inputs, targets, nets) -> float:
         weights, inputs, targets, n = pick
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        getattr(self, route)(leaves, inputs, targets, n).sum().backward()
+        getattr(batched, route)(leaves, inputs, targets, n).sum().backward()
     sets = range(len(next(iter(weights.values()))))
     parts = [(weights, inputs, targets, nets)] if route == "vmap" else [(*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
     seconds = []
@@ -193,46 +297,179 @@ def _seconds(self: Batched, route, weights, inputs, targets, nets) -> float:
     return min(seconds[1:])
 
 # %% ../../nbs/masks/04_batching.ipynb #86fa7bac
-def _settle(self: Batched,
-    weights: dict[str, Tensor], # name -> [R, *shape]: a first draw
-    inputs, targets, # [R, chunk, ...]
-    nets: Sequence[int] = (), # which network each set belongs to
-    race: bool = True, # let time decide between two routes that are right
-) -> dict[str, tuple | None]: # name -> memory order of its gradient
-    "Decide the route, if that is left open, and say how weights had best lie in memory."
-    asked, sets, grads = self.route, len(next(iter(weights.values()))), None
-    if sets == 1: self.route = self.route or "loop"
-    if self.route is None: grads = _agree(self, weights, inputs, targets, nets)
-    elif self.route == "vmap": grads = _gradients(lambda w: self.vmap(w, *tree_map(lambda t: t[:2], (inputs, targets)), nets[:2]), {n: w[:2] for n, w in weights.items()})[1:]
-    if self.route is None and race: _race(self, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets)
-    self.route = self.route or "vmap"
-    if asked is None: logging.getLogger("modnb").log(logging.WARNING if self.reason else logging.INFO, "masks: weight sets run by %s", f"{self.route} ({self.reason})" if self.reason else self.route)
-    if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
-    return {n: loop_order(self, w.dim() - 1) for n, w in weights.items()}
-
-
 def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
     "Memory order that suits the loop, for a parameter of so many axes."
     return CHANNELS_LAST if batched.channels_last and dims == 4 else None
 
 
-def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
-    "The same [R, *shape], its parameter's axes in another order in memory."
-    if order is None: return weight
-    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0, *(order.index(i) + 1 for i in range(len(order))))
-
-
-def _race(self: Batched, weights, orders, inputs, targets, nets):
-    "Keep the fastest route, each with the memory order that suits it."
+def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # the fastest route
+    "Time the routes, each with the memory order that suits it."
     turned = {n: laid(w, orders[n]) for n, w in weights.items()}
-    seconds = {"vmap": _seconds(self, "vmap", turned, inputs, targets, nets), "loop": _seconds(self, "loop", weights, inputs, targets, nets)}
-    if any(isinstance(m, nn.Conv2d) for m in self.looped.modules()) and next(iter(weights.values())).device.type == "cpu":
-        self.channels_last = True
+    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets), "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
+    if any(isinstance(m, nn.Conv2d) for m in batched.looped.modules()) and next(iter(weights.values())).device.type == "cpu":
+        batched.channels_last = True
         last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
-        seconds["channels last"] = _seconds(self, "loop", last, inputs, targets, nets)
-        self.channels_last = seconds["channels last"] < min(seconds["loop"], 0.9 * seconds["vmap"])
-    self.route = "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
+        seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
+        batched.channels_last = seconds["channels last"] < min(seconds["loop"], 0.9 * seconds["vmap"])
     logging.getLogger("modnb").info("masks: %s", ", ".join(f"{r} {1e3 * s:.1f} ms" for r, s in seconds.items()))
+    return "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
 
 
-Batched.loop, Batched.settle = _loop, _settle
+def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list | None: # gradients under vmap, if it is chosen
+    "Decide the route and say so."
+    if len(next(iter(weights.values()))) == 1: return batched._choose("loop")
+    found, why = _agree(batched, weights, inputs, targets, nets)
+    if found is None: return batched._choose("loop", why)
+    grads = found[1:]
+    route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets) if race else "vmap"
+    batched._choose(route)
+    return grads
+
+# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
+ROUTES = {    # what a user names -> route, and whether the loop runs in channels-last memory order
+    "auto": (None, False),
+    "vmap": ("vmap", False),
+    "loop": ("loop", False),
+    "channels-last": ("loop", True),
+}
+
+
+def _check_route(batching: str):
+    "Raise `ValueError` if there is no such route."
+    if batching in ROUTES: return
+    hint, known = nearest(batching, ROUTES) or ".", ", ".join(map(repr, ROUTES))
+    raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
+
+
+def _unlike(nets: Sequence[nn.Module]) -> str:
+    "In what networks differ, so that they cannot run as one. Raises `ValueError` if their parameters do."
+    def shapes(net): return {n: t.shape for n, t in (*net.named_parameters(), *net.named_buffers())}
+    for i, net in enumerate(nets):
+        if shapes(net) != shapes(nets[0]):
+            raise ValueError(f"net: network {i} differs from network 0 in the names or shapes of its parameters")
+    found = ((i, difference(nets[0], net, gradients=False)) for i, net in enumerate(nets))
+    return next((f"network {i} differs from network 0 in {what}" for i, what in found if what), "")
+
+
+def _disallow_own_parameters(net: nn.Module, loss: Tensor):
+    "Raise `ValueError` for a loss through which a gradient would reach the network itself."
+    leaves = _graph(loss)[1]
+    if own_ones := [n for n, p in net.named_parameters() if id(p) in leaves]:
+        raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
+                         "forward pass of net return what the loss needs of its weights")
+
+
+class Batched:
+    "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
+    def __init__(self,
+        net: nn.Module | Sequence[nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
+        loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
+        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in this memory order), or "auto": see `settle`
+    ):
+        _check_route(batching)
+        self.nets = [unwrapped(n) for n in ([net] if isinstance(net, nn.Module) else net)]
+        self.loss = loss
+        self.route, self.channels_last = ROUTES[batching]
+        self.reason = _unlike(self.nets)
+        if self.reason and self.route == "vmap": raise ValueError(f"net: {self.reason}; batching='vmap' would run all as one")
+        self.twins = [Twin(n, {nn.Embedding: _Embedding}) for n in self.nets]
+        self.watched: set[int] = set()    # networks that had their first call
+        self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
+        self.through_inputs = False       # gradients must flow through the inputs
+        self._batchable, self._stacked = None, (None, {})
+        if self.reason: self._choose("loop")
+
+    @property
+    def chosen(self) -> str:
+        "The value of `batching` that takes the same route again, without any choice; \"none\" before one is made."
+        if self.route is None: return "none"
+        return next(name for name, route in ROUTES.items() if route == (self.route, self.channels_last))
+
+    @property
+    def looped(self) -> nn.Module:
+        "The copy of the first network that runs in the loop."
+        return self.twins[0].module
+
+    def one(self,
+        weights: dict[str, Tensor], # name -> parameter's shape
+        inputs, targets, # one chunk
+        net: int = 0, # which network the set belongs to
+        way: str = "stay", # see `Twin.run`: "copy" if other calls come before the backward pass of this
+    ) -> Tensor: # scalar loss, differentiable in `weights`
+        "The loss of one weight set. A backward pass must precede the next call, unless `way` is \"copy\"."
+        if net not in self.watched: self._first_call(net, weights, inputs, targets)
+        return self._loss(self.twins[net], weights, inputs, targets, way)
+
+    def loop(self, weights, inputs, targets, nets: Sequence[int] = ()) -> Tensor: # [R]
+        "What `vmap` does, one set after the other."
+        sets = range(len(next(iter(weights.values()))))
+        chunk = lambda r: tree_map(lambda t: t[r], (weights, inputs, targets))
+        way = "copy" if len(sets) > 1 else "stay"
+        return torch.stack([self.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
+
+    def vmap(self,
+        weights: dict[str, Tensor], # name -> [R, *shape], R weight sets
+        inputs, targets, # tensor, tuple or dict of tensors [R, chunk, ...]
+        nets: Sequence[int] = (), # which network each set belongs to; () for the only one
+    ) -> Tensor: # [R] losses, differentiable in `weights`
+        first = nets[0] if nets else 0
+        if first not in self.watched: self._first_call(first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
+        twin = self._batchable_twin()
+        def call(rest, w, x, y): return self._loss(twin, rest | w, x, y, "call")
+        if len(self.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
+        return torch.vmap(call, randomness="different")(self._rest(tuple(weights), tuple(nets)), weights, inputs, targets)
+
+    def settle(self,
+        weights: dict[str, Tensor], # name -> [R, *shape]: a first draw
+        inputs, targets, # [R, chunk, ...]
+        nets: Sequence[int] = (), # which network each set belongs to
+        race: bool = True, # let time decide between two routes that are right
+    ) -> dict[str, tuple | None]: # name -> memory order of its gradient
+        "Decide the route, if that is left open, and say which memory order suits the weights."
+        grads = None
+        with _same_noise(next(iter(weights.values())).device):
+            if self.route is None: grads = _choose_route(self, weights, inputs, targets, nets, race)
+            elif self.route == "vmap":
+                found, why = _trial(self, weights, inputs, targets, nets)
+                if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
+                grads = found[1:]
+        if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
+        return {n: loop_order(self, w.dim() - 1) for n, w in weights.items()}
+
+    def _choose(self, route: str, reason: str = ""):
+        "Take a route and say so."
+        self.route, self.reason = route, reason or self.reason
+        level, why = (logging.WARNING, f" ({self.reason})") if self.reason else (logging.INFO, "")
+        logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", self.chosen, why)
+
+    def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
+        "Loss of a twin under weights; inputs and targets stay as they are."
+        inputs, targets = _with_gradient(inputs) if self.through_inputs else own(inputs), own(targets)
+        if self.channels_last:
+            inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
+        with _differentiable(twin.module): return scalar_loss(self.loss(twin.run(weights, inputs, way), targets))
+
+    def _first_call(self, net: int, weights, inputs, targets):
+        "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
+        with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
+            weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
+            loss = _watched_loss(self, self.twins[net], weights, inputs, targets)
+            _disallow_own_parameters(self.nets[net], loss)
+            if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(self, net, weights, inputs, targets)
+        self.watched.add(net)
+
+    def _batchable_twin(self) -> Twin:
+        "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
+        if self._batchable is None:
+            first = self.twins[0]
+            self._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+            self._batchable.written, self._batchable.changed = first.written, first.changed
+        return self._batchable
+
+    def _rest(self, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
+        "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
+        if self._stacked[0] != (masked, nets):
+            each = [dict((*self.nets[i].named_parameters(), *self.nets[i].named_buffers())) for i in nets]
+            self._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
+        changed = {f"{path}.{name}".lstrip(".") for path, _, name in self.twins[0].changed} | self.twins[0].written
+        return {n: t.clone() if n in changed else t for n, t in self._stacked[1].items()}

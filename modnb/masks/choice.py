@@ -6,16 +6,23 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .ablation import ablate
+from .learner import number
 from .learning import learn_masks
 from .network import model_hash
+from .sampling import plain_name
 from ..training.checkpoint import load_same_run, save
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['next_beta', 'Choice', 'NoPrice', 'choose_beta']
@@ -47,7 +54,7 @@ class Choice:
     rows: list = field(repr=False) # trials: (price, accuracy of the control mask, share of the weights kept)
 
     @property
-    def history(self): # DataFrame: trial, beta, accuracy, kept, enough
+    def history(self) -> pd.DataFrame: # trial, beta, accuracy, kept, enough
         "One row per trial, in the order of the search."
         import pandas as pd
         frame = pd.DataFrame(self.rows, columns=["beta", "accuracy", "kept"])
@@ -67,11 +74,26 @@ def _trials(path, run: dict) -> list:
     return [tuple(t) for t in load_same_run(path, run)["trials"]] if path and os.path.exists(path) else []
 
 
+def _plain_options(options: Mapping) -> dict:
+    "The options that are numbers or texts, of any library, as a checkpoint compares them."
+    plain = {n: v.item() if getattr(v, "ndim", None) == 0 else v for n, v in options.items()}
+    return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
+
+
+def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or name of a mask -> accuracy
+    "Accuracy of the whole network and under masks. Raises `TypeError` naming `accuracy`."
+    def measured(view):
+        found = accuracy(view)
+        try: return {"accuracy": float(found)}
+        except (TypeError, ValueError, RuntimeError): raise TypeError(f"accuracy: must return a number, not a {type(found).__name__}") from None
+    return ablate(net, masks, measured, inverse=False).set_index("mask").value.to_dict()
+
+
 def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple[float, float, float]:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
-    scores = ablate(net, {"control": mask}, lambda view: {"accuracy": float(accuracy(view))}, inverse=False).set_index("mask").value
-    return float(scores["full"]), float(scores["control"]), mask.density
+    scores = _accuracies(net, {"control": mask}, accuracy)
+    return scores["full"], scores["control"], mask.density
 
 
 def _check(low: float, high: float, ratio: float, tolerance: float, options: Mapping):
@@ -98,8 +120,11 @@ def choose_beta(
     **options, # of `learn_masks`: samples, steps, lr, init, seed, callbacks ...
 ) -> Choice: # raises NoPrice, a ValueError that names `low`, if no price is good enough
     "The largest price at which the mask of the full problem loses at most `tolerance` in accuracy, by bisection."
+    given = dict(low=low, high=high, ratio=ratio, tolerance=tolerance)
+    low, high, ratio, tolerance = (number(name, value) for name, value in given.items())
     _check(low, high, ratio, tolerance, options)
-    run = {"model": model_hash(net)} | {n: v for n, v in options.items() if type(v) in (bool, int, float, str)}
+    run = {"model": model_hash(net)} | _plain_options(options)
+    _accuracies(net, {}, accuracy)                        # what it must not return is seen now
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
     while True:
         asked, best = next_beta({b: a >= full - tolerance for b, full, a, _ in trials}, low, high, ratio)

@@ -24,7 +24,10 @@ def chunked(
     "Cut a batch into K consecutive chunks. Raises `ValueError` naming `samples` if K does not divide the rows."
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2): raise ValueError(f"data[{name!r}]: a batch must be a pair (inputs, targets), not {type(batch).__name__}")
     leaves = tree_flatten(tuple(batch))[0]
-    if not all(isinstance(t, Tensor) and t.dim() for t in leaves): raise ValueError(f"data[{name!r}]: inputs and targets must be tensors with one row per example")
+    for t in leaves:
+        if isinstance(t, Tensor) and t.dim(): continue
+        what = f"a {type(t).__name__}" if not isinstance(t, Tensor) else "a tensor without rows"
+        raise ValueError(f"data[{name!r}]: inputs and targets must be tensors with one row per example, or tuples or dicts of them; {what} given")
     rows = {len(t) for t in leaves}
     if len(rows) != 1: raise ValueError(f"data[{name!r}]: tensors of one batch differ in their number of rows: {sorted(rows)}")
     if (n := rows.pop()) % samples: raise ValueError(f"samples: {samples} masks cannot share the {n} rows of a batch of data[{name!r}] evenly")

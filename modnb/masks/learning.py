@@ -5,11 +5,14 @@
 # %% ../../nbs/masks/11_learning.ipynb #72f69a0e
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
+import torch
 from torch import Tensor, nn
 
 from ..data.stream import batches
@@ -17,14 +20,30 @@ from .algebra import Masks
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner
-from .network import Where, weights_only
-from ..training.checkpoint import HeldInterrupt, save
+from .network import Where, unwrapped, weights_only
+from ..training.checkpoint import HeldInterrupt, rng_state, save, set_rng_state
 from ..training.events import Event
+from ..training.fit import move
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
-__all__ = ['Found', 'learn_masks']
+__all__ = ['Data', 'Found', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
+def _named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
+    "What `evaluate` returned under one name. Raises `ValueError` or `TypeError` if it is no number under \"function/metric\"."
+    function = next((f for f in sorted(functions, key=lambda f: -len(str(f))) if str(key).startswith(f"{f}/")), None)
+    function, metric = str(key).split("/", 1) if function is None and "/" in str(key) else (function, str(key)[len(str(function)) + 1:])
+    if function is None or not metric: raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', such as '{functions[0]}/accuracy'")
+    try:
+        if isinstance(value, str): raise TypeError("a string")
+        return function, metric, float(value)
+    except (TypeError, ValueError, RuntimeError):
+        raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
+
+
 def _log(learner: MaskLearner, step: int, losses: Tensor) -> list[tuple]:
     "History rows of one step: network, step, function, then loss, price, share of weights kept."
     numbers = {"loss": losses.tolist(), "price": learner.price((step - 1) / learner.steps).tolist(), "kept": learner.kept().tolist()}
@@ -36,13 +55,24 @@ def _evaluated(learner: MaskLearner, step: int, evaluate) -> list[tuple]:
     nets = range(len(learner.nets))
     found = [[learner.masks(s) for s in nets], *([[learner.weights(s) for s in nets]] if learner.train_weights else [])]
     results = evaluate(*found) if len(nets) > 1 else [evaluate(*(f[0] for f in found))]
-    return [(s, step, *k.split("/", 1), v) for s, result in enumerate(results) for k, v in result.items()]
+    if not isinstance(results, (list, tuple)) or len(results) != len(nets): raise TypeError(f"evaluate: must return a list with a dict for each of the {len(nets)} networks")
+    for result in results:
+        if not isinstance(result, Mapping): raise TypeError(f"evaluate: must return a dict of numbers, not a {type(result).__name__}")
+    return [(s, step, *_named_number(k, v, learner.functions)) for s, result in enumerate(results) for k, v in result.items()]
+
+
+def _check_evaluate(learner: MaskLearner, evaluate):
+    "Call `evaluate` once before the work begins, as if nothing had happened. Raises `TypeError` or `ValueError` for what it must not return."
+    state = rng_state(learner.device)
+    _evaluated(learner, 0, evaluate)
+    set_rng_state(state, learner.device)
 
 
 def _streams(learner: MaskLearner, data, start: int) -> list:
-    "Batches of each function; with a mapping per network, lists of one batch per network."
-    if isinstance(data, Mapping): return [batches(data[f], start) for f in learner.functions]
-    return [map(list, zip(*(batches(d[f], start) for d in data))) for f in learner.functions]
+    "Batches of each function on the network's device; with a mapping per network, lists of one batch per network."
+    def ready(source): return map(lambda batch: move(batch, learner.device), batches(source, start))
+    if isinstance(data, Mapping): return [ready(data[f]) for f in learner.functions]
+    return [map(list, zip(*(ready(d[f]) for d in data))) for f in learner.functions]
 
 
 def _train(learner: MaskLearner, data, evaluate, every: int, callbacks: list, checkpoint) -> list[tuple]:
@@ -53,13 +83,14 @@ def _train(learner: MaskLearner, data, evaluate, every: int, callbacks: list, ch
     steps = learner.steps if learner.estimator.learned else 0
     start, rows = learner.restore(checkpoint) if checkpoint and os.path.exists(checkpoint) else (0, [])
     streams, done, whole = _streams(learner, data, start), start, True
+    if evaluate and start < steps: _check_evaluate(learner, evaluate)
     tell("start", start, [])
     with HeldInterrupt(checkpoint is not None) as interrupt:
         try:
             for step in range(start, steps):
                 interrupt.check()
                 batch, whole = [next(s) for s in streams], False
-                losses = learner.step(step, batch)
+                with torch.enable_grad(): losses = learner.step(step, batch)
                 done, whole = step + 1, True
                 if done % min(100, every) == 0 or done == steps:
                     rows += (new := _log(learner, done, losses))
@@ -81,14 +112,14 @@ class Found:
     "What `learn_masks` found."
     logits: dict[str, dict[str, Tensor]] # function -> parameter -> logits of the parameter's shape
     masks: dict[str, Masks] # function -> masks
-    rows: list = field(repr=False) # history as tuples (step, function, metric, value)
+    rows: list[tuple[Any, ...]] = field(repr=False) # history as tuples (step, function, metric, value)
     estimator: Estimator
-    route: str # "vmap" or "loop": how the samples were batched
+    route: str # "vmap", "loop" or "channels-last": the value of `batching` that takes the same route again
     reason: str = "" # why they were looped
     weights: dict[str, Tensor] | None = None # parameter -> values, where the weights were trained, too
 
     @property
-    def history(self):
+    def history(self) -> pd.DataFrame:
         "Tidy frame of the training: step, function, metric, value."
         import pandas as pd
         return pd.DataFrame(self.rows, columns=["step", "function", "metric", "value"])
@@ -97,19 +128,43 @@ class Found:
         "Keep probabilities of one function's mask."
         return {n: self.estimator.keep_prob(l) for n, l in self.logits[function].items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"  {f}: {m!r}" for f, m in self.masks.items()]
         return "\n".join([f"Found by {self.estimator.name} ({self.route})", *lines[:3], *(["  ..."] if len(lines) > 3 else [])])
 
 # %% ../../nbs/masks/11_learning.ipynb #70616724
-def _functions(data, nets: int) -> list[str]:
+def _plain_name(function) -> str | int:
+    "The name of a function, of a plain type. Raises `ValueError` naming `data`."
+    if hasattr(function, "dtype") and hasattr(function, "item") and not isinstance(function, Tensor): function = function.item()    # NumPy
+    if isinstance(function, str): return str.__str__(function)
+    if isinstance(function, int) and not isinstance(function, bool): return int(function)
+    raise ValueError(f"data: a function is named {function!r}, a {type(function).__name__}; names must be strings or integers")
+
+
+def _functions(data, nets: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     each = [data] if isinstance(data, Mapping) or nets == 1 else list(data) if isinstance(data, (list, tuple)) else [data]
     for d in each:
         if not isinstance(d, Mapping) or not d: raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
         if list(d) != list(each[0]): raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
     if each[0] is not data and len(each) != nets: raise ValueError(f"data: {len(each)} mappings for {nets} networks")
-    return list(each[0])
+    names = [_plain_name(f) for f in each[0]]
+    if len(set(map(str, names))) < len(names): raise ValueError(f"data: two functions of {names} have the same name once written")
+    return names
+
+
+def _check_nets(net):
+    "Raise `TypeError` or `ValueError` naming `net`."
+    for each in [net] if isinstance(net, nn.Module) else net:
+        if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
+            raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
+
+
+@contextlib.contextmanager
+def _outside_inference():
+    "Context in which tensors can have gradients; whether they have is left as it was."
+    grad = torch.is_grad_enabled()
+    with torch.inference_mode(False), torch.set_grad_enabled(grad): yield
 
 
 def _found(parts: list, net: int) -> Found:
@@ -118,12 +173,47 @@ def _found(parts: list, net: int) -> Found:
     first = parts[0][0]
     masks = {f: m for learner, _ in parts for f, m in learner.masks(net).items()}
     rows = [r[1:] for _, rows in parts for r in rows if r[0] == net]
-    return Found(logits, masks, rows, first.estimator, first.batched.route or "none", first.batched.reason, first.weights(net) if first.train_weights else None)
+    return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, first.weights(net) if first.train_weights else None)
+
+# %% ../../nbs/masks/11_learning.ipynb #68fffa1a
+class MaskOptions(TypedDict, total=False):
+    "The options of `learn_masks`, which explains them."
+    samples: int
+    beta: float
+    steps: int
+    lr: float
+    init: float | Mapping[str, Tensor]
+    fixed: Iterable[str]
+    estimator: str | Estimator
+    where: Where
+    granularity: str | Callable[..., Any]
+    batching: str
+    backend: str
+    memory: str
+    by_length: ByLength | None
+    together: bool
+    clip: float | str | tuple[str, float] | None
+    seed: int | Sequence[int]
+    train_weights: bool | Mapping[str, Tensor]
+    evaluate: Callable[..., Any] | None
+    every: int
+    callbacks: Iterable[Callable[[Event], None]]
+    checkpoint: str | os.PathLike[str] | None
+
+Data = Mapping[str, Iterable[Any]]      # function -> batches
+
+
+@overload
+def learn_masks(net: nn.Module, data: Data, loss: Callable[..., Any], **options: Unpack[MaskOptions]) -> Found: ...
+@overload
+def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Callable[..., Any],
+                **options: Unpack[MaskOptions]) -> list[Found]: ...
 
 # %% ../../nbs/masks/11_learning.ipynb #bf55b681
-def learn_masks(
+@_outside_inference()
+def learn_masks( # type: ignore[misc] # for mypy the options of the overloads, one dictionary, are not these
     net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Mapping[str, Iterable], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
+    data: Data | Sequence[Data], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
@@ -135,12 +225,12 @@ def learn_masks(
     estimator: str | Estimator = "gumbel", # how logits become masks: a name, or an instance with options
     where: Where = weights_only, # which parameters are masked: predicate(name, param), or several
     granularity="weight", # what one logit decides about: "weight", "row", "column", "tensor", or (name, param) -> groups
-    batching: str = "auto", # "vmap", "loop", or "auto": the faster of those whose gradients are right
+    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop in this memory order), or "auto": the fastest of those whose gradients are right
     backend: str = "auto", # mask kernels: "eager", "compiled", or "auto": compiled if the training is long
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | None = 1.0, # largest gradient norm of a function's logits
+    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)
@@ -150,6 +240,7 @@ def learn_masks(
 ) -> Found | list[Found]: # a list if a list of networks was given
     "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
     single = isinstance(net, nn.Module)
+    _check_nets(net)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
         if value < least: raise ValueError(f"{name}: {value} is below {least}")

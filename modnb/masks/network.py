@@ -5,21 +5,41 @@
 # %% ../../nbs/masks/01_network.ipynb #68c19929
 from __future__ import annotations
 
-import copy
 import hashlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..models.copies import structural_copy
 
 # %% auto #0
-__all__ = ['Where', 'weights_only', 'no_embeddings', 'no_normalization', 'select', 'model_hash', 'structural_copy']
+__all__ = ['WRAPPERS', 'Where', 'unwrapped', 'weights_only', 'no_embeddings', 'no_normalization', 'select', 'model_hash',
+           'Written', 'Watch']
+
+# %% ../../nbs/masks/01_network.ipynb #311268c5
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def unwrapped(
+    net: nn.Module, # network
+) -> nn.Module: # the network that was compiled, or `net` itself
+    "The network to run with other weights. Raises `TypeError` or `ValueError` if there is none."
+    net = getattr(net, "_orig_mod", net)
+    if not isinstance(net, nn.Module): raise TypeError(f"net: must be a torch.nn.Module, not a {type(net).__name__}")
+    if isinstance(net, WRAPPERS): raise ValueError(f"net: is a {type(net).__name__}; pass the network in it, net.module")
+    for name, module in net.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its part {name!r}" if name else "it"
+            raise ValueError(f"net: {what} is scripted and has its weights built in; pass the network before torch.jit")
+    return net
 
 # %% ../../nbs/masks/01_network.ipynb #e1c21f2b
 def weights_only(name: str, param: Tensor) -> bool: # param: in its own shape, whatever that is
     "Everything but biases: a parameter is a bias if its own name says so."
-    return "bias" not in name.rpartition(".")[2]
+    return "bias" not in name.partition("parametrizations.")[2] and "bias" not in name.rpartition(".")[2]
 
 
 def no_embeddings(name: str, param: Tensor, module: nn.Module) -> bool: # param: in its own shape
@@ -40,6 +60,7 @@ def select(
     where: Where = weights_only, # predicate (name, param) or (name, param, module), or several that must all hold
 ) -> dict[str, nn.Parameter]: # name -> parameter, in the network's order; a tied parameter appears once
     "The floating-point parameters that `where` selects. Raises `ValueError` if the network has none or none is selected."
+    net = unwrapped(net)
     owners = {id(p): m for m in net.modules() for p in m._parameters.values() if p is not None}
     everything = {n: p for n, p in net.named_parameters() if p.is_floating_point()}
     if not everything: raise ValueError(f"net: {type(net).__name__} has no floating-point parameters, so there is nothing to mask")
@@ -57,14 +78,54 @@ def model_hash(
 ) -> str: # 16 hexadecimal digits
     "Fingerprint of a network's parameters and buffers."
     digest = hashlib.sha256()
-    for name, t in net.state_dict().items():
+    for name, t in unwrapped(net).state_dict().items():
         digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
         if not t.is_meta: digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
-# %% ../../nbs/masks/01_network.ipynb #88866f40
-def structural_copy(
-    net: nn.Module, # network
-) -> nn.Module: # same structure, in the same mode
-    "A copy of the modules that shares the parameters and owns the buffers."
-    return copy.deepcopy(net, {id(p): p for p in net.parameters()})
+# %% ../../nbs/masks/01_network.ipynb #69da1c0e
+class Written(Exception):
+    "Something is about to write into protected memory; the argument is its name."
+
+
+def _memory(t: Tensor) -> int | None:
+    "What identifies the memory that a tensor and its views share; None for tensors that have none of this kind."
+    try: return t.untyped_storage()._cdata
+    except (NotImplementedError, RuntimeError): return None
+
+
+def _depends(func) -> bool:
+    "Whether the result of an operation depends on the values of its arguments, beyond being a view of them."
+    name = func._schema.name.rpartition("::")[2]
+    return not (func.is_view or name.endswith("_like") or name.startswith("new_"))
+
+
+class Watch(TorchDispatchMode):
+    "Context that notes by name which of some tensors are read; raises `Written` before one of them is written."
+    supports_higher_order_operators = True
+
+    def __init__(self,
+        protected: Mapping[str, Tensor], # name -> tensor that nothing may write
+        noted: Mapping[str, Tensor] = {}, # name -> tensor whose first write is noted
+    ):
+        super().__init__()
+        self.protected, self.noted = ({_memory(t): n for n, t in some.items()} for some in (protected, noted))
+        self.read: set[str] = set()
+        self.written: set[str] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if hasattr(func, "_schema"):
+            given = dict(zip((a.name for a in func._schema.arguments), args)) | kwargs
+            for argument in func._schema.arguments:
+                writes = argument.alias_info is not None and argument.alias_info.is_write
+                self._note(func, given.get(argument.name), writes)
+        return func(*args, **kwargs)
+
+    def _note(self, func, value, writes: bool):
+        for t in value if isinstance(value, (list, tuple)) else [value]:
+            memory = _memory(t) if isinstance(t, Tensor) else None
+            if memory is None: continue
+            if writes and memory in self.protected: raise Written(self.protected[memory])
+            if writes and memory in self.noted: self.written.add(self.noted[memory])
+            if memory in self.protected and _depends(func): self.read.add(self.protected[memory])

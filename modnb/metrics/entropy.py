@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .collapse import alignment, collapse_avg, collapse_worst, joint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['entropy_a', 'entropy_b', 'information', 'regularizer', 'information_bias', 'Joint', 'joint_from_samples',
@@ -276,7 +280,7 @@ def selection_entropies(
     return Selection(*(t.numpy() for t in (a, b, b - a, high, dead)), *(np.stack(w, -1) for w in worst), used.numpy(), sizes, rules)
 
 # %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
-def _to_frame(self) -> pandas.DataFrame: # a row per seed, slot and metric
+def _to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
     "Columns: seed (if there are several), slot, metric, value; usage and the numbers of the slots' means are not in it."
     import pandas as pd
     names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")

@@ -5,7 +5,6 @@
 # %% ../../nbs/models/11_stacked.ipynb #45ea37c0
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FunctionType, MethodType
@@ -15,27 +14,78 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .copies import structural_copy
 from .gated_mlp import GatedMLP
 
 # %% auto #0
-__all__ = ['BY_HAND', 'same_shape', 'affine', 'affine_twice', 'stacked_mlp', 'Stack']
+__all__ = ['BY_HAND', 'difference', 'same_shape', 'affine', 'affine_twice', 'stacked_mlp', 'Stack']
 
 # %% ../../nbs/models/11_stacked.ipynb #986e091d
-def _alike(a, b) -> bool:
+def _held(f: FunctionType) -> tuple: # defaults and the values of a closure
+    "What a function holds beside its code."
+    return f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()]
+
+
+def _plain_object(a) -> bool:
+    "Whether all that an object is stands in its attributes, and it has no equality of its own."
+    kind = type(a)
+    methods = ((kind.__eq__, object.__eq__), (kind.__reduce__, object.__reduce__), (kind.__reduce_ex__, object.__reduce_ex__))
+    return hasattr(a, "__dict__") and all(mine is default for mine, default in methods)
+
+
+def _alike(a, b, seen: frozenset = frozenset()) -> bool: # seen: pairs of modules that are being compared
     "Do two values mean the same? Functions do if they have the same code and hold values that are alike."
     if a is b: return True
     if type(a) is not type(b): return False
+    same = lambda x, y: _alike(x, y, seen)
     if isinstance(a, Tensor): return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
-    if isinstance(a, nn.Module): return same_shape(a, b)
-    if isinstance(a, dict): return a.keys() == b.keys() and all(_alike(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(_alike, a, b))
-    if isinstance(a, partial): return _alike((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
-    if isinstance(a, MethodType): return _alike((a.__func__, a.__self__), (b.__func__, b.__self__))
+    if isinstance(a, nn.Module): return (id(a), id(b)) in seen or not _difference(a, b, True, seen)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    if isinstance(a, partial): return same((a.func, a.args, a.keywords), (b.func, b.args, b.keywords))
+    if isinstance(a, MethodType): return same((a.__func__, a.__self__), (b.__func__, b.__self__))
     if isinstance(a, FunctionType):
-        held = lambda f: (f.__code__, f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()])
-        return a.__code__ == b.__code__ and a.__globals__ is b.__globals__ and _alike(held(a)[1:], held(b)[1:])
+        return a.__code__ == b.__code__ and a.__globals__ is b.__globals__ and same(_held(a), _held(b))
+    if _plain_object(a): return same(vars(a), vars(b))
     try: return bool(a == b)
     except (TypeError, ValueError, RuntimeError): return False
+
+# %% ../../nbs/models/11_stacked.ipynb #838e5cf6
+def _rest(module: nn.Module) -> dict:
+    "What a module holds beside parameters, buffers, modules and mode."
+    hooks = module._forward_pre_hooks.values()
+    computed = {getattr(hook, "_tensor_name", getattr(hook, "name", None)) for hook in hooks}
+    without = {"_parameters", "_buffers", "_modules", "training"} | computed
+    numbered = ("_hooks", "_with_kwargs", "_always_called")
+    return {n: list(v.items() if n.endswith(numbered[1:]) else v.values()) if n.endswith(numbered) and isinstance(v, dict) else v
+            for n, v in vars(module).items() if n not in without}
+
+
+def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) -> str:
+    "`difference`, while the modules of `seen` are being compared."
+    def look(t): return t if t is None else (t.shape, t.dtype, t.device, t.requires_grad and gradients)
+    def names(net): return [[n for n, _ in every] for every in (net.named_modules(), net.named_parameters(), net.named_buffers())]
+    seen = seen | {(id(a), id(b))}
+    if names(a) != names(b): return "the names of its modules, parameters or buffers"
+    for (name, m), n in zip(a.named_modules(), b.modules()):
+        at = lambda part, name=name: f"{name}.{part}" if name else part
+        if type(m) is not type(n): return f"the class of {name!r}, {type(m).__name__} and {type(n).__name__}"
+        for mine, other in ((m._parameters, n._parameters), (m._buffers, n._buffers)):
+            for part in mine:
+                if look(mine[part]) != look(other.get(part)): return f"shape or kind of {at(part)!r}"
+        mine, other = _rest(m), _rest(n)
+        for part in dict.fromkeys([*mine, *other]):
+            if not (part in mine and part in other and _alike(mine[part], other[part], seen)): return repr(at(part))
+    return ""
+
+
+def difference(
+    a: nn.Module, # network
+    b: nn.Module, # another
+    gradients: bool = True, # also compare which parameters require a gradient
+) -> str: # empty if there is none
+    "The first thing in which two networks differ, apart from the values of parameters and buffers."
+    return _difference(a, b, gradients, frozenset())
 
 
 def same_shape(
@@ -43,12 +93,7 @@ def same_shape(
     b: nn.Module, # another
 ) -> bool:
     "May the two be stacked: do they differ in the values of parameters and buffers only?"
-    look = lambda tensors: {n: t if t is None else (t.shape, t.dtype, t.device, t.requires_grad) for n, t in tensors.items()}
-    rest = lambda module: {n: v for n, v in vars(module).items() if n not in ("_parameters", "_buffers", "_modules", "training")}
-    names = lambda net: [[n for n, _ in net.named_modules()], [n for n, _ in net.named_parameters()], [n for n, _ in net.named_buffers()]]
-    return names(a) == names(b) and all(
-        type(m) is type(n) and look(m._parameters) == look(n._parameters) and look(m._buffers) == look(n._buffers) and _alike(rest(m), rest(n))
-        for m, n in zip(a.modules(), b.modules()))
+    return not difference(a, b)
 
 # %% ../../nbs/models/11_stacked.ipynb #8219393b
 def affine(
@@ -128,9 +173,9 @@ class Stack:
     "Networks of one shape in one pass. Release it in the end. Raises `ValueError` naming `nets`."
     def __init__(self, nets: Sequence[nn.Module]): # of `same_shape`
         for i, net in enumerate(nets):
-            if not same_shape(nets[0], net): raise ValueError(f"nets: network {i} differs from network 0 in more than the values of its parameters")
+            if what := difference(nets[0], net): raise ValueError(f"nets: network {i} differs from network 0 in more than the values of its parameters: {what}")
         self.nets = list(nets)
-        self.template = copy.deepcopy(nets[0], {id(t): t for t in (*nets[0].parameters(), *nets[0].buffers())})
+        self.template = structural_copy(nets[0])
         each = [dict((*net.named_parameters(), *net.named_buffers())) for net in nets]
         self.slots = {name: [tensors[name] for tensors in each] for name in each[0]}
         self.own = {name: [t.data for t in slots] for name, slots in self.slots.items()}

@@ -11,20 +11,22 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from ..data.stream import batches
+from ..models.copies import full_copy
 from ..models.stacked import Stack
 from .checkpoint import rng_state, set_rng_state
-from .fit import Learner, TrainLoss, _scalar, call_net, in_mode, move, split_batch
+from .fit import Learner, TrainLoss, call_net, differentiable_loss, in_mode, move, own, scalar_loss, split_batch
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'SLOW', 'GivenLoss', 'Member', 'stacked_optimizer', 'give_state', 'clip_each', 'Group', 'stacks_well',
-           'Feed', 'rows_of', 'free_bytes', 'bytes_per_member', 'race', 'choose_size', 'split_evenly']
+__all__ = ['ELEMENTWISE', 'SLOW', 'GivenLoss', 'Member', 'stacked_optimizer', 'give_state', 'stacks_updates', 'clip_each',
+           'Group', 'stacks_well', 'Feed', 'rows_of', 'free_bytes', 'bytes_per_member', 'race', 'choose_size',
+           'split_evenly']
 
 # %% ../../nbs/training/08_groups.ipynb #3bc36de1
 class GivenLoss(TrainLoss):
@@ -83,6 +85,37 @@ def give_state(
     for m in members:
         for group, theirs in zip(made.param_groups, m.optimizer.param_groups): theirs["lr"] = group["lr"]
 
+# %% ../../nbs/training/08_groups.ipynb #0284161a
+def _moved(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    "Where an optimizer takes its parameters with gradients [step][parameter]."
+    for step in gradients:
+        for t, g in zip(tensors, step): t.grad = g.clone()
+        optimizer.step()
+    return [t.detach() for t in tensors]
+
+
+def stacks_updates(
+    members: Sequence[Member], # of one shape
+    tolerance: float = 1e-3, # relative to the largest update
+) -> bool:
+    "Does the optimizer update stacked parameters as those of each network alone? Known, or tried on two copies."
+    if type(members[0].optimizer) in ELEMENTWISE or len(members) == 1: return True
+    two, draw = members[:2], torch.Generator().manual_seed(0)
+    start = [[p.detach().clone() for p in m.params] for m in two]
+    noise = lambda p: torch.randn(p.shape, generator=draw).to(p)
+    gradients = [[[noise(p) for p in m.params] for m in two] for _ in range(3)]
+    try:
+        alone = []
+        for s, m in enumerate(two):
+            own_ones = [p.clone().requires_grad_() for p in start[s]]
+            optimizer = copy.deepcopy(m.optimizer, {id(p): q for p, q in zip(m.params, own_ones)})
+            alone.append(_moved(optimizer, own_ones, [step[s] for step in gradients]))
+        stacked = [torch.stack(pair).requires_grad_() for pair in zip(*start)]
+        together = _moved(stacked_optimizer(two, stacked), stacked, [list(map(torch.stack, zip(*step))) for step in gradients])
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError): return False
+    return all((t - torch.stack(a)).abs().max() <= tolerance * (torch.stack(a) - torch.stack(p)).abs().max()
+               for t, a, p in zip(together, zip(*alone), zip(*start)))
+
 # %% ../../nbs/training/08_groups.ipynb #31973e94
 def clip_each(
     gradients: Sequence[Tensor], # [S, ...]; changed in place
@@ -96,6 +129,11 @@ def clip_each(
     return norms
 
 # %% ../../nbs/training/08_groups.ipynb #d8e1bd71
+def _one_number(loss: Callable) -> Callable:
+    "A loss that is a scalar, whatever shape its one number has."
+    return lambda outputs, targets: scalar_loss(loss(outputs, targets))
+
+
 class Group:
     "Learners of one shape, one loss, rate and bound, that have done equally many steps."
     def __init__(self, members: Sequence[Member]):
@@ -107,7 +145,7 @@ class Group:
     def build(self, inputs, targets): # a first batch, tensors [S, ...]
         "Stack the members, each parameter as its gradient will lie in memory."
         self.stack, random = Stack([m.net for m in self.members]), rng_state(self.first.device)
-        losses = self.stack.losses(self.first.loss, inputs, targets, training=False)
+        losses = self.stack.losses(_one_number(self.first.loss), inputs, targets, training=False)
         self.stack.arrange(torch.autograd.grad(losses.sum(), list(self.stack.trained.values()), allow_unused=True))
         set_rng_state(random, self.first.device)
         self.optimizer = stacked_optimizer(self.members, list(self.stack.trained.values()))
@@ -135,7 +173,7 @@ def _update(self: Group,
     batch: tuple, # inputs and targets: tensors [S, ...], or of a single member as they are
 ) -> list[int]: # positions of members whose loss is not finite: if there are any, nothing was done
     "One step of every member."
-    inputs, targets = (move(part, self.first.device) for part in batch)
+    inputs, targets = (own(move(part, self.first.device)) for part in batch)
     if len(self.members) > 1 and self.stack is None: self.build(inputs, targets)
     self.optimizer.zero_grad()
     losses = self.losses(inputs, targets)
@@ -148,9 +186,9 @@ def _update(self: Group,
 
 def _losses(self: Group, inputs, targets) -> Tensor: # [S]
     "The members' losses."
-    if self.stack is None: return _scalar(self.first.loss(call_net(self.first.net, inputs), targets)).unsqueeze(0)
-    losses = self.stack.losses(self.first.loss, inputs, targets)
-    _scalar(losses[0] if losses.shape == (len(self.members),) else losses)
+    if self.stack is None: return differentiable_loss(self.first.loss(call_net(self.first.net, inputs), targets)).unsqueeze(0)
+    losses = self.stack.losses(_one_number(self.first.loss), inputs, targets)
+    differentiable_loss(losses[0] if losses.shape == (len(self.members),) else losses)
     return losses
 
 
@@ -182,7 +220,7 @@ Group.update, Group.losses, Group._step, Group.flush = _update, _losses, _step, 
 
 # %% ../../nbs/training/08_groups.ipynb #d6616260
 def _gradients_alone(m: Member, inputs, targets) -> list[Tensor]:
-    with in_mode(m.net, training=False): return list(torch.autograd.grad(m.loss(call_net(m.net, inputs), targets), m.params, allow_unused=True))
+    with in_mode(m.net, training=False): return list(torch.autograd.grad(scalar_loss(m.loss(call_net(m.net, own(inputs)), own(targets))), m.params, allow_unused=True))
 
 
 def stacks_well(
@@ -194,7 +232,7 @@ def stacks_well(
     stack, random, why = Stack([m.net for m in members]), rng_state(members[0].device), ""
     batch = move(batch, members[0].device)
     try:
-        both = torch.autograd.grad(stack.losses(members[0].loss, *batch, training=False).sum(), list(stack.trained.values()), allow_unused=True)
+        both = torch.autograd.grad(stack.losses(_one_number(members[0].loss), *own(batch), training=False).sum(), list(stack.trained.values()), allow_unused=True)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
         both, why = [], str(error).strip().split("\n")[0]
     finally:
@@ -259,10 +297,17 @@ def bytes_per_member(m: Member, batch: tuple) -> int: # batch of this member
     def note(t):
         seen[t.data_ptr()] = t.nbytes
         return t
-    random, batch = rng_state(m.device), move(batch, m.device)
+    random, batch = rng_state(m.device), own(move(batch, m.device))
     with in_mode(m.net, training=False), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): m.loss(call_net(m.net, batch[0]), batch[1])
     set_rng_state(random, m.device)
     return 4 * sum(p.nbytes for p in m.params) + sum(seen.values())
+
+
+def _copied(m: Member) -> Member:
+    "A learner of its own that goes on as this one would."
+    net = full_copy(m.net)
+    same = {id(m.net): net} | {id(p): q for p, q in zip(m.net.parameters(), net.parameters())}
+    return copy.deepcopy(m, same)
 
 
 def race(
@@ -276,7 +321,7 @@ def race(
     device, first = members[0].device, rows_of(batch, [0])
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    groups, random = {n: Group([copy.deepcopy(m) for m in members[:n]]) for n in sizes}, rng_state(device)
+    groups, random = {n: Group([_copied(m) for m in members[:n]]) for n in sizes}, rng_state(device)
     batches, seconds = {n: first if n == 1 else rows_of(batch, range(n)) for n in sizes}, {n: [] for n in sizes}
     for n, group in groups.items(): group.update(batches[n])      # stacks them
     while any(len(t) < rounds or sum(t) < least for t in seconds.values()):
