@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modnb.masks import Masks
+from modnb.masks import Masks, masked
 
 LAYERS = st.dictionaries(st.text(max_size=3), st.lists(st.integers(0, 3), max_size=3), max_size=3)
 SEEDS = st.integers(0, 2**30)
@@ -67,3 +67,39 @@ def test_a_damaged_file_is_refused(tmp_path_factory, layers, seed, data):
     path.write_bytes(whole[:cut])
     with pytest.raises(ValueError, match="path: 'damaged.safetensors' holds no masks of this library, or is damaged"):
         Masks.load(path)
+
+
+def test_one_tensor_under_two_names(tmp_path):
+    whole = torch.ones(4, 4, dtype=torch.bool)
+    masks = Masks({"q.weight": whole, "k.weight": whole})
+    masks.save(tmp_path / "m.safetensors")
+    assert Masks.load(tmp_path / "m.safetensors") == masks
+
+
+def test_masks_of_another_device_are_refused_by_name():
+    masks = drawn({"w": [2, 3]}, 0)
+    for both in (lambda: masks & masks.to("meta"), lambda: masks.to("meta") - masks):
+        with pytest.raises(ValueError, match="masks: 'w' is on .* move one of them with .to"):
+            both()
+    with pytest.raises(ValueError, match="masks: 'w' is on the meta device"):
+        masks.to("meta").save("never written")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.float64])
+def test_a_network_under_a_mask_keeps_its_dtype(dtype):
+    net = torch.nn.Linear(3, 2).to(dtype)
+    masks = drawn({"weight": [2, 3]}, 0)
+    x = torch.ones(4, 3, dtype=dtype)
+    assert torch.allclose(masked(net, masks)(x), torch.nn.functional.linear(x, net.weight * masks["weight"], net.bias))
+
+
+def test_masks_follow_the_network_to_its_device():
+    net = torch.nn.Linear(3, 2, device="meta")
+    assert masked(net, drawn({"weight": [2, 3]}, 0))(torch.ones(4, 3, device="meta")).is_meta
+
+
+def test_modes_of_a_view_are_its_own():
+    net = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Dropout(0.5))
+    view, x = masked(net, drawn({"0.weight": [2, 3]}, 0)), torch.ones(500, 3)
+    assert torch.equal(view.eval()(x), view(x)) and net.training and net[1].training
+    assert not torch.equal(view.train()(x), view(x))

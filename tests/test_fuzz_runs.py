@@ -137,6 +137,8 @@ def any_file(path):
     "A property: the file is a grid, or one sentence says why not."
     @given(FILES)
     @example("seeds: 1000000000000")
+    @example("parameters: {preset: quick, runs: x, ask: true, name: 3}")
+    @example("parameters: {whole: {whole: null, 0: null}}")
     @example("parameters: {whole: !!int 010}")
     @example("parameters: &a {whole: *a}")
     @example("parameters: {whole: &a [*a]}")

@@ -233,6 +233,53 @@ def run(params, log):
     assert "<script>" not in Runs("runs")._repr_html_() and "<script>" not in Grid.from_yaml("grid.yaml", runs="runs")._repr_html_()
 
 
+@pytest.mark.parametrize("words", [["script.py"], ["-"]], ids=["file", "stdin"])
+def test_a_script_needs_no_guard(place, words):
+    "Workers do not import the script again; it may even come from stdin, and hold the experiment itself."
+    code = """
+from modnb.runs import Experiment, Grid, Params, Result
+import pandas as pd
+class Toy(Params):
+    seed: int = 0
+def toy(params, log):
+    return Result(pd.DataFrame({"metric": ["seed"], "value": [params.seed]}))
+for what in ("toys.walk", Experiment("mine", Toy, toy)):
+    grid = Grid(what, seed=[0, 1], runs="runs").run(workers=1, progress=False)
+    print(grid.status().state.tolist(), __name__, "__file__" in globals())
+"""
+    Path("script.py").write_text(code)
+    done = subprocess.run([sys.executable, *words], input=code if words == ["-"] else None, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith("['done', 'done'] __main__") for line in lines), done.stdout
+
+
+MISSING = {"yaml": (["grid", "toys.walk", "seed=[1]"], "grid"), "distributed": (["grid", "toys.walk", "seed=1"], "grid"), "dask_jobqueue": (["grid", "toys.walk", "--cluster", "slurm.yaml"], "grid"),
+           "papermill": (["report", "toys.walk"], "report"), "nbclient": (["grid", "toys.walk", "--report", "each"], "report"), "jupyterlab": (["lab"], "lab")}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_command_names_the_extra_that_is_missing(place, monkeypatch, capsys, name):
+    from modnb.runs.cli import main
+
+    words, extra = MISSING[name]
+    Path("slurm.yaml").write_text("system: slurm")
+    monkeypatch.setitem(sys.modules, name, None) # as if it were not installed
+    assert main(words) == 2 and capsys.readouterr().err.splitlines()[-1] == f"modnb: {name} is not installed: pip install 'modnb[{extra}]'"
+
+
+def test_an_import_names_the_extra_that_is_missing(monkeypatch):
+    from modnb.data import images
+    from modnb.names import Missing
+
+    for name, extra, use in (("sklearn", "data", lambda: images.image_set("digits")), ("ipywidgets", "report", lambda: __import__("modnb.view.widgets"))):
+        for loaded in [m for m in sys.modules if m.startswith("modnb.view.widgets")]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(Missing, match=rf"{name} is not installed: pip install 'modnb\[{extra}\]'"):
+            use()
+
+
 def test_ten_thousand_are_not_needed_to_see_one_pass(place, monkeypatch):
     "The table reads each small file of a run once or twice, whatever the number of runs."
     grid = Grid("toys.walk", seed=range(20), steps=5, runs="runs")

@@ -241,6 +241,7 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
     fields = specs(found.Params)
     lists = translated(sweep, found.sweep) if sweep.foreign else dict(sweep.parameters)
     lists = in_words(fields, lists)
+    known(found.Params, lists)
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:
