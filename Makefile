@@ -1,7 +1,9 @@
 # make report   the main job: train, learn masks, write the report        make test   everything that is checked
 # make env      only the environment (.venv)                              make lab    JupyterLab: the tour
 # make export   notebooks -> modnb/ and README.md                         make docs   a site in _docs/
+# make test-machines   the numeric tests as other processors, thread counts and base seeds would run them
 #
+# make test runs on every core, one thread each; WORKERS=1 on one, ARGS="-k masks" is pytest's.
 # PYTHON=/path/to/python chooses what .venv is made from (default: the first Python on PATH that is new enough).
 # tests/constraints.txt names the tested version of PyTorch; which build of it is installed is pip's choice. A machine without
 # a GPU is spared gigabytes of CUDA packages if pip knows PyTorch's CPU index: set PIP_EXTRA_INDEX_URL, or pip's own
@@ -11,12 +13,12 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 PYTHON ?=
 MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
-# the networks here are small: beyond four threads they wait for each other
-THREADS := $(shell n=$$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 4 ] && echo $$n || echo 4)
+# one test process per core; each takes up to a gigabyte
+WORKERS ?= $(shell n=$$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: env report test test-browser screenshots lint lab docs export clean-notebooks
+.PHONY: env report test test-machines test-browser screenshots lint lab docs export clean-notebooks
 .DEFAULT_GOAL := report
 
 env: $(STAMP)
@@ -34,11 +36,17 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 	@$(BIN)/python -m pip install --quiet -c tests/constraints.txt -e '.[dev]'
 	@touch $@
 
+# one thread, as the run's `threads` says: a network this small loses more by waiting for a second one than it gains
 report: $(STAMP)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$(THREADS)} $(BIN)/python -m modnb.runs.cli report add_mul preset=quick
+	@$(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . tests
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
+		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) tests
+
+# MODES="avx2 seed-1" ARGS="-k masks" chooses; see tests/machines.py
+test-machines: $(STAMP)
+	@MPLBACKEND=Agg $(BIN)/python tests/machines.py --workers $(WORKERS) --args="$(ARGS)" $(MODES)
 
 # the explorers in JupyterLab and a headless Chromium (Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core)
 test-browser: $(STAMP)

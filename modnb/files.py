@@ -35,10 +35,13 @@ def write_whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
+        part.touch()
+        mode = part.stat().st_mode # as the process makes files; some writers choose a narrower one
         if callable(content):
             content(part)
         else:
             part.write_bytes(content.encode() if isinstance(content, str) else content)
+        part.chmod(mode)
         sync(part)
         os.replace(part, path)
     finally:

@@ -2,6 +2,14 @@
 import sys
 
 import pytest
+import seeds
+from hypothesis import HealthCheck, settings
+
+if seeds.BASE:
+    seeds.shift()
+# random examples are the same everywhere, and nothing is too slow on a busy machine
+settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+settings.load_profile("everywhere")
 
 WALK = '''
 "A random walk with a checkpoint every five steps."
@@ -52,3 +60,24 @@ def place(tmp_path, monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="kill a hundred times instead of twenty")
+
+
+# tests that compute nothing: processes, files, texts. All others are `numeric`
+COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "test_grids.py", "test_house.py", "test_package.py", "test_reports.py", "test_runs.py", "test_types.py", "test_fuzz_runs.py",
+                 "test_runs[runs/", "test_runs[0", "test_runs[tutorials/03_grids")
+SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing"} # fixtures that take seconds: their tests share a process
+# begun first, so that no process is left alone with one of them at the end
+LONGEST = ("test_kills", "test_site", "masks/11_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
+           "inside_gating.ipynb", "masks/13_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    "Marks: what make test-machines runs, and what several processes need to share the tests well."
+    for item in items:
+        if not any(name in item.nodeid for name in COUNT_NOTHING):
+            item.add_marker(pytest.mark.numeric)
+        for name in sorted(SHARED & set(item.fixturenames))[:1]:
+            item.add_marker(pytest.mark.xdist_group(name))
+    rank = {name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: min((rank[name] for name in LONGEST if name in item.nodeid), default=len(rank)))

@@ -8,7 +8,7 @@ def shell(*words, **options):
     return subprocess.Popen([sys.executable, "-m", "modnb.runs.cli", *words], text=True, **options)
 
 
-def wait_for(what, seconds=60):
+def wait_for(what, seconds=300):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited too long"

@@ -15,7 +15,6 @@ from modnb.metrics import collapse
 from modnb.models.gated import build, n_parameters
 from modnb.runs import Grid, Log
 from modnb.training import fit
-
 SMALL = dict(steps=20, every=10, tokens=500, width=8, batch_size=32)
 GRIDS = ROOT / "nbs" / "grids" / "gating"
 

@@ -37,6 +37,12 @@ def workers_of(client):
     return found
 
 
+def clients_in(place):
+    "Processes that name the toy experiment, in this folder: those of other tests are none of our business."
+    found = psutil.process_iter(["cmdline", "cwd"])
+    return [p for p in found if p.pid != os.getpid() and p.info["cwd"] == str(place) and "toys.walk" in " ".join(p.info["cmdline"] or [])]
+
+
 class Reader(threading.Thread):
     "Reads everything that is there, over and over: no file may ever be half, no run that was done may ever change."
 
@@ -110,11 +116,11 @@ def test_kills(place, request):
         told[what] += 1
         if what != "worker":
             below = client.wait()
-            wait_for(lambda: not any("toys.walk" in " ".join(p.info["cmdline"] or []) for p in psutil.process_iter(["cmdline"]) if p.pid != os.getpid())) # its workers end by themselves
+            wait_for(lambda: not clients_in(place)) # its workers end by themselves
             client = grid_shell(*words)
             assert below == -signal.SIGKILL
     assert sum(told.values()) >= 20, (told, client.poll(), client.stderr.read() if client.poll() is not None else "")
-    assert client.wait(timeout=120) == 0, client.stderr.read()
+    assert client.wait(timeout=300) == 0, client.stderr.read()
     reader.over.set()
     reader.join()
     assert reader.faults == [] and reader.reads > 1_000
@@ -132,7 +138,7 @@ def test_kills(place, request):
 def test_two_clients_compute_each_run_once(place):
     words = ("seed=[0,1,2,3,4,5,6,7,8,9]", "sleep=0.01", "--runs", "runs")
     clients = [grid_shell(*words) for _ in range(2)]
-    told = [client.communicate(timeout=120)[1] for client in clients]
+    told = [client.communicate(timeout=300)[1] for client in clients]
     assert [client.returncode for client in clients] == [0, 0], told
     status = Runs("runs").status()
     assert set(status.state) == {"done"} and status.attempts.tolist() == [1] * 10
@@ -186,7 +192,7 @@ def test_folder_removed_in_the_middle(place):
     wait_for(lambda: (path / "checkpoints" / "walk.json").exists())
     shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(path, ignore_errors=True)
-    assert client.wait(timeout=60) == 0, client.stderr.read()
+    assert client.wait(timeout=300) == 0, client.stderr.read()
     assert plan("toys.walk", seed=1, runs="runs").result.frame.equals(run("toys.walk", seed=1, runs="elsewhere").frame)
 
 
@@ -220,11 +226,58 @@ def run(params, log):
 
     Path("grid.yaml").write_text(yaml.safe_dump({"experiment": "toys.words", "parameters": {"note": hostile}}))
     child = shell("grid", "grid.yaml", "--runs", "runs", "--workers", "1", stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    out, err = child.communicate(timeout=60)
+    out, err = child.communicate(timeout=300)
     assert child.returncode == 0, err
     frame = Runs("runs").to_frame()
     assert sorted(frame.note) == sorted(hostile) and all(len(n) == v for n, v in zip(frame.note, frame.value)) and not Path("pwned").exists()
     assert "<script>" not in Runs("runs")._repr_html_() and "<script>" not in Grid.from_yaml("grid.yaml", runs="runs")._repr_html_()
+
+
+@pytest.mark.parametrize("words", [["script.py"], ["-"]], ids=["file", "stdin"])
+def test_a_script_needs_no_guard(place, words):
+    "Workers do not import the script again; it may even come from stdin, and hold the experiment itself."
+    code = """
+from modnb.runs import Experiment, Grid, Params, Result
+import pandas as pd
+class Toy(Params):
+    seed: int = 0
+def toy(params, log):
+    return Result(pd.DataFrame({"metric": ["seed"], "value": [params.seed]}))
+for what in ("toys.walk", Experiment("mine", Toy, toy)):
+    grid = Grid(what, seed=[0, 1], runs="runs").run(workers=1, progress=False)
+    print(grid.status().state.tolist(), __name__, "__file__" in globals())
+"""
+    Path("script.py").write_text(code)
+    done = subprocess.run([sys.executable, *words], input=code if words == ["-"] else None, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2 and all(line.startswith("['done', 'done'] __main__") for line in lines), done.stdout
+
+
+MISSING = {"yaml": (["grid", "toys.walk", "seed=[1]"], "grid"), "distributed": (["grid", "toys.walk", "seed=1"], "grid"), "dask_jobqueue": (["grid", "toys.walk", "--cluster", "slurm.yaml"], "grid"),
+           "papermill": (["report", "toys.walk"], "report"), "nbclient": (["grid", "toys.walk", "--report", "each"], "report"), "jupyterlab": (["lab"], "lab")}
+
+
+@pytest.mark.parametrize("name", MISSING)
+def test_a_command_names_the_extra_that_is_missing(place, monkeypatch, capsys, name):
+    from modnb.runs.cli import main
+
+    words, extra = MISSING[name]
+    Path("slurm.yaml").write_text("system: slurm")
+    monkeypatch.setitem(sys.modules, name, None) # as if it were not installed
+    assert main(words) == 2 and capsys.readouterr().err.splitlines()[-1] == f"modnb: {name} is not installed: pip install 'modnb[{extra}]'"
+
+
+def test_an_import_names_the_extra_that_is_missing(monkeypatch):
+    from modnb.data import images
+    from modnb.names import Missing
+
+    for name, extra, use in (("sklearn", "data", lambda: images.image_set("digits")), ("ipywidgets", "report", lambda: __import__("modnb.view.widgets"))):
+        for loaded in [m for m in sys.modules if m.startswith("modnb.view.widgets")]:
+            monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(Missing, match=rf"{name} is not installed: pip install 'modnb\[{extra}\]'"):
+            use()
 
 
 def test_ten_thousand_are_not_needed_to_see_one_pass(place, monkeypatch):
@@ -257,7 +310,7 @@ def test_a_scheduler_that_runs_already(place):
         path = plan("toys.walk", seed=4, runs="runs").folder.path
         wait_for(lambda: (path / "checkpoints" / "walk.json").exists())
         ours[0].kill()
-        assert client.wait(timeout=90) == 1 and "goes on where this one stopped" in client.stderr.read()
+        assert client.wait(timeout=300) == 1 and "goes on where this one stopped" in client.stderr.read()
     finally:
         for process in ours:
             process.kill()

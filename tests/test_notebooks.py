@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import seeds
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
 from tree import ROOT, tracked
@@ -26,9 +27,9 @@ def as_if_alone(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", sys.path[:])
     monkeypatch.setenv("MODNB_RUNS", str(tmp_path / "runs"))
     env, modules, threads, dtype = dict(os.environ), set(sys.modules), torch.get_num_threads(), torch.get_default_dtype()
-    random.seed(0)
-    np.random.seed(0)
-    torch.manual_seed(0)
+    random.seed(seeds.BASE)
+    np.random.seed(seeds.BASE)
+    torch.manual_seed(0) # moved by the base seed, as every seed of a cell is
     with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
         yield
         plt.close("all")

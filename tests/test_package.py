@@ -58,15 +58,28 @@ def test_plain_papermill(tmp_path):
 
 @pytest.mark.parametrize("name, value, message", [("layer_sizes", "[24,x]", "layer_sizes: "), ("PRESET", "quik", "did you mean 'quick'"), ("net", "lstn", "did you mean 'lstm'"), ("sede", 3, "did you mean 'seed'")])
 def test_papermill_with_bad_values(tmp_path, name, value, message):
-    done = papermill(tmp_path / "out.ipynb", "-p", name, value)
-    assert done.returncode != 0 and message in done.stderr, done.stderr[-2000:]
+    import papermill as pm # in this process: its command was called above
+
+    with pytest.raises(pm.PapermillExecutionError) as error:
+        pm.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", {name: value}, cwd=tmp_path, progress_bar=False)
+    assert message in str(error.value)
 
 
 @pytest.mark.parametrize("words, message", [
     (["run", "add_mul", "sede=3"], "did you mean 'seed'"), (["run", "add_mul", "preset=quik"], "did you mean 'quick'"), (["run", "ad_mul"], "did you mean 'add_mul'"),
     (["run", "add_mul", "layer_sizes=big"], "layer_sizes: "), (["run", "add_mul", "samples=3"], "samples: 3"), (["report", "add_mul", "sede=3"], "did you mean 'seed'")])
-def test_bad_command_lines(tmp_path, words, message):
+def test_bad_command_lines(tmp_path, monkeypatch, capsys, words, message):
     "One clear line, exit code 2, nothing computed."
-    done = python("-m", "modnb.runs.cli", *words, cwd=tmp_path)
-    assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr, done.stderr
+    from modnb.runs.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MODNB_RUNS", raising=False)
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert message in errors and "Traceback" not in errors and len(errors.splitlines()) == 1, errors
     assert not list(tmp_path.rglob("result.parquet"))
+
+
+def test_a_bad_command_line_in_a_process_of_its_own(tmp_path):
+    done = python("-m", "modnb.runs.cli", "run", "add_mul", "sede=3", cwd=tmp_path)
+    assert done.returncode == 2 and "did you mean 'seed'" in done.stderr and "Traceback" not in done.stderr, done.stderr

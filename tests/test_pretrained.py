@@ -9,7 +9,6 @@ WANTED = "not installed; pip install 'modnb[pretrained]'"
 transformers = pytest.importorskip("transformers", reason=f"transformers: {WANTED}")
 
 from modnb.masks import Masks, learn_masks, masked, no_embeddings, no_normalization, weights_only
-
 WHERE = [weights_only, no_embeddings, no_normalization]
 
 

@@ -26,6 +26,7 @@ class Params(Base):
     text: str = "plain"
     texts: tuple[str, ...] = ()
     sizes: tuple[int, ...] = (1,)
+    presets = {"quick": dict(sizes=(2, 3))}
 
 def run(params, log):
     if params.seed == 13:
@@ -133,6 +134,23 @@ if len(open("deaths").readlines()) <= seed: os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+def test_what_papermill_was_given_is_what_is_computed(place, warm, tmp_path):
+    "A cell that has lost its tag overwrites it, which is refused; `preset` is PRESET."
+    from papermill.exceptions import PapermillExecutionError
+
+    whole, lost = (notebook(tmp_path / name, HEAD, "print(this.params.seed, this.params.sizes)") for name in ("whole.ipynb", "lost.ipynb"))
+    bare = nbformat.read(lost, 4)
+    bare.cells[0].metadata.tags = []
+    nbformat.write(bare, lost)
+    for given, words in {"seed": (7, "seed: papermill was given 7"), "texts": (["x"], "texts: papermill was given"), "PRESET": ("quick", "PRESET: papermill was given 'quick'")}.items():
+        with pytest.raises(PapermillExecutionError, match=re.escape(words[1])):
+            kernels.execute_on(warm, lost, tmp_path / "out.ipynb", {given: words[0]})
+    for name in ("preset", "PRESET"):
+        kernels.execute_on(warm, whole, tmp_path / "out.ipynb", {name: "quick", "seed": 7})
+        assert said_last(tmp_path / "out.ipynb").strip() == "7 (2, 3)"
+    assert report("toys.echo", notebook=whole, out=tmp_path / "o.ipynb", kernel=warm, html=False, progress=False, PRESET="quick").run.params.sizes == (2, 3)
+
+
 def test_a_kernel_that_dies_twice_is_replaced(place, warm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     made = report("toys.echo", seed=2, notebook=notebook(tmp_path / "dies.ipynb", DIES, HEAD, SAY), kernel=warm, progress=False, html=False, runs=tmp_path)
@@ -237,7 +255,7 @@ kernel = WarmKernel()
 report("toys.echo", notebook={str(notebook(tmp_path / "plain.ipynb", "print(seed)"))!r}, kernel=kernel, progress=False, html=False, runs={str(tmp_path)!r})
 print(kernel.host.km.provisioner.pid)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and "Error" not in done.stderr, done.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(done.stdout), signal.SIGCONT)

@@ -8,7 +8,6 @@ from modnb.experiments.routing import eight_maps, held_out_composition, toy_regr
 from modnb.routing.methods import ROWS
 from modnb.routing.training import CollapseWarning
 from modnb.runs import Log, run
-
 RESULTS = ROOT / "nbs" / "results" / "routing"
 
 

@@ -67,6 +67,69 @@ def test_death_between_any_two_writes(place, monkeypatch):
     assert it.done and len(writes) >= 4 and set(writes) == {"new", "interrupted"}, writes
 
 
+def test_large_seeds_survive_every_table(place):
+    "64 bits with and without a sign, next to runs that have no seed, in frames, Parquet, CSV and JSON."
+    import pandas as pd
+    from modnb.runs import Experiment, Params, Result
+
+    class Other(Params):
+        lr: float = 0.1
+
+    seeds = [2**53 + 1, 2**63 - 1, -(2**63), 2**63 + 5, 2**64 - 1, 0]
+    frame = lambda params, log: Result(pd.DataFrame({"metric": ["a", "b"], "own": [getattr(params, "seed", 7), None]}, dtype=object))
+    run(Experiment("other", Other, frame), runs="runs")
+    for count in (3, 6): # first those that fit 64 bits with a sign
+        for seed in seeds[:count]:
+            run("toys.walk", runs="runs", steps=1, seed=seed)
+        table = Runs("runs").to_frame()
+        assert sorted(table.seed.dropna()) == sorted(seeds[:count]) and table.seed.isna().sum() == 2
+        table.to_csv("table.csv", index=False)
+        assert {s for s in pd.read_csv("table.csv", dtype=str).seed.dropna()} == {str(s) for s in seeds[:count]}
+    from modnb.runs.cli import main
+    assert main(["table", "--experiment", "walk", "--format", "parquet", "--out", "table.parquet", "--runs", "runs"]) == 0
+    assert {int(s) for s in pd.read_parquet("table.parquet").seed} == set(seeds)
+    assert {json.loads((f.path / "params.json").read_text())["params"]["seed"] for f in Runs("runs").of("walk")} == set(seeds)
+
+
+def test_files_have_the_mode_of_their_neighbors(place):
+    "Also those that safetensors writes, which are private by themselves."
+    import pandas as pd
+    import torch
+    from modnb.runs import Experiment, Params, Result
+
+    class Toy(Params):
+        seed: int = 0
+
+    made = run(Experiment("masked", Toy, lambda params, log: Result(pd.DataFrame({"a": [1]}), {"mask": torch.ones(2)})), runs="runs").folder.path
+    before = os.umask(0o027)
+    try:
+        (made / "plain").write_text("")
+        again = run(Experiment("masked", Toy, lambda params, log: Result(pd.DataFrame({"a": [1]}), {"mask": torch.ones(2)})), runs="elsewhere").folder.path
+    finally:
+        os.umask(before)
+    assert len({(made / n).stat().st_mode for n in ("masks.safetensors", "result.parquet", "status.json", "params.json")}) == 1
+    assert {(again / n).stat().st_mode & 0o777 for n in ("masks.safetensors", "result.parquet", "status.json")} == {(made / "plain").stat().st_mode & 0o777} == {0o640}
+
+
+def test_names_of_metrics_are_text_in_every_page(place):
+    import pandas as pd
+    from modnb.runs import Experiment, Grid, Params, Result
+    from modnb.runs.pages import grid_page
+    from modnb.runs.report import header
+
+    bad = "<script>alert(1)</script>"
+
+    class Toy(Params):
+        note: str = ""
+
+    toy = Experiment("toy", Toy, lambda params, log: Result(pd.DataFrame({"metric": [bad], bad: [1.0], "value": [2.0]}), extra={bad: 1}), headline=lambda frame: {bad: 1.0})
+    grid = Grid(toy, note=[bad, "b"], runs="runs", name=bad)
+    done = [r.compute(progress=False) for r in grid.runs][0]
+    page = grid_page(grid.runs, grid.varied, "page.html", bad).read_text()
+    pages = [x._repr_html_() for x in (done, done.result, grid, Runs("runs"), header(done))] + [page]
+    assert not any("<script" in p for p in pages) and sum("&lt;script" in p for p in pages) >= 4
+
+
 def test_file_is_whole_whenever_its_writer_is_killed(tmp_path):
     code = """
 import itertools, sys
@@ -90,7 +153,7 @@ for i in itertools.count():
 def test_processes_that_want_the_same_run(place):
     "Three start together: one computes; the others are turned away, or find it done."
     children = [shell("run", "toys.walk", "sleep=0.02", stdout=subprocess.PIPE, stderr=subprocess.PIPE) for _ in range(3)]
-    told = [child.communicate(timeout=60) for child in children]
+    told = [child.communicate(timeout=300) for child in children]
     codes = sorted(child.returncode for child in children)
     assert len((place / "walkers").read_text().split()) == 1 and codes[0] == 0 and set(codes) <= {0, 1}, told
     assert all("is being worked on by process" in err for child, (_, err) in zip(children, told) if child.returncode)

@@ -3,7 +3,6 @@ import hashlib
 import json
 import re
 import shutil
-import time
 
 import pytest
 import torch
@@ -117,6 +116,22 @@ def own(**more):
     return net, own_study(net, {f: [p] for f, p in parts.items()}, nn.functional.cross_entropy, parts, train=[(x, y)], **{"fit": {"steps": 150, "lr": 3e-2}, "learn": {"steps": 60, "lr": 0.2}} | more)
 
 
+def stop_when(explorer, ready):
+    "Press Train, and Stop from within the work as soon as it is ready: however fast or slow it is."
+    job = explorer.trainer.job
+    show, interval = job.changed, job.interval
+
+    def press(job):
+        show(job)
+        if job.running and ready():
+            explorer.trainer.end.click()
+
+    job.changed, job.interval = press, 0.0
+    explorer.trainer.begin.click()
+    assert job.wait(300).state == "stopped"
+    job.changed, job.interval = show, interval
+
+
 def test_your_own_network_stays_as_it_is():
     net, study = own()
     before = {n: t.clone() for n, t in net.state_dict().items()}
@@ -130,12 +145,7 @@ def test_your_own_network_stays_as_it_is():
 def test_stop_keeps_and_going_on_arrives_where_an_unbroken_run_does():
     _, study = own(learn={"steps": 300, "lr": 0.2})
     explorer, whole = mask_explorer(study), mask_explorer(study)
-    explorer.trainer.begin.click()
-    end = time.monotonic() + 60
-    while explorer.work.masks is None and time.monotonic() < end:
-        time.sleep(0.005)
-    explorer.trainer.end.click()
-    assert explorer.trainer.job.wait(60).state == "stopped"
+    stop_when(explorer, lambda: explorer.work.masks is not None)
     step = explorer.trainer.job.told.event.step
     assert 0 < step < 300 and explorer.work.found is not None and "what was learned is kept" in explorer.trainer.line.value
     assert explorer.trainer.begin.description == "Go on" and explorer.trainer.end.disabled and not explorer.settings.beta.disabled
@@ -236,12 +246,7 @@ def test_settings_that_cannot_be_are_named_and_leave_the_explorer_usable():
 @pytest.mark.parametrize("make", [lambda: gate_explorer(steps=240), lambda: routing_explorer("two maps of the plane", steps=240)], ids=["gates", "routing"])
 def test_stopped_explorers_keep_look_back_and_go_on(make):
     explorer = make()
-    explorer.trainer.begin.click()
-    end = time.monotonic() + 60
-    while explorer.work.step < 24 and time.monotonic() < end:
-        time.sleep(0.005)
-    explorer.trainer.end.click()
-    assert explorer.trainer.job.wait(60).state == "stopped"
+    stop_when(explorer, lambda: explorer.work.step >= 24)
     step = explorer.work.step
     assert 24 <= step < 240 and explorer.trainer.begin.description == "Go on" and "what was learned is kept" in explorer.trainer.line.value
     explorer.time.step.value = 8
@@ -307,7 +312,7 @@ def many(place, n):
 
 def test_many_runs_are_filtered_ordered_paged_and_opened(place):
     browser = run_browser(many(place / "runs", 450))
-    assert browser.trainer.job.wait(120).state == "done" and len(browser.whole) == 450
+    assert browser.trainer.job.wait(300).state == "done" and len(browser.whole) == 450
     table = browser.table
     assert "450 of 450: 442 done, 8 failed" in table.count.value and len(table.list.options) == 200 and table.page.max == 3
     table.page.value = 3
@@ -328,7 +333,7 @@ def test_many_runs_are_filtered_ordered_paged_and_opened(place):
 def test_reading_runs_can_be_stopped_and_goes_on(place):
     browser = run_browser(many(place / "runs", 150))
     browser.trainer.job.stop()
-    browser.trainer.job.wait(60)
+    browser.trainer.job.wait(300)
     if browser.trainer.job.state == "stopped":
         assert len(browser.whole) <= 150 and browser.trainer.begin.description == "Go on"
         browser.read(wait=True)

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ from ..routing.rollouts import LookAt
 from ..routing.router import Router
 from ..routing.tasks import regimes
 from ..routing.training import Minibatches
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['LEAST', 'setting', 'our_step', 'loop_loss', 'loop_step', 'module_loop_step', 'seeds_step', 'measure', 'table', 'main']
@@ -137,7 +141,7 @@ def measure(rounds: int = 5, least: float = 0.3, **sizes) -> dict: # case -> rat
     return {"em": row(em["reference"], em["ours"]), "em by module": row(em["by module"], em["ours"]), "ten seeds": row(seeds["reference"], seeds["ours"], 10.0)}
 
 
-def table(results: dict): # DataFrame
+def table(results: dict) -> pd.DataFrame:
     "Results as a frame, with the bars."
     import pandas as pd
     frame = pd.DataFrame(results).T

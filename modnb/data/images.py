@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .downloads import DataSet, Route, fetch, gunzip, untar
 from .stream import Stream
-from ..names import nearest
+from ..names import nearest, need
 
 # %% auto #0
 __all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows', 'pixel_order',
@@ -105,8 +105,8 @@ def _cifar10():
 
 
 def _digits():
-    try: from sklearn.datasets import load_digits
-    except ImportError as e: raise ImportError("digits: these images come with scikit-learn; pip install 'modnb[data]'") from e
+    need("sklearn", extra="data")
+    from sklearn.datasets import load_digits
     found = load_digits()
     return found.images[:, None].astype(np.uint8), found.target, 1500, "scikit-learn"
 

@@ -24,7 +24,7 @@ from . import sequences
 from .downloads import cache_folder, sha256 as checksum_of
 from .stream import Stream
 from ..files import write_whole
-from ..names import nearest
+from ..names import Missing, nearest
 
 # %% auto #0
 __all__ = ['MODULES', 'LEVELS', 'REGIMES', 'LONGEST', 'ARCHIVE', 'CHARACTERS', 'END', 'SOURCES', 'full_name', 'Over', 'Settable',
@@ -79,13 +79,14 @@ def swapped(*changes: tuple): # triples (object, attribute, value)
 
 # %% ../../nbs/data/07_mathematics.ipynb #ddc92cdd
 def generator(name: str = "modules.modules"): # a part of the package
-    "A module of `mathematics_dataset`. Raises `ImportError` where the package is not installed."
+    "A module of `mathematics_dataset`. Raises `Missing` where the package is not installed."
     try:
         moved, there = (importlib.import_module(f"sympy.solvers.diophantine{end}") for end in ("", ".diophantine"))
         with swapped((moved, "base_solution_linear", there.base_solution_linear)):
             return importlib.import_module(f"mathematics_dataset.{name}")
     except ModuleNotFoundError as error:
-        raise ImportError("questions of mathematics are made by the package mathematics_dataset, which is not installed; pip install 'modnb[mathematics]'") from error
+        raise Missing("questions of mathematics are made by the package mathematics_dataset, which is not installed: "
+                      "pip install 'modnb[mathematics]'") from error
 
 # %% ../../nbs/data/07_mathematics.ipynb #63987c6f
 def _term(value: int, factors: list[str]) -> str: # without its sign

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -14,6 +15,9 @@ from torch import nn
 from .algebra import Masks, masked
 from .network import unwrapped
 from ..models.copies import full_copy
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['FULL', 'NOT', 'variants', 'ablate', 'pruned', 'halves']
@@ -48,7 +52,7 @@ def ablate(
     masks: Mapping[str, Masks], # function -> mask
     measure: Callable[[Callable], Mapping[str, float]], # callable network -> metric -> number
     inverse: bool = True, # also the inverse of each mask
-): # DataFrame: mask, metric, value
+) -> pd.DataFrame: # mask, metric, value
     "Measure a network under each mask and its inverse. Raises `ValueError` if a function has the name of another row."
     import pandas as pd
     views = variants(net, masks, inverse)

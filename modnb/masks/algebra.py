@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,185 +20,271 @@ from .network import Watch, Written, model_hash, unwrapped
 from ..models.copies import parameter_places, put_weights, structural_copy
 from ..names import nearest
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 # %% auto #0
-__all__ = ['THRESHOLD', 'Masks', 'masked']
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
+           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
+           'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
 
-
-class Masks(Mapping):
-    "Named boolean tensors, one per masked parameter: a set of weights."
-    def __init__(self,
-        tensors: Mapping[str, Tensor], # parameter name -> bool tensor of the parameter's shape
-        estimator: str = "", # how the masks were made
-        model: str = "", # `model_hash` of the network they belong to
-    ):
-        wrong = [n for n, t in tensors.items() if not isinstance(t, Tensor) or t.dtype != torch.bool]
-        if wrong: raise TypeError(f"tensors: {wrong[0]!r} is not a bool tensor; use Masks.from_logits for logits")
-        self._tensors, self.estimator, self.model = dict(tensors), estimator, model
-
-    def __getitem__(self, name: str) -> Tensor: return self._tensors[name]
-    def __iter__(self) -> Iterator[str]: return iter(self._tensors)
-    def __len__(self) -> int: return len(self._tensors)
-    def _like(self, tensors): return Masks(tensors, self.estimator, self.model)
-
-    @classmethod
-    def from_logits(cls, logits: Mapping[str, Tensor], **about) -> Masks:
-        "Keep the weights whose logit is greater than `THRESHOLD`."
-        return cls({n: l > THRESHOLD for n, l in logits.items()}, **about)
-
 # %% ../../nbs/masks/05_algebra.ipynb #b04b2846
-def _combine(a: Masks, b: Masks, op: Callable) -> Masks:
-    "Apply a boolean operation tensor by tensor; both sides must cover the same parameters."
-    if not isinstance(b, Masks): return NotImplemented
+def check_bool(tensors: Mapping[str, Tensor]) -> None:
+    "Raises `TypeError` unless all are bool tensors."
+    for n, t in tensors.items():
+        if not isinstance(t, Tensor) or t.dtype != torch.bool:
+            raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
+
+
+def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+    "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b: raise ValueError(f"masks: {name!r} is in only one of the two")
-        if a[name].shape != b[name].shape: raise ValueError(f"masks: {name!r} has shapes {tuple(a[name].shape)} and {tuple(b[name].shape)}")
-    return a._like({n: op(a[n], b[n]) for n in a})
+        x, y = a[name], b[name]
+        if x.shape != y.shape: raise ValueError(f"masks: {name!r} has shapes {tuple(x.shape)} and {tuple(y.shape)}")
+        if x.device != y.device:
+            raise ValueError(f"masks: {name!r} is on {x.device} and on {y.device}; move one of them with .to(device)")
 
 
-def _equal(a: Masks, b) -> bool:
-    return isinstance(b, Masks) and set(a) == set(b) and all(torch.equal(a[n], b[n]) for n in a)
+def combine(
+    a: Mapping[str, Tensor], # parameter name -> bool tensor
+    b: object, # the same for the same parameters
+    op: Callable[[Tensor, Tensor], Tensor], # of two bool tensors
+) -> dict[str, Tensor]:
+    "A boolean operation, tensor by tensor. Raises `TypeError` or `ValueError` naming `masks`."
+    if not isinstance(b, Mapping):
+        raise TypeError(f"masks: cannot be combined with {type(b).__name__}; both sides must be Masks")
+    check_match(a, b)
+    return {n: op(t, b[n]) for n, t in a.items()}
 
 
-Masks.__and__ = lambda a, b: _combine(a, b, torch.logical_and)
-Masks.__or__ = lambda a, b: _combine(a, b, torch.logical_or)
-Masks.__xor__ = lambda a, b: _combine(a, b, torch.logical_xor)
-Masks.__sub__ = lambda a, b: _combine(a, b, lambda x, y: x & ~y)
-Masks.__invert__ = lambda a: a._like({n: ~t for n, t in a.items()})
-Masks.__eq__, Masks.__hash__ = _equal, None
+def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    "Whether two masks keep the same weights of the same parameters, on whatever devices."
+    return set(a) == set(b) and all(torch.equal(t, b[n].to(t.device)) for n, t in a.items())
 
 # %% ../../nbs/masks/05_algebra.ipynb #896a3c77
-def _select(
-    self: Masks,
-    names: Iterable[str] | Callable[[str], bool], # names, or a predicate on the name
-) -> Masks: # masks of these parameters only; `masked` leaves the others whole
-    "A partial mask. Raises `ValueError` for a name that is not there."
-    names = [n for n in self if names(n)] if callable(names) else list(names)
-    for n in names:
-        if n not in self: raise ValueError(f"names: {n!r} is not masked{nearest(n, self)}")
-    return self._like({n: self[n] for n in names})
-
-
-Masks.select = _select
-Masks.kept = property(lambda self: sum(int(t.sum()) for t in self.values()), doc="Number of weights kept.")
-Masks.total = property(lambda self: sum(t.numel() for t in self.values()), doc="Number of weights, kept or not.")
-Masks.density = property(lambda self: self.kept / max(self.total, 1), doc="Share of the weights that is kept.")
-Masks.to = lambda self, device: self._like({n: t.to(device) for n, t in self.items()})
+def chosen(
+    known: Iterable[str], # names of the masked parameters
+    names: str | Iterable[str] | Callable[[str], bool], # names, one name, or a predicate on the name
+) -> list[str]:
+    "The names that are meant. Raises `ValueError` for a name that is not there."
+    if callable(names): return [n for n in known if names(n)]
+    wanted = [names] if isinstance(names, str) else list(names)
+    for n in wanted:
+        if n not in known: raise ValueError(f"names: {n!r} is not masked{nearest(n, known)}")
+    return wanted
 
 # %% ../../nbs/masks/05_algebra.ipynb #ef5984e6
-def _to_frame(self: Masks):
-    "One row per parameter: layer, kept, total, density."
+def count_frame(masks: Mapping[str, Tensor]) -> pd.DataFrame: # layer, kept, total, density
+    "Kept weights, one row per parameter."
     import pandas as pd
-    rows = [(n, int(t.sum()), t.numel()) for n, t in self.items()]
+
+    rows = [(n, int(t.sum()), t.numel()) for n, t in masks.items()]
     frame = pd.DataFrame(rows, columns=["layer", "kept", "total"])
-    return frame.assign(density=frame.kept / frame.total)
+    return frame.assign(density=frame["kept"] / frame["total"].clip(lower=1))
 
 
-def _repr(self: Masks) -> str:
-    how = f", {self.estimator}" if self.estimator else ""
-    return f"Masks: {self.kept:,} of {self.total:,} weights kept ({self.density:.2%}) in {len(self)} tensors{how}"
+def summary(kept: int, total: int, tensors: int, estimator: str) -> str:
+    "Masks in one line."
+    made = f", {estimator}" if estimator else ""
+    return f"Masks: {kept:,} of {total:,} weights kept ({kept / max(total, 1):.2%}) in {tensors} tensors{made}"
 
 
-def _repr_html(self: Masks) -> str:
-    "The same with a small bar per layer; bars are shares of the layer's weights."
-    from html import escape
-    bar = '<div style="width:120px;background:#ddd"><div style="width:{:.1f}%;background:#0072B2;height:0.8em"></div></div>'
-    rows = "".join(f"<tr><td>{escape(n)}</td><td>{bar.format(100 * t.float().mean().item())}</td><td>{int(t.sum()):,} / {t.numel():,}</td></tr>" for n, t in self.items())
-    return f"<p>{escape(repr(self))}</p><table><tr><th>layer</th><th>kept</th><th>weights</th></tr>{rows}</table>"
+def count_html(masks: Mapping[str, Tensor]) -> str:
+    "The same as a table of HTML; the bars are shares of a parameter's weights."
+    outer, inner = "width:120px;background:#ddd", "background:#0072B2;height:0.8em"
+    rows = []
+    for n, t in masks.items():
+        kept, total = int(t.sum()), t.numel()
+        bar = f'<div style="{outer}"><div style="width:{100 * kept / max(total, 1):.1f}%;{inner}"></div></div>'
+        rows.append(f"<tr><td>{escape(n)}</td><td>{bar}</td><td>{kept:,} / {total:,}</td></tr>")
+    return f"<table><tr><th>layer</th><th>kept</th><th>weights</th></tr>{''.join(rows)}</table>"
 
-
-def _plot(self: Masks, ax=None, **bar):
-    "Kept weights per layer as horizontal bars, on a logarithmic axis; returns the `Axes`."
+# %% ../../nbs/masks/05_algebra.ipynb #594e3709
+def plot_counts(
+    masks: Mapping[str, Tensor], # parameter name -> bool tensor
+    ax: Axes | None = None, # where to draw; None: a new figure
+    **bar: Any, # options of the bars of kept weights
+) -> Axes:
+    "Kept weights per parameter as horizontal bars, on a logarithmic axis."
     import matplotlib.pyplot as plt
-    ax = ax if ax is not None else plt.subplots(figsize=(5, 0.4 * len(self) + 1))[1]
-    frame = self.to_frame()[::-1]
-    ax.barh(frame.layer, frame.total, color="#DDDDDD", label="weights")
-    ax.barh(frame.layer, frame.kept, **{"color": "#0072B2", "label": "kept", **bar})
+
+    if ax is None: ax = plt.subplots(figsize=(5, 0.4 * len(masks) + 1))[1]
+    frame = count_frame(masks)[::-1]
+    ax.barh(frame["layer"], frame["total"], color="#DDDDDD", label="weights")
+    ax.barh(frame["layer"], frame["kept"], **{"color": "#0072B2", "label": "kept", **bar})
     ax.set(xscale="log", xlabel="number of weights")
     ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False)
     return ax
 
-
-Masks.to_frame, Masks.__repr__, Masks._repr_html_, Masks.plot = _to_frame, _repr, _repr_html, _plot
-
 # %% ../../nbs/masks/05_algebra.ipynb #f51aa03a
-def _save(self: Masks,
-    path: str | os.PathLike, # file to write; it is replaced whole or not at all
-):
-    "Write the masks and their header in safetensors format."
+FORMAT = "modnb masks 1"
+
+
+def storable(name: str, mask: Tensor) -> Tensor: # contiguous, in main memory, its own
+    "A copy of a mask as a file can hold it. Raises `ValueError` naming `masks`."
+    if mask.is_meta: raise ValueError(f"masks: {name!r} is on the meta device, so there are no values to save")
+    if name == "__metadata__" or name.encode(errors="ignore").decode() != name: # reserved there; or not Unicode
+        raise ValueError(f"masks: the name {name!r} cannot be stored in a safetensors file")
+    return mask.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def write_masks(
+    path: str | os.PathLike[str], # file to write; it is replaced whole or not at all
+    masks: Mapping[str, Tensor], # parameter name -> bool tensor
+    **about: str, # into the header
+) -> None:
+    "Write masks and a header in safetensors format. Raises `ValueError` naming `masks`."
     from safetensors.torch import save
-    about = {"format": "modnb masks 1", "estimator": self.estimator, "model": self.model, "threshold": repr(THRESHOLD), "order": json.dumps(list(self))}
-    write_whole(path, save({n: t.contiguous() for n, t in self.items()}, about))
+
+    header = {"format": FORMAT, **about, "threshold": repr(THRESHOLD), "order": json.dumps(list(masks))}
+    write_whole(Path(path), save({n: storable(n, t) for n, t in masks.items()}, header))
+
+# %% ../../nbs/masks/05_algebra.ipynb #ff7b4b62
+def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, str]]: # masks, header
+    "Read what `write_masks` wrote. Raises `ValueError` naming `path` for a file of another kind, or a damaged one."
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            if about.get("format") != FORMAT: raise ValueError("not a file of masks")
+            masks = {n: file.get_tensor(n) for n in json.loads(about["order"])}
+            if any(t.dtype != torch.bool for t in masks.values()): raise ValueError("not boolean")
+            return masks, about
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        name = Path(path).name
+        raise ValueError(f"path: {name!r} holds no masks of this library, or is damaged ({problem})") from None
 
 
-def _load(
-    path: str | os.PathLike, # file written by `save`
-    net: nn.Module = None, # network the masks are meant for; checked if given
-    force: bool = False, # take masks that belong to another network
-) -> Masks:
-    "Read masks. Raises `ValueError` for a file of another kind, and for masks of another network unless forced."
-    from safetensors import safe_open
-    with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
-        if about.get("format") != "modnb masks 1": raise ValueError(f"path: {Path(path).name!r} holds no masks of this library")
-        masks = Masks({n: file.get_tensor(n) for n in json.loads(about["order"])}, about["estimator"], about["model"])
-    if net is not None and not force and (have := model_hash(net)) != masks.model:
-        raise ValueError(f"net: these masks belong to network {masks.model or '(unnamed)'}, not to {have}; pass force=True to use them all the same")
-    return masks
-
-
-Masks.save, Masks.load = _save, staticmethod(_load)
+def check_model(model: str, net: nn.Module) -> None:
+    "Raises `ValueError` unless masks of the network with the hash `model` belong to `net`."
+    have = model_hash(net)
+    if have == model: return
+    theirs = f"network {model}" if model else "an unnamed network"
+    raise ValueError(f"net: these masks belong to {theirs}, not to {have}; pass force=True to use them all the same")
 
 # %% ../../nbs/masks/05_algebra.ipynb #184789df
-def _random_like(
-    masks: Mapping[str, Tensor], # bool tensors whose sizes are matched, layer by layer
-    seed: int = 0, # equal seeds give equal masks
-) -> Masks:
-    "Masks with the same number of kept weights in each layer, at uniformly random places."
-    generator = torch.Generator().manual_seed(seed)
-    out = {}
-    for n, t in masks.items():
-        flat = torch.zeros(t.numel(), dtype=torch.bool)
-        flat[torch.randperm(t.numel(), generator=generator)[:int(t.sum())]] = True
-        out[n] = flat.view(t.shape).to(t.device)
-    return Masks(out, "random", getattr(masks, "model", ""))
+def scattered(
+    mask: Tensor, # bool
+    generator: torch.Generator, # on the CPU, so that the places do not depend on the device
+) -> Tensor: # bool, of the same shape
+    "As many kept weights at uniformly random places."
+    flat = torch.zeros(mask.numel(), dtype=torch.bool)
+    flat[torch.randperm(mask.numel(), generator=generator)[:int(mask.sum())]] = True
+    return flat.view(mask.shape).to(mask.device)
 
+# %% ../../nbs/masks/05_algebra.ipynb #69428296
+class Masks(Mapping[str, Tensor]):
+    "Named boolean tensors, one per masked parameter: a set of weights."
 
-Masks.random_like = staticmethod(_random_like)
+    def __init__(self,
+        tensors: Mapping[str, Tensor], # parameter name -> bool tensor of the parameter's shape
+        estimator: str = "", # how the masks were made
+        model: str = "", # `model_hash` of the network they belong to
+    ) -> None:
+        check_bool(tensors)
+        self._tensors = dict(tensors)
+        self.estimator = estimator
+        self.model = model
+
+    @classmethod
+    def from_logits(cls, logits: Mapping[str, Tensor], estimator: str = "", model: str = "") -> Masks:
+        "Keep the weights whose logit is greater than `THRESHOLD`."
+        return cls({n: l > THRESHOLD for n, l in logits.items()}, estimator, model)
+
+    @staticmethod
+    def random_like(masks: Mapping[str, Tensor], seed: int = 0) -> Masks:
+        "Masks with the same number of kept weights in each layer, at random places; equal seeds give equal masks."
+        generator = torch.Generator().manual_seed(seed)
+        return Masks({n: scattered(t, generator) for n, t in masks.items()}, "random", getattr(masks, "model", ""))
+
+    @staticmethod
+    def load(
+        path: str | os.PathLike[str], # file written by `save`
+        net: nn.Module | None = None, # network the masks are meant for; checked if given
+        force: bool = False, # take masks that belong to another network
+    ) -> Masks:
+        "Read masks. Raises `ValueError` for a file that holds none, and for another network's masks unless forced."
+        tensors, about = read_masks(path)
+        masks = Masks(tensors, about.get("estimator", ""), about.get("model", ""))
+        if net is not None and not force: check_model(masks.model, net)
+        return masks
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        "Write the masks and their header in safetensors format; the file is replaced whole or not at all."
+        write_masks(path, self, estimator=self.estimator, model=self.model)
+
+    def _like(self, tensors: Mapping[str, Tensor]) -> Masks: return Masks(tensors, self.estimator, self.model)
+    def __getitem__(self, name: str) -> Tensor: return self._tensors[name]
+    def __iter__(self) -> Iterator[str]: return iter(self._tensors)
+    def __len__(self) -> int: return len(self._tensors)
+
+    def __and__(self, other: Masks) -> Masks: return self._like(combine(self, other, torch.logical_and))
+    def __or__(self, other: Masks) -> Masks: return self._like(combine(self, other, torch.logical_or))
+    def __xor__(self, other: Masks) -> Masks: return self._like(combine(self, other, torch.logical_xor))
+    def __sub__(self, other: Masks) -> Masks: return self._like(combine(self, other, torch.gt))
+    def __invert__(self) -> Masks: return self._like({n: ~t for n, t in self.items()})
+    def __eq__(self, other: object) -> bool: return isinstance(other, Masks) and is_equal(self, other)
+
+    def select(self, names: str | Iterable[str] | Callable[[str], bool]) -> Masks:
+        "A partial mask; `masked` leaves the other parameters whole. Raises `ValueError` for a name that is not masked."
+        return self._like({n: self[n] for n in chosen(self, names)})
+
+    def to(self, device: torch.device | str | int) -> Masks:
+        return self._like({n: t.to(device) for n, t in self.items()})
+
+    @property
+    def kept(self) -> int: return sum(int(t.sum()) for t in self.values())
+    @property
+    def total(self) -> int: return sum(t.numel() for t in self.values())
+    @property
+    def density(self) -> float: return self.kept / max(self.total, 1)
+
+    def to_frame(self) -> pd.DataFrame: return count_frame(self)
+    def plot(self, ax: Axes | None = None, **bar: Any) -> Axes: return plot_counts(self, ax, **bar)
+    def __repr__(self) -> str: return summary(self.kept, self.total, len(self), self.estimator)
+    def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>{count_html(self)}"
 
 # %% ../../nbs/masks/05_algebra.ipynb #ded65825
 class masked:
     "A network called under masks: each masked parameter is multiplied by its mask; `net` itself is untouched."
+
     def __init__(self,
         net: nn.Module, # network; the masked view starts in its mode (train or eval)
         masks: Mapping[str, Tensor], # parameter name -> bool tensor; parameters without a mask stay whole
-    ):
-        self.masks, self._base = masks, unwrapped(net)
+    ) -> None:
+        self.masks = masks
+        self._base = unwrapped(net)
         params = dict(self._base.named_parameters(remove_duplicate=False))
         for n, m in masks.items():
             if n not in params: raise ValueError(f"masks: the network has no parameter {n!r}{nearest(n, params)}")
-            if m.shape != params[n].shape: raise ValueError(f"masks: {n!r} has shape {tuple(m.shape)}, its parameter {tuple(params[n].shape)}")
+            if m.shape != params[n].shape:
+                raise ValueError(f"masks: {n!r} has shape {tuple(m.shape)}, its parameter {tuple(params[n].shape)}")
         first_names = {id(p): n for n, p in self._base.named_parameters()}
         self._params = {first_names[id(params[n])]: (params[n], n) for n in masks}
         self._written: dict[str, Tensor] = {}    # parameters that the forward pass writes: it gets copies
         self._watched = False
         self._copy()
 
-    def _copy(self):
+    def _copy(self) -> None:
         self._net = structural_copy(self._base)
         self._places = parameter_places(self._net)
 
-    def __call__(self, *args, **kwargs):
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if not self._watched: return self._first_call(args, kwargs)
         put_weights(self._places, self._weights())    # they stay, for what the backward pass computes
         return self._net(*args, **kwargs)
 
     def _weights(self) -> dict[str, Tensor]:
-        return {n: p.clone() for n, p in self._written.items()} | {n: p * self.masks[m] for n, (p, m) in self._params.items()}
+        written = {n: p.clone() for n, p in self._written.items()}
+        return written | {n: p * self.masks[m].to(p.device) for n, (p, m) in self._params.items()}
 
-    def _first_call(self, args, kwargs):
+    def _first_call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
         "See whether the forward pass writes into a parameter, or reads one that is masked; then it is no longer watched."
         modes = [m.training for m in self._net.modules()]
         put_weights(self._places, self._weights())
@@ -219,4 +307,4 @@ class masked:
         return self
 
     def eval(self) -> masked: return self.train(False)
-    def __repr__(self): return f"masked({type(self._net).__name__}, {self.masks!r})"
+    def __repr__(self) -> str: return f"masked({type(self._net).__name__}, {self.masks!r})"

@@ -6,16 +6,23 @@
 from __future__ import annotations
 
 import math
+import numbers
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from .ablation import ablate
+from .learner import number
 from .learning import learn_masks
 from .network import model_hash
+from .sampling import plain_name
 from ..training.checkpoint import load_same_run, save
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['next_beta', 'Choice', 'NoPrice', 'choose_beta']
@@ -47,7 +54,7 @@ class Choice:
     rows: list = field(repr=False) # trials: (price, accuracy of the control mask, share of the weights kept)
 
     @property
-    def history(self): # DataFrame: trial, beta, accuracy, kept, enough
+    def history(self) -> pd.DataFrame: # trial, beta, accuracy, kept, enough
         "One row per trial, in the order of the search."
         import pandas as pd
         frame = pd.DataFrame(self.rows, columns=["beta", "accuracy", "kept"])
@@ -65,6 +72,12 @@ class NoPrice(ValueError):
 def _trials(path, run: dict) -> list:
     "Trials of an earlier call. Raises `CheckpointError` if they belong to another network or other settings."
     return [tuple(t) for t in load_same_run(path, run)["trials"]] if path and os.path.exists(path) else []
+
+
+def _plain_options(options: Mapping) -> dict:
+    "The options that are numbers or texts, of any library, as a checkpoint compares them."
+    plain = {n: v.item() if getattr(v, "ndim", None) == 0 else v for n, v in options.items()}
+    return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
 
 
 def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or name of a mask -> accuracy
@@ -107,8 +120,10 @@ def choose_beta(
     **options, # of `learn_masks`: samples, steps, lr, init, seed, callbacks ...
 ) -> Choice: # raises NoPrice, a ValueError that names `low`, if no price is good enough
     "The largest price at which the mask of the full problem loses at most `tolerance` in accuracy, by bisection."
+    given = dict(low=low, high=high, ratio=ratio, tolerance=tolerance)
+    low, high, ratio, tolerance = (number(name, value) for name, value in given.items())
     _check(low, high, ratio, tolerance, options)
-    run = {"model": model_hash(net)} | {n: v for n, v in options.items() if type(v) in (bool, int, float, str)}
+    run = {"model": model_hash(net)} | _plain_options(options)
     _accuracies(net, {}, accuracy)                        # what it must not return is seen now
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
     while True:

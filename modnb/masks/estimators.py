@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .sampling import Place, draw, mix, pull, sample, sample_reference, to_uniform
+from .sampling import Place, at_least_single, draw, mix, pull, sample, sample_reference, to_uniform
 from ..names import nearest
 
 # %% auto #0
@@ -49,7 +49,7 @@ def through(
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad(): masked = apply(leaf)
     def back(grad, out, add=False, charge=None):
-        g, = torch.autograd.grad(masked, leaf, grad)
+        g = torch.autograd.grad(masked, leaf, grad)[0] if masked.requires_grad else torch.zeros_like(leaf)
         return out.add_(g) if add else out.copy_(g)
     return masked.detach(), back
 
@@ -58,10 +58,12 @@ class Estimator:
     "Base: constant start, logits as their own common form, no noise."
     name, stochastic, learned, slope = "", False, True, None
 
-    def start(self, name: str, weight: Tensor, init: float, generator: torch.Generator) -> Tensor: return torch.full_like(weight, init)
+    def start(self, name: str, weight: Tensor, init: float, generator: torch.Generator) -> Tensor:
+        return torch.full_like(weight, init)
+
     def apply(self, weight, logits, keys, place, progress, backend) -> Tensor: raise NotImplementedError
     def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None):
-        return through(lambda l: self.apply(weight, l, keys, place, progress, backend), logits)
+        return through(lambda l: self.apply(weight, l, keys, place, progress, backend).to(weight.dtype), logits)
     def price(self, logits: Tensor, progress: float) -> Tensor: return torch.zeros_like(logits)
     def finish(self, logits: Tensor) -> Tensor: return logits
     def keep_prob(self, logits: Tensor) -> Tensor: return torch.sigmoid(logits)
@@ -103,7 +105,7 @@ class HardConcrete(Estimator):
 
     def apply(self, weight, logits, keys, place, progress, backend):
         index = (Place(weight.shape[1:]) if place is None else place).index(weight.device)
-        u = to_uniform(mix(index, keys[..., 0, None], keys[..., 1, None]), logits.dtype)
+        u = to_uniform(mix(index, keys[..., 0, None], keys[..., 1, None]), at_least_single(logits).dtype)
         s = torch.sigmoid((torch.logit(u) + logits[:, :, None]) / self.temperature)
         return weight[:, None] * (s * (self.zeta - self.gamma) + self.gamma).clamp(0, 1)
 
@@ -137,10 +139,11 @@ class _StraightThrough(torch.autograd.Function):
     @staticmethod
     def forward(ctx, above, weight):
         ctx.save_for_backward(weight)
+        ctx.dtype = above.dtype
         return torch.where(above > 0, weight, torch.zeros_like(weight))
 
     @staticmethod
-    def backward(ctx, grad): return grad * ctx.saved_tensors[0], None
+    def backward(ctx, grad): return (grad.to(ctx.dtype) * ctx.saved_tensors[0]).to(ctx.dtype), None
 
 # %% ../../nbs/masks/06_estimators.ipynb #5878fdd8
 @dataclass

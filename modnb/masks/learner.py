@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-import operator
+import numbers
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -21,80 +22,99 @@ from .chunks import ByLength, Part, parts_of
 from .estimators import get_estimator
 from .graphs import Replayed
 from .network import model_hash, weights_only
-from .sampling import make_keys, pull_weights
-from .units import Units, draw_copies, make_units
+from .sampling import at_least_single, make_keys, plain_name, pull_weights
+from .units import Units, draw_copies, frozen_parameters, gates, make_units
 from ..names import nearest
 from ..training.checkpoint import load_same_run
 
 # %% auto #0
-__all__ = ['per_weight', 'MaskLearner', 'free_bytes']
+__all__ = ['CLIPPINGS', 'number', 'whole', 'seeds_of', 'per_weight', 'clipping', 'free_bytes', 'StepState', 'MaskLearner']
 
 # %% ../../nbs/masks/10_learner.ipynb #7aae782a
+def number(name: str, value) -> float:
+    "A real number of any library as a `float`. Raises `ValueError` naming it if it is none, or not finite."
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
+        raise ValueError(f"{name}: {value!r} given; it must be a number")
+    if not math.isfinite(plain): raise ValueError(f"{name}: {plain} is not a finite number")
+    return float(plain)
+
+
+def whole(name: str, value) -> int:
+    "An integer of any size and library as an `int`. Raises `ValueError` naming it if it is none."
+    plain = value.item() if getattr(value, "ndim", None) == 0 else value
+    if not isinstance(plain, numbers.Integral) or isinstance(plain, bool):
+        raise ValueError(f"{name}: {value!r} given; it must be an integer")
+    return int(plain)
+
+
+def seeds_of(
+    seed, # one integer of any size, or one for each network
+    nets: int, # number of networks
+) -> list[int]: # one per network; a single one is the first of consecutive ones
+    "The seeds of several networks. Raises `ValueError` naming `seed`."
+    several = seed.tolist() if getattr(seed, "ndim", 0) else seed
+    if not isinstance(several, Sequence) or isinstance(several, str):
+        return [whole("seed", several) + i for i in range(nets)]
+    if len(several) != nets: raise ValueError(f"seed: {len(several)} given for {nets} networks")
+    return [whole("seed", s) for s in several]
+
+# %% ../../nbs/masks/10_learner.ipynb #21ac227d
 def per_weight(argument: str, values: Mapping[str, Tensor], units: list[Units]) -> dict[str, Tensor]: # parameter -> [1 or S, N], in its own order
     "Numbers for single weights, the same for all networks or stacked. Raises `ValueError` naming the argument where a masked parameter has none, or others than its shape takes."
     for u in units:
         if u.index is not None: raise ValueError(f"{argument}: numbers for single weights need granularity='weight'")
         if u.name not in values: raise ValueError(f"{argument}: has nothing for {u.name!r}")
         given, all_nets = tuple(values[u.name].shape), (len(u.value), *u.shape)
-        if given not in (all_nets, all_nets[1:]): raise ValueError(f"{argument}: shape {given} given for {u.name!r}; it takes {all_nets[1:]}, or {all_nets} with numbers for each network")
+        if given not in (all_nets, all_nets[1:]):
+            raise ValueError(f"{argument}: shape {given} given for {u.name!r}; "
+                             f"it takes {all_nets[1:]}, or {all_nets} with numbers for each network")
     return {u.name: values[u.name].detach().reshape(-1, u.value.shape[1]).to(u.value.device) for u in units}
 
 
 def _plain(value):
     "What a checkpoint compares: a number, or a checksum for each tensor of a mapping."
-    return {n: hashlib.sha256(t.cpu().contiguous().numpy()).hexdigest()[:16] for n, t in value.items()} if isinstance(value, Mapping) else value
+    if not isinstance(value, Mapping): return value
+    return {n: hashlib.sha256(t.cpu().contiguous().numpy()).hexdigest()[:16] for n, t in value.items()}
 
-# %% ../../nbs/masks/10_learner.ipynb #3781b88a
-class MaskLearner:
-    "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
-    def __init__(self, net: nn.Module | Sequence[nn.Module], functions, loss, *, samples=4, beta=1e-4, steps=20_000, lr=1e-2, init=2.0, estimator="gumbel", where=weights_only,
-                 granularity="weight", batching="auto", backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0, train_weights=False, fixed=()):
-        if memory not in ("auto", "fast", "low"): raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
-        if memory == "low" and batching == "vmap": raise ValueError("memory: 'low' works through one masked copy after the other, which batching='vmap' forbids")
-        self.nets = [net] if isinstance(net, nn.Module) else list(net)
-        if not self.nets: raise ValueError("net: an empty list of networks")
-        self.functions, self.steps, self.memory, self.by_length = list(functions), steps, memory, by_length
-        self.seeds = [operator.index(seed) + i for i in range(len(self.nets))] if hasattr(seed, "__index__") else list(seed)
-        if len(self.seeds) != len(self.nets): raise ValueError(f"seed: {len(self.seeds)} given for {len(self.nets)} networks")
-        self.beta, self.lr, self.init, self.clip, self.train_weights, self.free = beta, lr, init, clip, bool(train_weights), {}
-        self.estimator = get_estimator(estimator)
-        self.samples = samples if self.estimator.stochastic else 1
-        self.units = make_units(self.nets, where, granularity)
-        self.fixed = sorted(fixed)
-        if unknown := [n for n in self.fixed if n not in [u.name for u in self.units]]: raise ValueError(f"fixed: {unknown[0]!r} is not masked{nearest(unknown[0], [u.name for u in self.units])}")
-        self.models, self.batched = [model_hash(n) for n in self.nets], Batched(self.nets, loss, batching)
-        self.device, self.settled = self.units[0].value.device, False
-        self._moments, self._rows, self._block, self._replayed = None, None, None, None
-        if train_weights:
-            if granularity != "weight" or len(self.functions) > 1 or self.estimator.slope is None: raise ValueError("train_weights: needs single weights as units, one function, and the estimator 'gumbel'")
-            for u in self.units: u.value = u.value.clone()
-            if isinstance(train_weights, Mapping): self.free = per_weight("train_weights", train_weights, self.units)
-        if isinstance(init, Mapping): self.init = per_weight("init", init, self.units)
-        self.logits = {u.name: self._start(u) for u in self.units}
-        drawn = self.steps * self.samples * sum(l.numel() for l in self.logits.values())
-        self.backend = ("compiled" if drawn > 1e9 else "eager") if backend == "auto" else backend
+# %% ../../nbs/masks/10_learner.ipynb #56a9635d
+CLIPPINGS = ("own", "published")
 
-    def _start(self, unit: Units) -> Tensor:
-        "First logits [F, S, units]; a random start depends on seed, function and parameter only."
-        if isinstance(self.init, Mapping): return self.init[unit.name].to(unit.value).expand(len(self.functions), len(self.nets), -1).contiguous()
-        def one(s, f):
-            generator = torch.Generator().manual_seed(int(make_keys(self.seeds[s], f, unit.name, "start", samples=1)[0, 0]))
-            return self.estimator.start(unit.name, unit.summary()[s], self.init, generator)
-        return torch.stack([torch.stack([one(s, f) for s in range(len(self.nets))]) for f in self.functions])
 
-    @property
-    def sets(self) -> list[tuple[int, int]]:
-        "Function and network of each owner of K weight sets."
-        return [(f, s) for f in range(len(self.functions)) for s in range(len(self.nets))]
+def clipping(
+    clip, # None, a number, "published" (with 1, as in the published code), or (way, number) with "own" or "published"
+) -> tuple[str, float | None]: # way, largest norm; None: no clipping
+    "Read how gradients are clipped. Raises `ValueError` naming `clip`."
+    pair = (clip, 1.0) if isinstance(clip, str) else clip if isinstance(clip, (tuple, list)) else ("own", clip)
+    if len(pair) != 2 or pair[0] not in CLIPPINGS:
+        hint = nearest(str(pair[0]), CLIPPINGS) if pair else ""
+        raise ValueError(f"clip: {clip!r} given{hint or ';'} "
+                         "it takes a number, None, 'published', or ('published', number)")
+    norm = None if pair[1] is None else number("clip", pair[1])
+    if norm is not None and norm < 0: raise ValueError(f"clip: {norm} is below 0")
+    return str(pair[0]), norm or None
 
-    def keys(self, step: int) -> Tensor: # int32 [F, S, K, 2]
-        "Keys of a step's noise: a function of seed, function and step alone. Made in blocks, so that a device seldom waits for them."
-        block, i = divmod(step, 64)
-        if self._block != block:
-            made = [make_keys(self.seeds[s], self.functions[f], 64 * block + j, samples=self.samples) for j in range(64) for f, s in self.sets]
-            self._keys = torch.stack(made).view(64, len(self.functions), len(self.nets), self.samples, 2).to(self.device)
-            self._block = block
-        return self._keys[i]
+# %% ../../nbs/masks/10_learner.ipynb #7f5f8c01
+def _add_up(learner: MaskLearner):
+    "Add the gradient of logits that stay to what has piled up of it, as the published clipping counts it."
+    for u in learner.units:
+        if u.name not in learner.fixed: continue
+        if learner.published: learner.piles["logits of " + u.name].add_(u.gradient)
+        u.gradient.zero_()
+
+
+def _clip(learner: MaskLearner):
+    "Scale each function's gradient to a global norm of at most `clip`, and with it what has piled up."
+    grads = {f"the logits of {u.name!r}": u.gradient for u in learner.units}
+    if learner.train_weights: grads |= {f"the weights {u.name!r}": u.value.grad[None] for u in learner.units}
+    grads |= {f"the frozen {name}": pile for name, pile in learner.piles.items()}
+    norms = torch.stack([torch.linalg.vector_norm(g, dim=-1).float() for g in grads.values()])
+    on_cpu = learner.device.type == "cpu"
+    if on_cpu and not bool(norms.isfinite().all()): _check_finite(learner, "loss: its gradient is", grads)
+    if not learner.clip: return
+    factor = (learner.clip / (norms.norm(dim=0) + 1e-6)).clamp(max=1)[..., None]
+    if on_cpu and bool((factor == 1).all()): return
+    for g in grads.values(): g.mul_(factor)
 
 # %% ../../nbs/masks/10_learner.ipynb #71a5119c
 def free_bytes(device: torch.device) -> int:
@@ -106,236 +126,439 @@ def free_bytes(device: torch.device) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
 
 
-def _fits(self: MaskLearner) -> bool:
-    "Whether all masked copies, their largest gradient and Adam's state have room."
-    scalars = sum(u.value[0].numel() for u in self.units)
-    sets, largest = len(self.sets) * self.samples, max(u.value[0].numel() for u in self.units)
-    need = 4 * (sets * (scalars + 2 * largest) + 5 * len(self.sets) * scalars)
-    return need < 0.5 * free_bytes(self.device)
+def _fits(learner: MaskLearner) -> bool:
+    "Whether all masked copies, their largest gradient, Adam's state and what piles up have room."
+    scalars = sum(u.value[0].numel() for u in learner.units)
+    sets, largest = len(learner.sets) * learner.samples, max(u.value[0].numel() for u in learner.units)
+    copies = sets * (scalars + 2 * largest) * max(u.dtype.itemsize for u in learner.units)
+    need = copies + 4 * (5 * len(learner.sets) * scalars + sum(p.numel() for p in learner.piles.values()))
+    return need < 0.5 * free_bytes(learner.device)
 
 
-def _settle(self: MaskLearner, data: list):
+def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
+    "What the network is called with in a first step."
+    keys = learner.keys(0)
+    drawn = {u.name: draw_copies(u, learner.estimator, learner.logits[u.name], keys, None, backend=learner.backend)
+             for u in learner.units}
+    rest = {r.name: r.copies(len(learner.functions), learner.samples, lambda grad: None) for r in learner.rest}
+    return {n: leaf.detach() for n, leaf in (drawn | rest).items()}
+
+
+def _settle(learner: MaskLearner, data: list):
     "Choose route and memory order on a first batch, and make the optimizer."
-    if self.memory == "low": self.batched.route, self.batched.reason = "loop", "memory='low'"
-    elif self.memory == "auto" and self.batched.route is None and not _fits(self): self.batched.route, self.batched.reason = "loop", "memory: the masked copies of one step do not fit into half of what is free"
-    if self.batched.route != "loop":
-        part = self.parts(data)[-1]
-        nets, keys = [s for _, s in self.sets for _ in range(self.samples)], self.keys(0)
-        leaves = {u.name: draw_copies(u, self.estimator, self.logits[u.name], keys, None, backend=self.backend).detach() for u in self.units}
+    batched = learner.batched
+    if learner.memory == "low": batched.route, batched.reason = "loop", "memory='low'"
+    elif learner.memory == "auto" and batched.route is None and not _fits(learner):
+        batched.route = "loop"
+        batched.reason = "memory: the masked copies of one step do not fit into half of what is free"
+    if batched.route != "loop":
+        part = learner.parts(data)[-1]
         mine = slice(part.first, part.first + part.count)
-        orders = self.batched.settle({n: l[mine] for n, l in leaves.items()}, part.inputs, part.targets, nets[mine] if len(self.nets) > 1 else (), race=self.steps >= 50)
-    else: orders = {u.name: loop_order(self.batched, len(u.shape)) for u in self.units}
-    self.arrange(orders)
-    self._start_training()
+        nets = [s for _, s in learner.sets for _ in range(learner.samples)][mine] if len(learner.nets) > 1 else ()
+        copies = {n: leaf[mine] for n, leaf in _first_copies(learner).items()}
+        orders = batched.settle(copies, part.inputs, part.targets, nets, race=learner.steps >= 50)
+    else: orders = {u.name: loop_order(batched, len(u.shape)) for u in learner.units}
+    learner.arrange(orders)
+    _start_training(learner)
+
+# %% ../../nbs/masks/10_learner.ipynb #28c442cd
+def _start(learner: MaskLearner, unit: Units) -> Tensor:
+    "First logits, float32 [F, S, units]; a random start depends on seed, function and parameter only."
+    functions, nets = learner.functions, len(learner.nets)
+    if isinstance(learner.init, Mapping):
+        given = learner.init[unit.name].float().expand(len(functions), nets, -1)
+        return given.clone(memory_format=torch.contiguous_format)    # a copy: it will be trained
+    def one(s, f):
+        key = make_keys(learner.seeds[s], f, unit.name, "start", samples=1)
+        generator = torch.Generator().manual_seed(int(key[0, 0]))
+        return learner.estimator.start(unit.name, unit.summary()[s], learner.init, generator).float()
+    return torch.stack([torch.stack([one(s, f) for s in range(nets)]) for f in functions])
 
 
-def _arrange(self: MaskLearner, orders: dict):
-    "Lay weights and logits in other memory orders."
-    for u in self.units:
-        natural = u.unpack(self.logits[u.name])
-        u.arrange(orders[u.name])
-        self.logits[u.name] = u.pack(natural)
+def _start_training(learner: MaskLearner):
+    "The optimizer, over logits (and weights, if they are trained too) in their memory order."
+    for u in learner.units:
+        logits = learner.logits[u.name] = learner.logits[u.name].requires_grad_()
+        u.gradient = logits.grad = torch.zeros_like(logits)
+        if learner.train_weights: u.value.requires_grad_().grad = torch.zeros_like(u.value)
+        if u.name in learner.free: u.free = u.pack(learner.free[u.name].to(u.value))
+    trained = [*learner.logits.values(), *([u.value for u in learner.units] if learner.train_weights else [])]
+    kind = learner.device.type
+    fused = kind in ("cpu", "cuda") or None
+    learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=fused, capturable=kind == "cuda")
+    if learner._moments is not None: _put_moments(learner)
+    # what the training's progress changes cannot be recorded
+    steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)
+    learner._replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
+    learner.settled = True
 
 
-def _start_training(self: MaskLearner):
-    "The optimizer, over logits (and weights, if they are trained too) as they lie now."
-    for u in self.units:
-        l = self.logits[u.name] = self.logits[u.name].requires_grad_()
-        u.gradient = l.grad = torch.zeros_like(l)
-        if self.train_weights: u.value.requires_grad_().grad = torch.zeros_like(u.value)
-        if u.name in self.free: u.free = u.pack(self.free[u.name].to(u.value))
-    trained = [*self.logits.values(), *([u.value for u in self.units] if self.train_weights else [])]
-    kind = self.device.type
-    self.optimizer = torch.optim.Adam(trained, lr=self.lr, fused=kind in ("cpu", "cuda") or None, capturable=kind == "cuda")
-    if self._moments is not None:
-        turned = [(u, m) for u, m in zip(self.units * 2, self._moments)]
-        state = {i: {n: u.pack(t) if t.dim() else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
-    steady = kind == "cuda" and all(_constant(self, u) for u in self.units)    # what the training's progress changes cannot be recorded
-    self._replayed = Replayed(lambda keys, pieces, charge: _advance(self, keys, [Part(*p) for p in pieces], charge, 0.0)) if steady else None
-    self.settled = True
+def _put_moments(learner: MaskLearner):
+    "Adam's state from a checkpoint, in today's memory order."
+    turned = zip(learner.units * 2, learner._moments)
+    state = {i: {n: u.pack(t) if t.dim() else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
+    learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
+
+# %% ../../nbs/masks/10_learner.ipynb #d34d8498
+def _empty_piles(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F, S, N], float32, in memory order
+    "Where gradients that the published code never clears add up."
+    if not learner.published: return {}
+    sets = len(learner.functions), len(learner.nets)
+    def new(size): return torch.zeros(*sets, size, device=learner.device)
+    piles = {r.name: new(r.value.shape[1]) for r in learner.rest}
+    if not learner.train_weights: piles |= {u.name: new(u.value.shape[1]) for u in learner.units}
+    return piles | {f"logits of {u.name}": new(u.size) for u in learner.units if u.name in learner.fixed}
 
 
-def _parts(self: MaskLearner, data: list) -> list:
-    "The calls of a step. `data`: a batch per function, or a list of S batches for each."
-    several = [[d] * len(self.nets) if not isinstance(d, list) or len(self.nets) == 1 else d for d in data]
-    return parts_of([several[f][s] for f, s in self.sets], self.samples, [self.functions[f] for f, _ in self.sets], self.by_length)
-
-
-MaskLearner.settle, MaskLearner.arrange, MaskLearner.parts, MaskLearner._start_training = _settle, _arrange, _parts, _start_training
+def _turned_piles(learner: MaskLearner, turn: str) -> dict[str, Tensor]:
+    "The piles with those of masked parameters turned by `Units.pack` or `Units.unpack`."
+    of = {name: u for u in learner.units for name in (u.name, f"logits of {u.name}")}
+    return {name: getattr(of[name], turn)(pile) if name in of else pile for name, pile in learner.piles.items()}
 
 # %% ../../nbs/masks/10_learner.ipynb #25a16782
-def _leaf(self: MaskLearner, unit: Units, f: slice, s: slice, k: slice, keys: Tensor, keeps: dict, progress: float, charge: Tensor, begun: set, single: bool) -> Tensor:
+@dataclass
+class StepState:
+    "What the masked copies of one step are drawn from, and which functions a gradient has reached."
+    keys: Tensor # int32 [F, S, K, 2]
+    charge: Tensor # [F, S] price of one unit
+    progress: float # of the training, 0 to 1
+    keep: dict[str, Tensor] # parameter -> [F, S, units] keep probabilities, where the estimator needs no more
+    begun: set = field(default_factory=set) # (parameter, function, network) whose gradient is not that of the last step
+
+
+def _constant(learner: MaskLearner, unit: Units) -> bool:
+    "Whether the price of a parameter's units adds a constant to their gradient, in the same pass."
+    return learner.estimator.slope is not None and unit.index is None
+
+
+def _weight_gradient(learner: MaskLearner, unit: Units, now: StepState, where: tuple):
+    "Function that adds up the gradient of a parameter's weights where it is needed, or None. `where`: F, S, K."
+    if learner.train_weights: out = unit.value.grad[where[1]][None]
+    elif learner.published: out = learner.piles[unit.name][where[:2]]
+    else: return None
+    keys = now.keys[where]
+    if _constant(learner, unit):
+        keep = now.keep[unit.name][where[:2]]
+        return lambda grad: pull_weights(grad, keep, keys, unit.place, learner.backend, out)
+    logits = learner.logits[unit.name].detach()[where[:2]]
+    def add(grad): out.add_((gates(unit, learner.estimator, logits, keys, now.progress, learner.backend) * grad).sum(2))
+    return add
+
+
+def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: tuple, single: bool) -> Tensor:
     "Masked copies of a parameter for some functions, networks and samples, with the way back to the logits' gradient."
+    reached = (unit.name, where[0].start, where[1].start)
     def add():
-        again = (unit.name, f.start, s.start) in begun
-        begun.add((unit.name, f.start, s.start))
+        again = reached in now.begun
+        now.begun.add(reached)
         return again
-    value, logits, out = unit.value.detach()[s], self.logits[unit.name].detach()[f, s], unit.gradient[f, s]
-    charge, keep = (self.estimator.slope * charge[f, s], keeps[unit.name][f, s]) if _constant(self, unit) else (None, None)
-    tap = (lambda grad: pull_weights(grad, keep, keys[f, s, k], unit.place, self.backend, unit.value.grad[s])) if self.train_weights else None
-    return draw_copies(unit, self.estimator, logits, keys[f, s, k], out, value, add, charge, keep, progress, self.backend, tap, single)
+    sets = where[:2]
+    value, logits, out = unit.value.detach()[where[1]], learner.logits[unit.name].detach()[sets], unit.gradient[sets]
+    charge = keep = None
+    if _constant(learner, unit): charge, keep = learner.estimator.slope * now.charge[sets], now.keep[unit.name][sets]
+    return draw_copies(unit, learner.estimator, logits, now.keys[where], out, value, add, charge, keep, now.progress,
+                       learner.backend, _weight_gradient(learner, unit, now, where), single)
 
 
-def _together(self: MaskLearner, parts: list, keys: Tensor, keeps: dict, progress: float, charge: Tensor, begun: set) -> Tensor: # losses [F * S * K]
+def _copies(learner: MaskLearner, now: StepState, where: tuple, single: bool = False) -> dict[str, Tensor]:
+    "What the network is called with, as leaves: masked copies, and for the published clipping everything else too."
+    f, _, k = (len(range(n)[part]) for n, part in zip(now.keys.shape, where))
+    masked = {u.name: _leaf(learner, u, now, where, single) for u in learner.units}
+    def pile(name): return lambda grad: learner.piles[name][where[:2]].add_(grad.sum(2))
+    return masked | {r.name: r.copies(f, k, pile(r.name), where[1], single) for r in learner.rest}
+
+# %% ../../nbs/masks/10_learner.ipynb #25a16783
+def _together(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # losses [F * S * K]
     "Forward and back with all masked copies at once."
-    leaves = {u.name: _leaf(self, u, *(slice(0, n) for n in keys.shape[:3]), keys, keeps, progress, charge, begun, False) for u in self.units}
-    nets, losses, total = [s for _, s in self.sets for _ in range(self.samples)], torch.zeros(keys.shape[:3].numel(), device=self.device), 0
+    leaves = _copies(learner, now, tuple(slice(0, n) for n in now.keys.shape[:3]))
+    nets = [s for _, s in learner.sets for _ in range(learner.samples)]
+    losses, total = torch.zeros(len(nets), device=learner.device), 0
     for p in parts:
         mine = slice(p.first, p.first + p.count)
-        copies = leaves if p.count == len(losses) else {n: l[mine] for n, l in leaves.items()}
-        some = p.share * self.batched.vmap(copies, p.inputs, p.targets, nets[mine])
+        copies = leaves if p.count == len(losses) else {n: leaf[mine] for n, leaf in leaves.items()}
+        some = p.share * learner.batched.vmap(copies, p.inputs, p.targets, nets[mine])
         losses[mine] += some.detach()
-        total = total + some.sum() / self.samples
+        total = total + some.sum() / learner.samples
     total.backward()
     return losses
 
 
-def _one_by_one(self: MaskLearner, parts: list, keys: Tensor, keeps: dict, progress: float, charge: Tensor, begun: set) -> Tensor: # losses [F * S * K]
+def _one_by_one(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # losses [F * S * K]
     "Forward and back through one masked copy after the other, their gradients added up."
     losses = []
-    for i, (f, s) in enumerate(self.sets):
-        for k in range(self.samples):
-            r = i * self.samples + k
-            leaves = {u.name: _leaf(self, u, slice(f, f + 1), slice(s, s + 1), slice(k, k + 1), keys, keeps, progress, charge, begun, True) for u in self.units}
-            mine = [(p, *tree_map(lambda t: t[r - p.first], (p.inputs, p.targets))) for p in parts if p.first <= r < p.first + p.count]
-            loss = sum(p.share * self.batched.one(leaves, x, y, s) for p, x, y in mine)
-            (loss / self.samples).backward()
-            losses.append(loss.detach())
+    for i, (f, s) in enumerate(learner.sets):
+        for k in range(learner.samples):
+            r = i * learner.samples + k
+            leaves = _copies(learner, now, (slice(f, f + 1), slice(s, s + 1), slice(k, k + 1)), single=True)
+            mine = [(p, *tree_map(lambda t, row=r - p.first: t[row], (p.inputs, p.targets)))
+                    for p in parts if p.first <= r < p.first + p.count]
+            loss = sum(p.share * learner.batched.one(leaves, x, y, s) for p, x, y in mine)
+            (loss / learner.samples).backward()
+            losses.append(loss.detach().float())
     return torch.stack(losses)
 
 # %% ../../nbs/masks/10_learner.ipynb #750cff30
-def _constant(self: MaskLearner, unit: Units) -> bool:
-    "Whether the price of a parameter's units adds a constant to their gradient, in the same pass."
-    return self.estimator.slope is not None and unit.index is None
-
-
-def _charges(self: MaskLearner, data: list) -> Tensor: # [F, S]
+def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
     "beta / batch size: what one unit of price adds to the loss of each function."
-    rows = tuple(len(tree_flatten(b[0] if isinstance(b, list) and len(self.nets) > 1 else b)[0][0]) for b in data)
-    if self._rows != rows:
-        self._rows, self._charge = rows, (self.beta / torch.tensor(rows).to(self.units[0].value))[:, None].repeat(1, len(self.nets))
-    return self._charge
+    one_each = len(learner.nets) > 1
+    rows = tuple(len(tree_flatten(b[0] if isinstance(b, list) and one_each else b)[0][0]) for b in data)
+    if learner._rows != rows:
+        learner._rows = rows
+        charge = learner.beta / torch.tensor(rows, dtype=torch.float32, device=learner.device)
+        learner._charge = charge[:, None].repeat(1, len(learner.nets))
+    return learner._charge
 
 
-def _complete(self: MaskLearner, progress: float, charge: Tensor, begun: set):
-    "Finish the gradients: prices that are no constant, units that no loss has reached, and logits that stay."
-    for u in self.units:
-        reached = {(f, s) for n, f, s in begun if n == u.name}
-        if self.batched.route == "vmap" and reached: reached = set(self.sets)
-        for f, s in set(self.sets) - reached: u.gradient[f, s] = self.estimator.slope * charge[f, s] if _constant(self, u) else 0.0
-        if not _constant(self, u):
-            leaf = self.logits[u.name].detach().requires_grad_()
-            price = self.estimator.price(leaf, progress) * u.weights_per_unit()
-            if price.requires_grad: u.gradient.add_(torch.autograd.grad((charge * price.sum(-1)).sum(), leaf)[0])
-        if u.name in self.fixed: u.gradient.zero_()
+def _complete(learner: MaskLearner, now: StepState):
+    "Finish the gradients: prices that are no constant, and units that no loss has reached."
+    for u in learner.units:
+        constant, reached = _constant(learner, u), {(f, s) for n, f, s in now.begun if n == u.name}
+        if learner.batched.route == "vmap" and reached: reached = set(learner.sets)
+        for f, s in set(learner.sets) - reached:
+            u.gradient[f, s] = learner.estimator.slope * now.charge[f, s] if constant else 0.0
+        if constant: continue
+        leaf = learner.logits[u.name].detach().requires_grad_()
+        price = learner.estimator.price(leaf, now.progress) * u.weights_per_unit()
+        if price.requires_grad: u.gradient.add_(torch.autograd.grad((now.charge * price.sum(-1)).sum(), leaf)[0])
 
 
-def _clip(self: MaskLearner):
-    "Scale each function's gradient to a global norm of at most `clip`."
-    grads = [u.gradient for u in self.units] + ([u.value.grad[None] for u in self.units] if self.train_weights else [])
-    norm = torch.stack([torch.linalg.vector_norm(g, dim=-1) for g in grads]).norm(dim=0)
-    factor = (self.clip / (norm + 1e-6)).clamp(max=1)[..., None]
-    if self.device.type == "cpu" and bool((factor == 1).all()): return
-    for g in grads: g.mul_(factor)
+def _check_losses(learner: MaskLearner, losses: Tensor):
+    "Raise `FloatingPointError` if a loss is not finite."
+    for f, values in zip(learner.functions, losses.tolist()):
+        for v in values:
+            if not math.isfinite(v):
+                raise FloatingPointError(f"loss: {v} for function {f!r} at step {learner.at}; "
+                                         "look at the data and the loss, or lower lr")
+
+
+def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]):
+    "Raise `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
+    for name, t in tensors.items():
+        for f, finite in zip(learner.functions, t.detach().isfinite().flatten(1).all(1).tolist()):
+            if finite: continue
+            raise FloatingPointError(f"{what} not finite for function {f!r} at {name} at step {learner.at}; "
+                                     "look at the data and the loss, lower lr, or run the network in a wider dtype")
+
+
+def _check_logits(learner: MaskLearner):
+    "Raise `FloatingPointError` if a logit is not finite: its weight would be dropped silently."
+    _check_finite(learner, "logits:", {f"{n!r}": logits for n, logits in learner.logits.items()})
 
 # %% ../../nbs/masks/10_learner.ipynb #c6477fd5
-def _advance(self: MaskLearner, keys: Tensor, parts: list, charge: Tensor, progress: float) -> Tensor: # losses [F, S], detached
+def _advance(learner: MaskLearner, keys: Tensor, parts: list, charge: Tensor, progress: float) -> Tensor: # losses [F, S]
     "What a step does on its device."
-    if self.train_weights:
-        for u in self.units: u.value.grad.zero_()
-    begun, keeps = set(), {u.name: torch.sigmoid(self.logits[u.name].detach()) for u in self.units if _constant(self, u)}
-    run = _one_by_one if self.batched.route == "loop" else _together
-    losses = run(self, parts, keys, keeps, progress, charge, begun).view(keys.shape[:3]).mean(-1)
-    if self.device.type == "cpu": _check(self, losses)
-    for u in self.units:
-        if u.name in self.free: u.value.grad.mul_(u.free)
-    _complete(self, progress, charge, begun)
-    if self.clip: _clip(self)
-    self.optimizer.step()
+    if learner.train_weights:
+        for u in learner.units: u.value.grad.zero_()
+    keep = {u.name: torch.sigmoid(learner.logits[u.name].detach()) for u in learner.units if _constant(learner, u)}
+    now = StepState(keys, charge, progress, keep)
+    run = _one_by_one if learner.batched.route == "loop" else _together
+    losses = run(learner, parts, now).view(keys.shape[:3]).mean(-1)
+    if learner.device.type == "cpu": _check_losses(learner, losses)
+    for u in learner.units:
+        if u.name in learner.free: u.value.grad.mul_(u.free)
+    _complete(learner, now)
+    _add_up(learner)
+    _clip(learner)
+    learner.optimizer.step()
     return losses
 
 
-def _step(self: MaskLearner, step: int, data: list) -> Tensor: # losses [F, S], detached
-    "One update of all logits. `data`: one batch per function; with several networks, a batch or a list of one batch per network."
-    if not self.settled: self.settle(data)
-    self.at = step
-    keys, charge, parts = self.keys(step), _charges(self, data), self.parts(data)
-    if self._replayed is None: return _advance(self, keys, parts, charge, step / self.steps)
+def _replay(learner: MaskLearner, keys: Tensor, pieces: list, charge: Tensor) -> Tensor: # losses [F, S]
+    "A step in the form that can be recorded."
+    return _advance(learner, keys, [Part(*p) for p in pieces], charge, 0.0)
+
+
+def _step(learner: MaskLearner, step: int, data: list) -> Tensor: # losses [F, S], detached
+    "One update of all logits."
+    if not learner.settled: learner.settle(data)
+    learner.at = step
+    keys, charge, parts = learner.keys(step), _charges(learner, data), learner.parts(data)
+    if learner._replayed is None: return _advance(learner, keys, parts, charge, step / learner.steps)
     pieces = [(p.first, p.count, p.share, p.inputs, p.targets) for p in parts]
-    losses = self._replayed(keys, pieces, charge)
-    if step % 50 == 0: _check(self, losses)
+    losses = learner._replayed(keys, pieces, charge)
+    if step % 50 == 0:    # waits for the device, so only now and then
+        _check_losses(learner, losses)
+        _check_logits(learner)
     return losses
-
-
-def _check(self: MaskLearner, losses: Tensor):
-    "Stop at a loss that is no number. (On an accelerator this waits for it, so it is asked now and then.)"
-    for f, values in zip(self.functions, losses.tolist()):
-        for v in values:
-            if not math.isfinite(v): raise FloatingPointError(f"loss: {v} for function {f!r} at step {self.at}; look at the data and the loss, or lower lr")
-
-
-def _price(self: MaskLearner, progress: float) -> Tensor: # [F, S]
-    "Price of the masks as they stand, in the units of the loss."
-    return self._charge * sum((self.estimator.price(self.logits[u.name].detach(), progress) * u.weights_per_unit()).sum(-1) for u in self.units)
-
-
-def _kept(self: MaskLearner) -> Tensor: # [F, S]
-    "Share of weights that the masks keep as they stand."
-    kept = sum((u.weights_per_unit() * (self.estimator.finish(self.logits[u.name].detach()) > 0)).sum(-1) for u in self.units)
-    return kept / sum(u.value.shape[1] for u in self.units)
-
-
-MaskLearner.step, MaskLearner.price, MaskLearner.kept = _step, _price, _kept
 
 # %% ../../nbs/masks/10_learner.ipynb #b4b26e65
-def _final_logits(self: MaskLearner, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
-    "Logits of one network in the common form, one per weight: a weight is kept if its logit is above zero."
-    final = {u.name: self.estimator.finish(self.logits[u.name].detach()[:, net]) for u in self.units}
-    return {f: {u.name: u.full(final[u.name][i]).clone() for u in self.units} for i, f in enumerate(self.functions)}
+def _final_logits(learner: MaskLearner, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits
+    "Float32 logits of one network in the common form, one per weight: a weight is kept if its logit is above zero."
+    _check_logits(learner)
+    final = {u.name: learner.estimator.finish(learner.logits[u.name].detach()[:, net]) for u in learner.units}
+    return {f: {u.name: u.full(final[u.name][i]).clone() for u in learner.units}
+            for i, f in enumerate(learner.functions)}
 
 
-def _masks(self: MaskLearner, net: int = 0) -> dict[str, Masks]:
-    "Masks of one network's functions as they stand."
-    return {f: Masks.from_logits(l, estimator=self.estimator.name, model="" if self.train_weights else self.models[net]) for f, l in self.final_logits(net).items()}
-
-
-def _weights(self: MaskLearner, net: int = 0) -> dict[str, Tensor]: # parameter -> values
-    "The masked parameters' values as they stand (they move with `train_weights`)."
-    return {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in self.units}
-
-
-def _run(self: MaskLearner) -> dict:
+def _about(learner: MaskLearner) -> dict:
     "What must be equal for a checkpoint to belong to this training: plain values."
-    about = {n: getattr(self, n) for n in ("functions", "steps", "samples", "beta", "lr", "clip", "train_weights", "fixed")}
-    about |= {"init": _plain(self.init), "free": _plain(self.free)}
-    one = len(self.nets) == 1
-    about |= {"model": self.models[0] if one else self.models, "seed": self.seeds[0] if one else self.seeds}
-    return about | {"estimator": f"{self.estimator.name} {vars(self.estimator)}", "units": {u.name: u.size for u in self.units}, "by_length": self.by_length and self.by_length.groups}
+    names = ("steps", "samples", "beta", "lr", "train_weights", "fixed")
+    about = {"functions": [plain_name(f) for f in learner.functions]} | {n: getattr(learner, n) for n in names}
+    about |= {"clip": f"published, {learner.clip}" if learner.published else learner.clip}
+    about |= {"init": _plain(learner.init), "free": _plain(learner.free)}
+    one = len(learner.nets) == 1
+    about |= {"model": learner.models[0] if one else learner.models, "seed": learner.seeds[0] if one else learner.seeds}
+    estimator, dealt = learner.estimator, learner.by_length
+    return about | {"estimator": f"{estimator.name} {vars(estimator)}", "by_length": dealt and dealt.groups,
+                    "units": {u.name: u.size for u in learner.units}}
 
 # %% ../../nbs/masks/10_learner.ipynb #4a1c72e6
-def _state(self: MaskLearner, step: int, rows: list) -> dict:
-    "All that the rest of the training depends on."
-    moments = self.optimizer.state_dict()["state"]
-    natural = [{n: u.unpack(t) if t.dim() else t for n, t in moments[i].items()} for i, u in enumerate(self.units * (1 + self.train_weights))] if moments else None
-    return {"run": _run(self), "step": step, "rows": rows, "moments": natural, "logits": {u.name: u.unpack(self.logits[u.name].detach()) for u in self.units},
-            "weights": [self.weights(s) for s in range(len(self.nets))] if self.train_weights else None,
-            "route": (self.batched.route, self.batched.reason, self.batched.channels_last), "orders": {u.name: u.place.order for u in self.units}}
+def _state(learner: MaskLearner, step: int, rows: list) -> dict:
+    "All that the rest of the training depends on, in the parameters' own order."
+    moments, natural = learner.optimizer.state_dict()["state"], None
+    if moments:
+        owners = enumerate(learner.units * (1 + learner.train_weights))
+        natural = [{n: u.unpack(t) if t.dim() else t for n, t in moments[i].items()} for i, u in owners]
+    batched, nets = learner.batched, range(len(learner.nets))
+    return {"run": _about(learner), "step": step, "rows": rows, "moments": natural,
+            "logits": {u.name: u.unpack(learner.logits[u.name].detach()) for u in learner.units},
+            "weights": [learner.weights(s, rounded=False) for s in nets] if learner.train_weights else None,
+            "piles": _turned_piles(learner, "unpack"),
+            "route": (batched.route, batched.reason, batched.channels_last),
+            "orders": {u.name: u.place.order for u in learner.units}}
 
 
-def _restore(self: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
-    "Put the training where a checkpoint left it. Raises `CheckpointError` if it is damaged or of another training."
-    state = load_same_run(path, _run(self))
-    for u in self.units:
+def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
+    "Put the training where a checkpoint left it."
+    state = load_same_run(path, _about(learner))
+    for u in learner.units:
         u.arrange(range(len(u.shape)))
-        self.logits[u.name] = state["logits"][u.name].to(self.device)
-        if self.train_weights: u.value = torch.stack([w[u.name].reshape(-1) for w in state["weights"]]).to(self.device)
-    self._moments = state["moments"]
-    if self.batched.route is None and self.memory != "low":    # as it went before, whatever a race would say now
-        self.batched.route, self.batched.reason, self.batched.channels_last = state["route"]
-        self.arrange(state["orders"])
-        self._start_training()
+        learner.logits[u.name] = state["logits"][u.name].float().to(learner.device)
+        if learner.train_weights: u.value = torch.stack([w[u.name].reshape(-1) for w in state["weights"]]).to(u.value)
+    learner._moments = state["moments"]
+    learner.piles = {n: p.to(learner.device) for n, p in state.get("piles", {}).items()}
+    if learner.batched.route is None and learner.memory != "low":    # as it went before, whatever a race would say now
+        learner.batched.route, learner.batched.reason, learner.batched.channels_last = state["route"]
+        learner.arrange(state["orders"])
+        _start_training(learner)
     return state["step"], list(state["rows"])
 
+# %% ../../nbs/masks/10_learner.ipynb #fbdc918a
+def _check_memory(memory: str, batching: str):
+    "Raise `ValueError` naming `memory` if it is unknown or impossible."
+    if memory not in ("auto", "fast", "low"):
+        raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
+    if memory == "low" and batching == "vmap":
+        raise ValueError("memory: 'low' works through one masked copy after the other, which batching='vmap' forbids")
 
-MaskLearner.final_logits, MaskLearner.masks, MaskLearner.weights, MaskLearner.state, MaskLearner.restore = _final_logits, _masks, _weights, _state, _restore
+
+def _check_fixed(fixed, units: list[Units]) -> list[str]:
+    "Names of the parameters whose logits stay. Raises `ValueError` naming `fixed`."
+    names = [u.name for u in units]
+    for n in fixed:
+        if n not in names: raise ValueError(f"fixed: {n!r} is not masked{nearest(n, names)}")
+    return sorted(fixed)
+
+
+def _trained_weights(learner: MaskLearner, granularity, train_weights) -> dict[str, Tensor]: # [1 or S, N]; empty: all
+    "Copy the weights, to be trained, and read which of them are. Raises `ValueError` naming `train_weights`."
+    if granularity != "weight" or len(learner.functions) > 1 or learner.estimator.slope is None:
+        raise ValueError("train_weights: needs single weights as units, one function, and the estimator 'gumbel'")
+    for u in learner.units: u.value = at_least_single(u.value).clone()
+    return per_weight("train_weights", train_weights, learner.units) if isinstance(train_weights, Mapping) else {}
+
+
+def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
+    "Keys of 64 steps."
+    functions, seeds, samples = learner.functions, learner.seeds, learner.samples
+    made = [make_keys(seeds[s], functions[f], step, samples=samples)
+            for step in range(64 * block, 64 * block + 64) for f, s in learner.sets]
+    return torch.stack(made).view(64, len(functions), len(seeds), samples, 2).to(learner.device)
+
+# %% ../../nbs/masks/10_learner.ipynb #3781b88a
+class MaskLearner:
+    "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
+    def __init__(self, net: nn.Module | Sequence[nn.Module], functions, loss, *, samples=4, beta=1e-4, steps=20_000,
+                 lr=1e-2, init=2.0, estimator="gumbel", where=weights_only, granularity="weight", batching="auto",
+                 backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0,
+                 train_weights=False, fixed=()): # as in `learn_masks`
+        self.nets = [net] if isinstance(net, nn.Module) else list(net)
+        if not self.nets: raise ValueError("net: an empty list of networks")
+        _check_memory(memory, batching)
+        self.functions, self.memory, self.by_length = list(functions), memory, by_length
+        self.steps, self.seeds = whole("steps", steps), seeds_of(seed, len(self.nets))
+        self.beta, self.lr = number("beta", beta), number("lr", lr)
+        way, self.clip = clipping(clip)
+        self.published = way == "published" and self.clip is not None
+        self.estimator = get_estimator(estimator)
+        self.samples = whole("samples", samples) if self.estimator.stochastic else 1
+        self.units = make_units(self.nets, where, granularity)
+        self.rest = frozen_parameters(self.nets, self.units) if self.published else []
+        self.device, self.settled = self.units[0].value.device, False
+        self.fixed, self.train_weights, self.free = _check_fixed(fixed, self.units), bool(train_weights), {}
+        if self.train_weights: self.free = _trained_weights(self, granularity, train_weights)
+        self.init = per_weight("init", init, self.units) if isinstance(init, Mapping) else number("init", init)
+        self.models, self.batched = [model_hash(n) for n in self.nets], Batched(self.nets, loss, batching)
+        self._moments, self._rows, self._block, self._replayed, self.at = None, None, None, None, 0
+        self.logits = {u.name: _start(self, u) for u in self.units}
+        self.piles = _empty_piles(self)
+        drawn = self.steps * self.samples * sum(logits.numel() for logits in self.logits.values())
+        self.backend = ("compiled" if drawn > 1e9 else "eager") if backend == "auto" else backend
+
+    @property
+    def sets(self) -> list[tuple[int, int]]:
+        "Function and network of each owner of K weight sets."
+        return [(f, s) for f in range(len(self.functions)) for s in range(len(self.nets))]
+
+    def keys(self, step: int) -> Tensor: # int32 [F, S, K, 2]
+        "Keys of a step's noise: a function of seed, function and step. Made in blocks, so that a device seldom waits."
+        block, i = divmod(step, 64)
+        if self._block != block: self._keys, self._block = _block_of_keys(self, block), block
+        return self._keys[i]
+
+    def parts(self, data: list) -> list[Part]:
+        "The calls of a step. `data`: a batch per function, or a list of S batches for each."
+        several = [[d] * len(self.nets) if not isinstance(d, list) or len(self.nets) == 1 else d for d in data]
+        names = [self.functions[f] for f, _ in self.sets]
+        return parts_of([several[f][s] for f, s in self.sets], self.samples, names, self.by_length)
+
+    def settle(self, data: list):
+        "Choose route and memory order on a first batch, and make the optimizer."
+        _settle(self, data)
+
+    def arrange(self, orders: Mapping):
+        "Store weights, logits and piles in other memory orders."
+        natural, piles = {u.name: u.unpack(self.logits[u.name]) for u in self.units}, _turned_piles(self, "unpack")
+        for u in self.units:
+            u.arrange(orders[u.name])
+            self.logits[u.name] = u.pack(natural[u.name])
+        self.piles = piles
+        self.piles = _turned_piles(self, "pack")
+
+    def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
+        "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
+        return _step(self, step, data)
+
+    def price(self, progress: float) -> Tensor: # [F, S]
+        "Price of the present masks, in the units of the loss."
+        price = self.estimator.price
+        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
+        return self._charge * sum(p.sum(-1) for p in priced)
+
+    def kept(self) -> Tensor: # [F, S]
+        "Share of weights that the present masks keep."
+        final = {u.name: self.estimator.finish(self.logits[u.name].detach()) for u in self.units}
+        kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in self.units)
+        return kept / sum(u.value.shape[1] for u in self.units)
+
+    def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
+        "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
+        return _final_logits(self, net)
+
+    def masks(self, net: int = 0) -> dict[str, Masks]:
+        "The present masks of one network's functions."
+        about = dict(estimator=self.estimator.name, model="" if self.train_weights else self.models[net])
+        return {f: Masks.from_logits(logits, **about) for f, logits in self.final_logits(net).items()}
+
+    def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
+        "The masked parameters' present values (`train_weights` moves them), in the network's dtype or as they are kept."
+        values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in self.units}
+        return {u.name: values[u.name].to(u.dtype) for u in self.units} if rounded else values
+
+    def state(self, step: int, rows: list) -> dict:
+        "All that the rest of the training depends on."
+        return _state(self, step, rows)
+
+    def restore(self, path) -> tuple[int, list]: # step to go on with, history so far
+        "Put the training where a checkpoint left it. Raises `CheckpointError` if it is damaged or of another training."
+        return _restore(self, path)

@@ -10,6 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,11 @@ from ..training.checkpoint import HeldInterrupt, rng_state, save, set_rng_state
 from ..training.events import Event
 from ..training.fit import move
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['Found', 'learn_masks']
+__all__ = ['Data', 'Found', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
 def _named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
@@ -108,14 +112,14 @@ class Found:
     "What `learn_masks` found."
     logits: dict[str, dict[str, Tensor]] # function -> parameter -> logits of the parameter's shape
     masks: dict[str, Masks] # function -> masks
-    rows: list = field(repr=False) # history as tuples (step, function, metric, value)
+    rows: list[tuple[Any, ...]] = field(repr=False) # history as tuples (step, function, metric, value)
     estimator: Estimator
     route: str # "vmap", "loop" or "channels-last": the value of `batching` that takes the same route again
     reason: str = "" # why they were looped
     weights: dict[str, Tensor] | None = None # parameter -> values, where the weights were trained, too
 
     @property
-    def history(self):
+    def history(self) -> pd.DataFrame:
         "Tidy frame of the training: step, function, metric, value."
         import pandas as pd
         return pd.DataFrame(self.rows, columns=["step", "function", "metric", "value"])
@@ -124,7 +128,7 @@ class Found:
         "Keep probabilities of one function's mask."
         return {n: self.estimator.keep_prob(l) for n, l in self.logits[function].items()}
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         lines = [f"  {f}: {m!r}" for f, m in self.masks.items()]
         return "\n".join([f"Found by {self.estimator.name} ({self.route})", *lines[:3], *(["  ..."] if len(lines) > 3 else [])])
 
@@ -171,11 +175,45 @@ def _found(parts: list, net: int) -> Found:
     rows = [r[1:] for _, rows in parts for r in rows if r[0] == net]
     return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, first.weights(net) if first.train_weights else None)
 
+# %% ../../nbs/masks/11_learning.ipynb #68fffa1a
+class MaskOptions(TypedDict, total=False):
+    "The options of `learn_masks`, which explains them."
+    samples: int
+    beta: float
+    steps: int
+    lr: float
+    init: float | Mapping[str, Tensor]
+    fixed: Iterable[str]
+    estimator: str | Estimator
+    where: Where
+    granularity: str | Callable[..., Any]
+    batching: str
+    backend: str
+    memory: str
+    by_length: ByLength | None
+    together: bool
+    clip: float | str | tuple[str, float] | None
+    seed: int | Sequence[int]
+    train_weights: bool | Mapping[str, Tensor]
+    evaluate: Callable[..., Any] | None
+    every: int
+    callbacks: Iterable[Callable[[Event], None]]
+    checkpoint: str | os.PathLike[str] | None
+
+Data = Mapping[str, Iterable[Any]]      # function -> batches
+
+
+@overload
+def learn_masks(net: nn.Module, data: Data, loss: Callable[..., Any], **options: Unpack[MaskOptions]) -> Found: ...
+@overload
+def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Callable[..., Any],
+                **options: Unpack[MaskOptions]) -> list[Found]: ...
+
 # %% ../../nbs/masks/11_learning.ipynb #bf55b681
 @_outside_inference()
-def learn_masks(
+def learn_masks( # type: ignore[misc] # for mypy the options of the overloads, one dictionary, are not these
     net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Mapping[str, Iterable], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
+    data: Data | Sequence[Data], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
@@ -192,7 +230,7 @@ def learn_masks(
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | None = 1.0, # largest gradient norm of a function's logits
+    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)

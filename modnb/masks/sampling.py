@@ -9,13 +9,15 @@ import functools
 import hashlib
 import logging
 import math
+import numbers
 import types
 
 import torch
 from torch import Tensor
 
 # %% auto #0
-__all__ = ['mix', 'to_uniform', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights', 'sample', 'sample_reference']
+__all__ = ['mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights', 'at_least_single',
+           'sample', 'sample_reference']
 
 # %% ../../nbs/masks/02_sampling.ipynb #1e4c2d78
 def mix(
@@ -39,13 +41,23 @@ def to_uniform(
     return (((h >> 9) & 0x7FFFFF).to(dtype) + 0.5) * 2.0**-23
 
 # %% ../../nbs/masks/02_sampling.ipynb #48615f19
+def plain_name(name): # a number, a text, None, or tuples of these, as plain Python
+    "What identifies a draw, so that equal numbers of any library draw alike. Raises `TypeError` naming `names`."
+    name = name.item() if hasattr(name, "item") and getattr(name, "ndim", 0) == 0 else name
+    if isinstance(name, tuple): return tuple(plain_name(part) for part in name)
+    if name is None or type(name) in (bool, int, float, str): return name
+    for kind, plain in ((numbers.Integral, int), (numbers.Real, float), (str, str)):
+        if isinstance(name, kind): return plain(name)
+    raise TypeError(f"names: {name!r} is a {type(name).__name__}; a draw is named by numbers and texts")
+
+
 def make_keys(
-    *names, # what identifies the draw: seed, function, step, ...
+    *names, # what identifies the draw: seed, function, step, ... (numbers and texts)
     samples: int, # number of keys, one per sample
     device=None, # where the keys live
 ) -> Tensor: # int32 [samples, 2]
     "Keys of `samples` independent draws, a pure function of the names."
-    out = []
+    out, names = [], plain_name(names)
     for k in range(samples):
         digest = hashlib.sha256(repr((*names, k)).encode()).digest()
         out.append([int.from_bytes(digest[i:i + 4], "little", signed=True) for i in (0, 4)])
@@ -109,12 +121,11 @@ def _backward(grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, axes: tu
 
 # %% ../../nbs/masks/02_sampling.ipynb #f3ba87d2
 def _weights_backward(grad: Tensor, keep: Tensor, keys: Tensor, axes: tuple, out: Tensor):
-    "out [S, *dims] += gradient of the weights from grad [F, S, K, *dims]."
+    "out [F, S, *dims] += gradient of the weights from grad [F, S, K, *dims]."
     dims, index, total = len(axes), _sum(axes), torch.zeros_like(out)
-    for f in range(keys.shape[0]):
-        for k in range(keys.shape[2]):
-            u = to_uniform(mix(index, _at(keys[f, :, k, 0], dims), _at(keys[f, :, k, 1], dims)), keep.dtype)
-            total = total + torch.where(u < keep[f], grad[f, :, k], 0.0)
+    for k in range(keys.shape[2]):
+        u = to_uniform(mix(index, _at(keys[:, :, k, 0], dims), _at(keys[:, :, k, 1], dims)), keep.dtype)
+        total = total + torch.where(u < keep, grad[:, :, k], 0.0)
     out.copy_(out + total)
 
 # %% ../../nbs/masks/02_sampling.ipynb #0325949a
@@ -139,12 +150,21 @@ def _hash(index: Tensor, key_a: Tensor, key_b: Tensor) -> Tensor: # [F, S, K, *i
     return h.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)
 
 
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}    # integers of the size of a float
+
+
+def _below(index, keep, key_a, key_b, kind) -> Tensor: # [F, S, K, *index.shape]
+    "The masks as integers of a kind: all bits where the uniform number is below keep [F, S, *index.shape], else none."
+    least = keep.mul(2.0**23).sub_(0.5).ceil_().int()
+    return _hash(index, key_a, key_b).sub_(least[:, :, None]).bitwise_right_shift_(31).to(kind)
+
+
 def _eager_forward(weight, keep, keys, axes, out):
-    if weight.device.type == "meta" or weight.dtype != torch.float32: return _forward(weight, keep, keys, axes, out)
-    bits, result, (key_a, key_b) = weight.view(torch.int32), out.view(torch.int32), _at(keys, len(axes)).unbind(3)
+    if weight.device.type == "meta": return _forward(weight, keep, keys, axes, out)
+    kind, (key_a, key_b) = _BITS[out.dtype.itemsize], _at(keys, len(axes)).unbind(3)
+    bits, result = weight.view(kind), out.view(kind)
     for rows, index in _pieces(keys, axes):
-        least = keep[:, :, rows].mul(2.0**23).sub_(0.5).ceil_().int()
-        below = _hash(index, key_a, key_b).sub_(least[:, :, None]).bitwise_right_shift_(31)    # all bits where h < least, none elsewhere
+        below = _below(index, keep[:, :, rows], key_a, key_b, kind)
         torch.bitwise_and(bits[:, None, rows], below, out=result[:, :, :, rows])
 
 
@@ -162,9 +182,12 @@ def _eager_backward(grad, weight, keep, keys, axes, charge, out, add):
 
 # %% ../../nbs/masks/02_sampling.ipynb #1b66b868
 def _eager_weights_backward(grad, keep, keys, axes, out):
+    if grad.device.type == "meta": return _weights_backward(grad, keep, keys, axes, out)
+    kind, (key_a, key_b) = _BITS[grad.dtype.itemsize], _at(keys, len(axes)).unbind(3)
+    bits = grad.view(kind)
     for rows, index in _pieces(keys, axes):
-        u = to_uniform(mix(index, *_at(keys, len(axes)).unbind(3)), keep.dtype)
-        out[:, rows] += torch.where(u < keep[:, :, None, rows], grad[:, :, :, rows], 0.0).sum((0, 2))
+        below = _below(index, keep[:, :, rows], key_a, key_b, kind).bitwise_and_(bits[:, :, :, rows])
+        out[:, :, rows] += below.view(grad.dtype).sum(2, dtype=out.dtype)
 
 
 _EAGER = (_eager_forward, _eager_backward, _eager_weights_backward)
@@ -206,16 +229,17 @@ def _shaped(t: Tensor, place: Place) -> Tensor:
 
 def draw(
     weight: Tensor, # [S, N] frozen values of S networks, in memory order; ones give the masks themselves
-    keep: Tensor, # [F, S, N] keep probabilities of F functions
+    keep: Tensor, # [F, S, N] keep probabilities of F functions, float32 or float64 whatever the weight's dtype
     keys: Tensor, # int32 [F, S, K, 2] from `make_keys`
     place: Place | None = None, # positions of the N scalars; None: 0, 1, 2, ...
     backend: str = "eager", # "eager" or "compiled"
-    out: Tensor | None = None, # [F, S, K, N] memory for the result
+    out: Tensor | None = None, # [F, S, K, N] memory for the result; its dtype is the copies'
 ) -> Tensor: # [F, S, K, N] weight * mask
     "Masked copies: K for each function and network."
     place = Place(weight.shape[1:]) if place is None else place
-    if out is None: out = keep.new_empty(*keys.shape[:3], weight.shape[1])
-    kernels(backend, len(place.sizes))[0](_shaped(weight, place), _shaped(keep, place), keys.detach(), place.axes(weight.device), _shaped(out, place))
+    if out is None: out = weight.new_empty(*keys.shape[:3], weight.shape[1])
+    forward, axes = kernels(backend, len(place.sizes))[0], place.axes(weight.device)
+    forward(_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), axes, _shaped(out, place))
     return out
 
 
@@ -237,24 +261,31 @@ def pull(
 def pull_weights(
     grad: Tensor, # [F, S, K, N] gradient of the masked copies
     keep: Tensor, keys: Tensor, place: Place, backend: str, # as given to `draw`
-    out: Tensor, # [S, N] memory to add to
-) -> Tensor: # [S, N]
+    out: Tensor, # [F, S, N] memory to add to
+) -> Tensor: # [F, S, N]
     "Add the gradient of the weights themselves: of each sample's gradient, what its mask lets through."
     kernels(backend, len(place.sizes))[2](_shaped(grad, place), _shaped(keep, place), keys.detach(), place.axes(grad.device), _shaped(out, place))
     return out
 
 # %% ../../nbs/masks/02_sampling.ipynb #e0e0360f
+def at_least_single(t: Tensor) -> Tensor:
+    "The tensor in float32, or as it is if its dtype is at least as precise."
+    return t.to(torch.promote_types(t.dtype, torch.float32))
+
+
 class _Sample(torch.autograd.Function):
     "weight * mask with the straight-through gradient to the logits; the noise is recomputed in the backward pass."
     @staticmethod
     def forward(ctx, logits, weight, keys, place, backend):
-        keep = torch.sigmoid(logits)
+        keep = torch.sigmoid(at_least_single(logits))
         ctx.save_for_backward(weight, keep, keys)
-        ctx.how = place, backend
+        ctx.how, ctx.dtype = (place, backend), logits.dtype
         return draw(weight, keep, keys, place, backend)
 
     @staticmethod
-    def backward(ctx, grad): return pull(grad.contiguous(), *ctx.saved_tensors, *ctx.how), None, None, None, None
+    def backward(ctx, grad):
+        pulled = pull(grad.contiguous(), *ctx.saved_tensors, *ctx.how)
+        return pulled.to(ctx.dtype), None, None, None, None
 
 
 def sample(
@@ -273,8 +304,9 @@ def sample_reference(
 ) -> Tensor: # [F, S, K, N] weight * mask, differentiable in `logits`
     "What `sample` does, by the reference's arithmetic: slow, and independent of it."
     place = Place(weight.shape[1:]) if place is None else place
-    index = place.index(weight.device)
-    first, second = (to_uniform(mix(index, keys[..., 0, None] ^ salt, keys[..., 1, None] ^ ~salt), logits.dtype) for salt in (0x3C6EF372, 0x1F83D9AB))
+    index, logits = place.index(weight.device), at_least_single(logits)
+    first, second = (to_uniform(mix(index, keys[..., 0, None] ^ salt, keys[..., 1, None] ^ ~salt), logits.dtype)
+                     for salt in (0x3C6EF372, 0x1F83D9AB))
     noise = -((first + 1e-10).log() / (second + 1e-10).log() + 1e-10).log()
     soft = torch.sigmoid(logits[:, :, None] + noise)
-    return weight[:, None] * (((soft > 0.5).to(soft) - soft).detach() + soft)
+    return (weight[:, None] * (((soft > 0.5).to(soft) - soft).detach() + soft)).to(weight.dtype)

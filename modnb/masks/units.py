@@ -17,7 +17,7 @@ from .sampling import Place
 from ..names import nearest
 
 # %% auto #0
-__all__ = ['GROUPS', 'group_index', 'Units', 'draw_copies', 'make_units']
+__all__ = ['GROUPS', 'group_index', 'Units', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
 
 # %% ../../nbs/masks/07_units.ipynb #94370828
 GROUPS = ("weight", "row", "column", "tensor")
@@ -26,17 +26,20 @@ GROUPS = ("weight", "row", "column", "tensor")
 def group_index(
     granularity: str | Callable[[str, Tensor], Tensor], # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
     name: str, # name of the parameter
-    param: Tensor, # the parameter; rows are its first axis, columns its second (its only one, for a vector)
+    param: Tensor, # the parameter; rows are its first axis, columns its second (or only) one; without axes, one unit
 ) -> Tensor | None: # int64, flattened: unit of each weight; None if every weight is its own
     "Which unit each weight of a parameter belongs to. Raises `ValueError` naming `granularity`."
     if granularity == "weight": return None
     if callable(granularity):
         index = torch.as_tensor(granularity(name, param), device=param.device)
-        if index.shape != param.shape or index.is_floating_point() or index.min() < 0:
+        if index.shape != param.shape or index.is_floating_point() or (index < 0).any():
             raise ValueError(f"granularity: for {name!r} it must give integers from 0 in the shape {tuple(param.shape)}")
         return torch.unique(index.reshape(-1), return_inverse=True)[1]
-    if granularity not in GROUPS: raise ValueError(f"granularity: {granularity!r} is unknown{nearest(str(granularity), GROUPS)} Known: {', '.join(GROUPS)} or a callable")
-    if granularity == "tensor": return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
+    if granularity not in GROUPS:
+        hint = nearest(str(granularity), GROUPS)
+        raise ValueError(f"granularity: {granularity!r} is unknown{hint} Known: {', '.join(GROUPS)} or a callable")
+    if granularity == "tensor" or not param.dim():
+        return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)
     along = torch.arange(param.shape[axis], device=param.device).view([-1 if a == axis else 1 for a in range(param.dim())])
     return along.expand(param.shape).reshape(-1)
@@ -46,7 +49,7 @@ def group_index(
 class Units:
     "One masked parameter of S networks: its frozen values and its units."
     name: str
-    value: Tensor # [S, N] frozen values, in memory order
+    value: Tensor # [S, N] frozen values, in memory order; where the weights are trained, in single precision at least
     shape: torch.Size # of the parameter
     index: Tensor | None # [N] unit of each weight, or None if every weight is its own
     size: int # number of units
@@ -55,8 +58,10 @@ class Units:
     memory: Tensor | None = field(default=None, init=False, repr=False) # of the masked copies, used again at each step
     gradient: Tensor | None = field(default=None, init=False, repr=False) # of the logits, likewise
     free: Tensor | None = field(default=None, init=False, repr=False) # 1 where the weight itself is trained, 0 where it is held
+    dtype: torch.dtype = field(init=False) # of the network's parameter, and of its masked copies
 
     def __post_init__(self):
+        self.dtype = self.value.dtype
         self.place = Place(self.shape, offset=self.offset) if self.index is None else Place((self.size,), offset=self.offset)
 
     def arrange(self, order: tuple[int, ...] | None):
@@ -72,7 +77,7 @@ class Units:
         return t.view(*t.shape[:-1], *self.shape).permute(*range(lead), *(lead + i for i in order)).reshape(t.shape)
 
     def shaped(self, t: Tensor) -> Tensor: # [..., N] in memory order -> [..., *shape], without a copy
-        if self.index is not None or not self.shape: return t.view(*t.shape[:-1], *self.shape)
+        if self.index is not None or not self.shape: return t.view(t.shape[:-1] + self.shape)
         lead, order = t.dim() - 1, self.place.order
         t = t.view(*t.shape[:-1], *(self.shape[i] for i in order))
         return t.permute(*range(lead), *(lead + order.index(i) for i in range(len(order))))
@@ -80,29 +85,46 @@ class Units:
     def unpack(self, t: Tensor) -> Tensor: # [..., N] in memory order -> [..., N] in the parameter's order
         return t if self.index is not None else self.shaped(t).reshape(t.shape)
 
-    def summary(self) -> Tensor: # [S, units], in the parameter's order
+    def summary(self) -> Tensor: # float32 [S, units], in the parameter's order
         "What an estimator sees of each unit: the weight itself, or the mean absolute weight of the group."
-        if self.index is None: return self.unpack(self.value)
-        zero = self.value.new_zeros(len(self.value), self.size)
-        return zero.index_add(1, self.index, self.value.abs()) / self.weights_per_unit()
+        value = self.value.detach().float()
+        if self.index is None: return self.unpack(value)
+        zero = value.new_zeros(len(value), self.size)
+        return zero.index_add(1, self.index, value.abs()) / self.weights_per_unit()
 
-    def weights_per_unit(self) -> Tensor: # [units]
-        if self.index is None: return self.value.new_ones(())
-        return torch.bincount(self.index, minlength=self.size).to(self.value)
+    def weights_per_unit(self) -> Tensor: # float32 [units]
+        if self.index is None: return torch.ones((), device=self.value.device)
+        return torch.bincount(self.index, minlength=self.size).float()
 
     def full(self, units: Tensor) -> Tensor: # [units] in memory order -> parameter's shape
         "Per-unit numbers spread over the weights."
         return (self.unpack(units) if self.index is None else units[self.index]).view(self.shape)
 
 # %% ../../nbs/masks/07_units.ipynb #dd49c0b7
+def gates(
+    unit: Units,
+    estimator: Estimator,
+    logits: Tensor, # [F, S, units]
+    keys: Tensor, # int32 [F, S, K, 2]
+    progress: float = 0.0, # of the training, 0 to 1
+    backend: str = "eager", # of the kernels
+) -> Tensor: # float32 [F, S, K, N], differentiable in the logits
+    "What each weight of a parameter is multiplied by, drawn by an estimator for ones."
+    ones = torch.ones(logits.shape[1], unit.size, device=logits.device)
+    drawn = estimator.apply(ones, logits, keys, unit.place, progress, backend)
+    return drawn if unit.index is None else drawn[..., unit.index]
+
+
 def _drawn(unit: Units, estimator: Estimator, logits: Tensor, keys: Tensor, value: Tensor, progress: float, backend: str, keep: Tensor | None):
     "Masked weights [F, S, K, N] and the way back."
     samples = keys.shape[2]
+    value = value.to(unit.dtype)
     if unit.index is not None:
-        ones = value.new_ones(len(value), unit.size)
-        return through(lambda l: estimator.apply(ones, l, keys, unit.place, progress, backend)[..., unit.index] * value[:, None], logits)
+        def apply(leaf): return gates(unit, estimator, leaf, keys, progress, backend).to(unit.dtype) * value[:, None]
+        return through(apply, logits)
     shape = (*logits.shape[:2], samples, logits.shape[2])
-    if unit.memory is None or unit.memory.shape != shape: unit.memory = torch.empty(shape, dtype=value.dtype, device=value.device)
+    if unit.memory is None or unit.memory.shape != shape:
+        unit.memory = torch.empty(shape, dtype=unit.dtype, device=value.device)
     return estimator.draw(value, logits, keys, unit.place, progress, backend, unit.memory, keep)
 
 
@@ -118,7 +140,7 @@ def draw_copies(
     keep: Tensor | None = None, # [F, S, units] keep probabilities, if they are known already
     progress: float = 0.0, # of the training, 0 to 1
     backend: str = "eager", # of the kernels
-    tap: Callable[[Tensor], None] | None = None, # shown the gradient [F, S, K, N] too, in memory order
+    tap: Callable[[Tensor], None] | None = None, # also called with the gradient [F, S, K, N], in memory order
     single: bool = False, # one function, network and sample: the leaf has the parameter's shape
 ) -> Tensor: # [F * S * K, *shape], a leaf
     "Masked copies of a parameter whose gradient is pulled to the logits when it arrives."
@@ -140,9 +162,43 @@ def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Uni
     "The masked parameters of networks of one architecture, in their order."
     units, offset, chosen = [], 0, [select(net, where) for net in nets]
     for name, p in chosen[0].items():
+        if not p.numel(): continue    # nothing to mask
         index = group_index(granularity, name, p)
         size = p.numel() if index is None else int(index.max()) + 1
         values = [c[name].detach().reshape(1, -1) for c in chosen]
         units.append(Units(name, values[0] if len(values) == 1 else torch.cat(values), p.shape, index, size, offset))
         offset += size
+    if not units: raise ValueError(f"where: selects only parameters without elements: {', '.join(chosen[0])}")
     return units
+
+
+@dataclass
+class Frozen:
+    "A parameter of S networks that is not masked, where the gradient that it gets is of interest."
+    name: str
+    value: Tensor # [S, N] its values
+    shape: torch.Size # of the parameter
+
+    def copies(self,
+        functions: int, # F
+        samples: int, # K
+        arrived: Callable[[Tensor], None], # called with the gradient [F, S, K, N]
+        nets: slice = slice(None), # which of the S networks
+        single: bool = False, # one function, network and sample: the leaf has the parameter's shape
+    ) -> Tensor: # [F * S * K, *shape], a leaf
+        "The values once per weight set."
+        value = self.value[nets]
+        sets = value[None, :, None].expand(functions, len(value), samples, -1)
+        leaf = sets.reshape(self.shape if single else (-1, *self.shape)).detach().requires_grad_()
+        def take(leaf):
+            grad, leaf.grad = leaf.grad, None
+            arrived(grad.detach().reshape(sets.shape))
+        leaf.register_post_accumulate_grad_hook(take)
+        return leaf
+
+
+def frozen_parameters(nets: Sequence[nn.Module], units: list[Units]) -> list[Frozen]:
+    "The floating-point parameters of networks of one architecture that are not masked."
+    masked, each = {u.name for u in units}, [dict(net.named_parameters()) for net in nets]
+    rest = [n for n, p in each[0].items() if n not in masked and p.is_floating_point() and p.numel()]
+    return [Frozen(n, torch.stack([e[n].detach().reshape(-1) for e in each]), each[0][n].shape) for n in rest]

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .statistics import interval, summarize
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SIGNS', 'rows', 'part', 'percent', 'percent_table', 'judge', 'claims_table', 'outcome']
@@ -24,7 +28,7 @@ def rows(
     frame, # DataFrame with some of `COLUMNS`
     more: Sequence[str] = (), # columns to keep beyond the common ones
     **columns, # the same value in all rows, such as metric="accuracy"
-): # DataFrame with the columns in `more`, then `COLUMNS`
+) -> pd.DataFrame: # with the columns in `more`, then `COLUMNS`
     "Rows of one part of a result, in the common columns."
     return frame.assign(part=part, **columns).reindex(columns=[*more, *COLUMNS])
 
@@ -33,7 +37,7 @@ def part(
     frame, # DataFrame, a result
     name: str, # of the table
     metric: str | None = None, # only rows of this metric
-): # DataFrame
+) -> pd.DataFrame:
     "Rows of one part of a result, of one metric if given."
     keep = frame.part == name
     return frame[keep if metric is None else keep & (frame.metric == metric)]
@@ -55,7 +59,7 @@ def percent_table(
     index: str | Sequence[str] = "function", # rows of the table
     columns: str = "mask", # columns of the table
     **options, # of `percent`
-): # DataFrame of text, both ways in order of appearance; empty where there is nothing
+) -> pd.DataFrame: # of text, both ways in order of appearance; empty where there is nothing
     "Means in percent, with their interval."
     index = [index] if isinstance(index, str) else list(index)
     t = summarize(frame, [*index, columns])
@@ -89,7 +93,7 @@ def judge(
 
 def claims_table(
     claims: Iterable[tuple], # (claim, what the paper says, what is measured, bound, one number per seed)
-): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds, low, high, seeds
+) -> pd.DataFrame: # claim, the paper, our measure, bound, worst seed, mean, holds, low, high, seeds
     "Each claim with its worst seed, and the mean over seeds with its 95 % interval."
     import pandas as pd
     found = []

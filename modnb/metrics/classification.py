@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def _array(x) -> np.ndarray: return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
@@ -62,7 +66,7 @@ def confusion_frame(
     counts, # [true, predicted]
     true: Sequence[str], # names of the rows
     predicted: Sequence[str], # names of the columns
-) -> "pandas.DataFrame": # a row per cell: true, predicted, count, share (of the true class)
+) -> pd.DataFrame: # a row per cell: true, predicted, count, share (of the true class)
     "A confusion matrix as a tidy frame. Raises `ValueError` naming `true` or `predicted` if the names do not fit."
     import pandas as pd
     c, share = _array(counts), normalize(counts)

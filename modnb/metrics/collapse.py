@@ -6,8 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['METRICS', 'joint', 'collapse_avg', 'collapse_worst', 'matching', 'alignment', 'mutual_information',
@@ -233,7 +237,7 @@ class Activation:
         return f"Activation({R} rules × {M} modules)\n" + " · ".join(f"{name} {v:.3f}" for name, v in self.metrics.items())
 
 # %% ../../nbs/metrics/04_collapse.ipynb #ef15f67c
-def _to_frame(self) -> pandas.DataFrame: # a row per rule and module
+def _to_frame(self) -> pd.DataFrame: # a row per rule and module
     "Columns: rule, module, joint, gate (the probability of the module given the rule)."
     import pandas as pd
     r, m = np.indices(self.joint.shape).reshape(2, -1)

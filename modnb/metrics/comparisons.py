@@ -8,12 +8,15 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from .statistics import interval
 from ..names import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['pairs', 'sign_flip_test', 'Comparison', 'judge_differences', 'compare', 'winners', 'contests', 'all_of', 'ordering']
@@ -25,7 +28,7 @@ def pairs(
     unit: str, # column of what is independent, such as tasks; all else is averaged within it
     pair: str | Sequence[str] = (), # further columns that two numbers must share to be compared
     value: str = "value", # column that is compared
-): # DataFrame: a row per unit and pair, a column per method; only rows that all methods have
+) -> pd.DataFrame: # a row per unit and pair, a column per method; only rows that all methods have
     "Numbers of all methods side by side. Raises `ValueError` naming the argument whose column is missing, or `pair` where nothing can be compared."
     pair = [pair] if isinstance(pair, str) else list(pair)
     for name, columns in (("by", [by]), ("unit", [unit]), ("pair", pair), ("value", [value])):
@@ -115,7 +118,7 @@ def contests(
     run: str, # column of its runs
     value: str = "value", # column that is compared
     level: float | None = 0.95, # of the paired interval; None: exact ties only
-): # DataFrame: columns of `contest`, method, points (0 to 1, summing to 1), rank (1 is best, ties share)
+) -> pd.DataFrame: # columns of `contest`, method, points (0 to 1, summing to 1), rank (1 is best, ties share)
     "Points and ranks of every contest."
     import pandas as pd
     contest, found = [contest] if isinstance(contest, str) else list(contest), []
@@ -142,7 +145,7 @@ def ordering(
     unit: str, # column of what is independent
     pair: str | Sequence[str] = (), # further columns that two numbers must share
     value: str = "value", # column that is compared
-): # DataFrame: a row per pair of neighbors, the fields of `Comparison` and verdict
+) -> pd.DataFrame: # a row per pair of neighbors, the fields of `Comparison` and verdict
     "Comparisons of neighbors. Raises `ValueError` naming `a` or `b` where the frame lacks a method."
     import pandas as pd
     found = [compare(frame, a, b, by, unit, pair, value) for a, b in itertools.pairwise(methods)]

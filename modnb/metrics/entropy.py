@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .collapse import alignment, collapse_avg, collapse_worst, joint
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['entropy_a', 'entropy_b', 'information', 'regularizer', 'information_bias', 'Joint', 'joint_from_samples',
@@ -86,7 +90,7 @@ def information_bias(
 class Joint:
     "Entropies of whole routings, nats."
     entropy: float # H(A), too low
-    entropy_high: float # H(A), too high
+    entropy_high: float # H(A), too high, but at most the logarithm of the number of routings
     conditional: float # H(A | X)
 
     @property
@@ -101,13 +105,16 @@ class Joint:
 # %% ../../nbs/metrics/06_entropy.ipynb #371780e6
 def joint_from_samples(
     cross, # [S, B, B]: entry [s, n, m] is log p(a | x_m) of the s-th routing drawn for row n
+    routings: int | None = None, # number of all routings, whose logarithm no entropy exceeds; None: not known
 ) -> Joint:
     "Entropies of whole routings from samples. Raises `ValueError` naming `cross`."
     cross = torch.as_tensor(cross).double()
     if cross.dim() != 3 or cross.shape[1] != cross.shape[2] or cross.shape[1] < 2: raise ValueError(f"cross: shape {tuple(cross.shape)} given; need [samples, rows, rows] of 2 rows or more")
     B, itself = cross.shape[1], torch.eye(cross.shape[1], dtype=torch.bool, device=cross.device)
-    among, others = cross.logsumexp(-1) - math.log(B), cross.masked_fill(itself, -math.inf).logsumexp(-1) - math.log(B - 1)
-    return Joint(-among.mean().item(), -others.mean().item(), -cross.diagonal(dim1=1, dim2=2).mean().item())
+    among = cross.logsumexp(-1) - math.log(B)
+    others = cross.masked_fill(itself, -math.inf).logsumexp(-1) - math.log(B - 1)
+    most = math.inf if routings is None else math.log(routings)
+    return Joint(-among.mean().item(), min(-others.mean().item(), most), -cross.diagonal(dim1=1, dim2=2).mean().item())
 
 
 def joint_entropies(
@@ -120,7 +127,7 @@ def joint_entropies(
     q = p.sum(1, keepdim=True)
     log_others = ((q - p).clamp(min=0) / (B - 1)).log()
     high = -torch.where(p > 0, p * log_others, torch.zeros_like(p)).sum() / B
-    return Joint(_entropy(q[:, 0] / B).item(), high.item(), _entropy(p.mT).mean().item())
+    return Joint(_entropy(q[:, 0] / B).item(), min(high.item(), math.log(len(p))), _entropy(p.mT).mean().item())
 
 # %% ../../nbs/metrics/06_entropy.ipynb #73913756
 def cross_log_prob(
@@ -273,7 +280,7 @@ def selection_entropies(
     return Selection(*(t.numpy() for t in (a, b, b - a, high, dead)), *(np.stack(w, -1) for w in worst), used.numpy(), sizes, rules)
 
 # %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
-def _to_frame(self) -> pandas.DataFrame: # a row per seed, slot and metric
+def _to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
     "Columns: seed (if there are several), slot, metric, value; usage and the numbers of the slots' means are not in it."
     import pandas as pd
     names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")

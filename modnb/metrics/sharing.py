@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..names import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['Sizes', 'chance', 'intersection_law', 'total_chance', 'total_law', 'overlap', 'sharing', 'remaining']
@@ -136,7 +140,7 @@ def _row(layer: str, sizes: Sizes, both: int, names: tuple[str, str] = ("a", "b"
 def overlap(
     a: Mapping, # name -> bool array or tensor
     b: Mapping, # the same tensors
-) -> "pandas.DataFrame": # a row per tensor and one called "total"
+) -> pd.DataFrame: # a row per tensor and one called "total"
     """Overlap of two masks, with its chance level.
 
     Columns: layer; n, n_a, n_b, intersection, union (weights); z of the intersection; p_more and p_less, the probabilities that chance gives at least, or at most, that intersection;
@@ -176,7 +180,7 @@ def _shared_counts(tensors: Sequence) -> tuple[int, list[tuple[int, int, int, in
 def sharing(
     masks: Mapping[str, Mapping], # function -> masks
     reference: str | None = None, # name of the control mask among them, which takes no part; None: all are functions
-) -> "pandas.DataFrame": # a row per function and tensor, and per function one with layer "total"
+) -> pd.DataFrame: # a row per function and tensor, and per function one with layer "total"
     """Weights of each function that at least one other function uses, with chance.
 
     Columns: function, layer; n, n_total (union of all), kept, shared (weights); fraction = shared / kept, its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
@@ -199,7 +203,7 @@ def sharing(
 def remaining(
     masks: Mapping[str, Mapping], # function -> masks
     control: Mapping, # mask of the full problem
-) -> "pandas.DataFrame": # a row per function and tensor, and per function one with layer "total"
+) -> pd.DataFrame: # a row per function and tensor, and per function one with layer "total"
     """Share of the control mask that each function's mask keeps, with chance. Raises `ValueError` naming `masks` or `control`.
 
     Columns: function, layer; n, control, kept, common (weights); remaining = common / control, its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..names import nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['METHODS', 't_quantile', 'iqm', 'mean', 'stratified_bootstrap', 'probability_of_improvement', 'interval', 'summarize']
@@ -136,13 +140,13 @@ def interval(
 
 # %% ../../nbs/metrics/02_statistics.ipynb #b2c40562
 def summarize(
-    frame, # tidy DataFrame
+    frame: pd.DataFrame, # tidy
     by: str | Sequence[str], # columns that make a group; what is left varies over seeds
     value: str = "value", # column that is summarized
     level: float = 0.95, # of the interval
     method: str = "t", # of the interval
     seed: int = 0, # of the bootstrap
-) -> "pandas.DataFrame": # by..., n, mean, sd (unbiased), low, high; groups in order of appearance
+) -> pd.DataFrame: # by..., n, mean, sd (unbiased), low, high; groups in order of appearance
     "Mean, spread and interval of each group; NaN values are left out, a NaN in `by` is a group. Raises `ValueError` naming the argument whose column is missing."
     import pandas as pd
     by = [by] if isinstance(by, str) else list(by)

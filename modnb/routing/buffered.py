@@ -5,38 +5,81 @@
 # %% ../../nbs/routing/14_buffered.ipynb #87f7eb23
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
+from ..models.gated_layers import check_choice
 from ..names import nearest
-from .buffers import Buffer, first_of_equals, pick, ranking, same
-from .candidates import Batch, Scored
-from .estimators import REWARDS, Estimator, KirschEM, Reinforce
+from .buffers import EMPTY, Buffer, filled, first_of_equals, pick, ranking, same
+from .candidates import Batch, Compared, check_finite, compared
+from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remembered
 from .terms import Members, check_terms, make_baseline, term_value
 
 # %% auto #0
-__all__ = ['SCORES', 'SETTINGS', 'Buffered', 'buffered']
+__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'term_members', 'Buffered', 'make_buffered']
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
 SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gradient, reward)
-    "joint": lambda found, reward: found.joint, "likelihood": lambda found, reward: found.ll,
-    "prior": lambda found, reward: found.lp, "fixed_reward": lambda found, reward: reward}
+    "joint": lambda found, reward: found.joint,
+    "likelihood": lambda found, reward: found.ll,
+    "prior": lambda found, reward: found.lp,
+    "fixed_reward": lambda found, reward: reward}
+PUSHES = ("all", "best")
 
 
-def _check(terms, score, reward, buffer, samples, e_every):
-    "Raises `ValueError` naming the argument that does not fit the others."
-    sets = {t.routings for t in terms}
-    if score not in SCORES: raise ValueError(f"score: {score!r} is unknown{nearest(score, SCORES)}; there are {', '.join(SCORES)}")
-    if not callable(reward) and reward not in REWARDS: raise ValueError(f"reward: {reward!r} is neither a function nor one of {', '.join(REWARDS)}")
-    if score == "fixed_reward" and not callable(reward): raise ValueError("reward: score='fixed_reward' needs a function (routings [C, *batch, L, K], batch) -> [C, *batch]")
+def _check_buffer(buffer, sets, e_every, push, least_reward):
+    "Raises `ValueError` naming the argument that does not fit the buffer."
+    check_choice("push", push, PUSHES)
     if buffer is None and "buffer" in sets: raise ValueError("buffer: the terms use one, none was given")
-    if samples < 1 and "samples" in sets: raise ValueError(f"samples: {samples} given, but the terms use some")
-    if e_every > 1 and (buffer is None or "samples" in sets): raise ValueError("e_every: above 1 nothing is sampled in between, so all terms must rest on the buffer")
-    if any("advantage" in t[1:3] and t.routings != "samples" for t in terms): raise ValueError("terms: an advantage is defined for samples only; others are not on-policy")
+    if e_every > 1 and (buffer is None or "samples" in sets):
+        raise ValueError("e_every: above 1 nothing is sampled in between, so all terms must rest on the buffer")
+    if least_reward > -math.inf and (buffer is None or buffer.start != "empty"):
+        raise ValueError("least_reward: needs a buffer that starts empty; one that starts with random routings holds worse ones")
 
-# %% ../../nbs/routing/14_buffered.ipynb #c140c4f5
+
+def _check(terms, score, reward, samples):
+    "Raises `ValueError` naming the argument that does not fit the others."
+    if score not in SCORES: raise ValueError(f"score: {score!r} is unknown{nearest(score, SCORES)}; there are {', '.join(SCORES)}")
+    if not callable(reward) and reward not in REWARDS:
+        raise ValueError(f"reward: {reward!r} is neither a function nor one of {', '.join(REWARDS)}")
+    if score == "fixed_reward" and not callable(reward):
+        raise ValueError("reward: score='fixed_reward' needs a function (routings [C, *batch, L, K], batch) -> [C, *batch]")
+    if samples < 1 and "samples" in {t.routings for t in terms}: raise ValueError(f"samples: {samples} given, but the terms use some")
+    if any("advantage" in t[1:3] and t.routings != "samples" for t in terms):
+        raise ValueError("terms: an advantage is defined for samples only; others are not on-policy")
+
+
+def best_only(
+    score: Tensor, # [C, *batch]
+    old: int, # how many candidates are members already
+) -> Tensor: # [C, *batch], -inf for samples that are not the best of their example
+    "Let only the best sample of each example enter."
+    fresh = score[old:].masked_fill(score[old:].isnan(), -math.inf)
+    chosen = torch.zeros_like(fresh, dtype=torch.bool).scatter(0, fresh.argmax(0, keepdim=True), True)
+    return torch.cat([score[:old], fresh.masked_fill(~chosen, -math.inf)])
+
+# %% ../../nbs/routing/14_buffered.ipynb #15ea248b
+def term_members(
+    term, # `Term`
+    part: Compared, # the routings of its set
+    rewards: Callable, # `Compared` -> [C, *batch]
+    baseline: Callable, # reward -> advantage
+    distinct: bool, # buffer and union hold each routing once
+    slot: int, # axes of a routing
+) -> Members:
+    "A set of routings, with what its weights may depend on."
+    fixed, weights = part.fixed, term[1:3]
+    once = term.routings != "samples" and distinct or "posterior" in weights
+    valid = part.valid & first_of_equals(fixed.a, slot) if once and term.routings != "all" else part.valid
+    reward = rewards(part) if {"reward", "advantage"} & set(weights) else fixed.ll
+    if "advantage" in weights and not reward.isfinite().all():
+        raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
+    return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
+
+
 class Buffered(Estimator):
     "The general estimator over samples and a buffer."
     def __init__(self, look,
@@ -48,109 +91,126 @@ class Buffered(Estimator):
         baseline="none", # of the weight `advantage`, see `make_baseline`
         distinct: bool = True, # buffer and union hold each routing once
         e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
+        push: str = "all", # samples that may enter the buffer: "all", or only the "best" of each example
+        least_reward: float = -math.inf, # entries with a lower score never enter
         **options,
     ):
         self.terms = check_terms(terms)
+        self.sets = {t.routings for t in self.terms}
         self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
         super().__init__(look, **options)
-        _check(self.terms, score, reward, buffer, samples, e_every)
+        at_least(e_every=e_every)
+        _check(self.terms, score, reward, samples)
+        _check_buffer(buffer, self.sets, e_every, push, least_reward)
         self.buffer, self.samples, self.score, self.reward = buffer, samples, score, reward
         self.baseline, self.distinct, self.e_every = make_baseline(baseline), distinct, e_every
-        self.sets = {t.routings for t in self.terms}
+        self.push, self.least_reward = push, least_reward
 
-    def rewards(self, view, found: Scored, batch: Batch) -> Tensor: # [C, *batch]
-        "The reward of each candidate."
-        if callable(self.reward): return self.reward(view.decode(found.a), batch).to(found.ll.dtype)
-        return REWARDS[self.reward](found.ll)
+    def rewards(self, view, found: Compared, batch: Batch) -> Tensor: # [C, *batch]
+        "The reward of each candidate. Raises `ValueError` naming `reward` where it returns another shape."
+        if not callable(self.reward): return REWARDS[self.reward](found.fixed.ll)
+        given, wanted = self.reward(view.decode(found.scored.a), batch), found.valid.shape
+        if getattr(given, "shape", None) != wanted:
+            what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+            raise ValueError(f"reward: returned {what}; it must return one number for each candidate, a tensor of shape {tuple(wanted)}")
+        return given.to(found.fixed.ll.dtype)
 
-    def candidates(self, view, batch: Batch, samples: int) -> Scored | None:
+    def candidates(self, view, batch: Batch, samples: int) -> Compared | None:
         "Old members first, then fresh samples."
-        if self.buffer is None: return view.draw(samples) if samples else None
-        old = self.buffer[batch.index]
-        return view.with_draws(old, samples) if samples else view.score(old)
+        if self.buffer is None: return compared(view, view.draw(samples)) if samples else None
+        old = remembered(self.buffer, batch, view)
+        held = filled(old, view.slot)
+        if not held.all(): old = torch.where(held.view(*held.shape, *[1] * view.slot), old, view.mode())
+        found = view.with_draws(old, samples) if samples else view.score(old)
+        return compared(view, found, torch.cat([held, held.new_ones(samples, *held.shape[1:])]))
 
     @torch.no_grad()
-    def remember(self, view, found: Scored, batch: Batch) -> tuple: # places of the new members [Q, *batch], share of changed ones
+    def remember(self, view, found: Compared, batch: Batch) -> tuple: # places of the new members [Q, *batch], which of them are no repetition, share of changed ones
         "Keep the best candidates."
-        score = SCORES[self.score](found, self.rewards(view, found, batch))
-        order = ranking(found.a, score, self.buffer.size, self.distinct, view.slot)
-        new, old = pick(found.a, order), self.buffer[batch.index]
+        score = SCORES[self.score](found.fixed, self.rewards(view, found, batch))
+        score = score.masked_fill(~found.valid | (score < self.least_reward), -math.inf)
+        if self.push == "best": score = best_only(score, self.buffer.size)
+        order, real = ranking(found.fixed.a, score, self.buffer.size, self.distinct, view.slot)
+        new, old = pick(found.fixed.a, order), self.buffer[batch.index]
+        if self.buffer.start == "empty": new = torch.where(real.view(*real.shape, *[1] * view.slot), new, EMPTY)
         self.buffer[batch.index] = new
-        return order, 1 - same(new, old, view.slot).to(score.dtype).mean((0, -1))
+        return order, real, 1 - same(new, old, view.slot).to(score.dtype).mean((0, -1))
 
-# %% ../../nbs/routing/14_buffered.ipynb #15ea248b
-def _members(self: Buffered, view, term, found: Scored, batch: Batch) -> Members:
-    "A set of routings, with what its weights may depend on."
-    fixed = found.detach()
-    once = term.routings != "samples" and self.distinct or "posterior" in term[1:3]
-    valid = first_of_equals(fixed.a, view.slot) if once and term.routings != "all" else torch.ones_like(fixed.ll, dtype=torch.bool)
-    reward = self.rewards(view, fixed, batch) if {"reward", "advantage"} & set(term[1:3]) else fixed.ll
-    advantage = self.baseline(reward, batch) if "advantage" in term[1:3] else reward
-    return Members(fixed.ll, fixed.lp, valid, reward, advantage)
+    @torch.no_grad()
+    def search(self, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
+        "Fresh samples for other examples than those of the update."
+        view = self.view(batch)
+        return self.remember(view, self.candidates(view, batch, self.samples), batch)[2]
 
+    def part(self, term, view, batch: Batch, found: Compared | None, best: Compared | None) -> Compared:
+        "The set of a term."
+        if term.routings == "all": return compared(view, view.everything())
+        if term.routings == "union": return found
+        if term.routings == "samples":
+            drawn = found.part(slice(self.buffer.size if self.buffer else 0, None))
+            if "advantage" in term[1:3]: check_finite(view, drawn.fixed.a, drawn.valid, drawn.valid.all(0))
+            return drawn
+        return self.candidates(view, batch, 0) if best is None else best
 
-def _objective(self: Buffered, batch: Batch, more: Callable):
-    view, metrics, samples, order = self.look(batch), {}, self.samples, None
-    if self.e_every > 1:
-        if self.steps % self.e_every == 0:
-            other = more()
-            with torch.no_grad():
-                seen = self.look(other)
-                metrics["churn"] = self.remember(seen, self.candidates(seen, other, samples), other)[1]
-        samples = 0
-    with torch.set_grad_enabled(bool(self.sets & {"samples", "union"}) and torch.is_grad_enabled()): found = self.candidates(view, batch, samples)
-    if self.buffer and self.e_every == 1: order, metrics["churn"] = self.remember(view, found.detach(), batch)
-    value = sum(term_value(t, s, self.members(view, t, s, batch)) for t in self.terms for s in [self.routings(t, view, found, order, batch)])
-    return view, value, metrics
+    def value(self, term, view, batch: Batch, part: Compared) -> Tensor: # [*batch]
+        "The value of a term for each example."
+        rewards, baseline = (lambda found: self.rewards(view, found, batch)), (lambda reward: self.baseline(reward, batch))
+        return term_value(term, part.scored, term_members(term, part, rewards, baseline, self.distinct, view.slot))
 
-# %% ../../nbs/routing/14_buffered.ipynb #d76db4a0
-def _routings(self: Buffered, term, view, found: Scored | None, order: Tensor | None, batch: Batch) -> Scored:
-    "The set of a term, with gradient."
-    if term.routings == "all": return view.everything()
-    if term.routings == "union": return found
-    if term.routings == "samples": return Scored(*(t[self.buffer.size if self.buffer else 0 :] for t in found))
-    if found.ll.requires_grad and order is not None: return Scored(pick(found.a, order), found.ll.gather(0, order), found.lp.gather(0, order))
-    return view.score(self.buffer[batch.index])
+    def objective(self, batch, more):
+        view, metrics, best, stale = self.view(batch), {}, None, self.e_every > 1
+        if stale and self.steps % self.e_every == 0: metrics["churn"] = self.search(more())
+        gradient = bool(self.sets & {"samples", "union"}) and torch.is_grad_enabled()
+        with torch.set_grad_enabled(gradient): found = self.candidates(view, batch, 0 if stale else self.samples)
+        if self.buffer and not stale:
+            order, real, metrics["churn"] = self.remember(view, found, batch)
+            best = found.at(order)._replace(valid=real)
+            if self.buffer.start == "empty": metrics["held"] = real.sum(0).to(found.fixed.ll.dtype).mean(-1)
+            if not gradient and "buffer" in self.sets: best = best._replace(scored=view.score(best.scored.a))
+        value = sum(self.value(t, view, batch, self.part(t, view, batch, found, best)) for t in self.terms)
+        return view, value, metrics
 
+    def state_dict(self) -> dict:
+        held = {"buffer": self.buffer.state_dict()} if self.buffer else {}
+        return super().state_dict() | {"baseline": self.baseline.state_dict()} | held
 
-def _state_dict(self: Buffered) -> dict:
-    return {"steps": self.steps, "baseline": self.baseline.state_dict()} | ({"buffer": self.buffer.state_dict()} if self.buffer else {})
+    def load_state_dict(self, state: dict):
+        super().load_state_dict(state)
+        self.baseline.load_state_dict(state["baseline"])
+        if self.buffer: self.buffer.load_state_dict(state["buffer"])
 
-
-def _load_state_dict(self: Buffered, state: dict):
-    self.steps = state["steps"]
-    self.baseline.load_state_dict(state["baseline"])
-    if self.buffer: self.buffer.load_state_dict(state["buffer"])
-
-
-Buffered.members, Buffered.objective, Buffered.routings = _members, _objective, _routings
-Buffered.state_dict, Buffered.load_state_dict, Buffered.parameters = _state_dict, _load_state_dict, lambda self: self.baseline.parameters()
+    def parameters(self) -> list: return self.baseline.parameters()
 
 # %% ../../nbs/routing/14_buffered.ipynb #5f3fdca2
-SETTINGS: dict[str, dict] = { # name -> size of the buffer, and arguments of `Buffered`
+PUBLISHED = 64 # what the released code of priority queue training multiplies policy gradient and entropy by, but not the queue
+_QUEUE = dict(size=10, start="empty", push="best", least_reward=1e-6, score="fixed_reward", samples=64) # one queue of programs per task
+
+SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and arguments of `Buffered`
     "reinforce": dict(size=0, samples=10, terms=[("samples", "uniform", "advantage")], baseline="leave_one_out"),
     "kirsch_em": dict(size=1, samples=10, terms=[("buffer", "uniform", "uniform")]),
     "importance_weights": dict(size=0, samples=10, terms=[("samples", "likelihood", "likelihood")]),
     "truncated_em": dict(size=4, samples=10, terms=[("union", "posterior", "posterior")]),
-    "pg": dict(size=0, samples=64, terms=[("samples", "none", "advantage")], baseline="moving_average", ent_coef=0.05),
-    "pqt": dict(size=10, samples=64, terms=[("buffer", "none", "uniform", 200.0)], score="fixed_reward", ent_coef=0.01),
-    "pg_pqt": dict(size=10, samples=64, terms=[("samples", "none", "advantage"), ("buffer", "none", "uniform", 50.0)], score="fixed_reward", baseline="moving_average", ent_coef=0.01),
+    "pg": dict(size=0, samples=64, terms=[("samples", "none", "advantage", PUBLISHED)], baseline="moving_average", ent_coef=PUBLISHED * 0.05),
+    "pqt": dict(**_QUEUE, terms=[("buffer", "none", "uniform", 200.0)], ent_coef=PUBLISHED * 0.01),
+    "pg_pqt": dict(**_QUEUE, terms=[("samples", "none", "advantage", PUBLISHED), ("buffer", "none", "uniform", 50.0)],
+                   baseline="moving_average", ent_coef=PUBLISHED * 0.01),
     "note": dict(size=1, samples=10, terms=[("union", "uniform", "reward")], score="prior", distinct=False),
     "exact_marginal": dict(size=0, samples=0, terms=[("all", "posterior", "posterior")])}
 
 
-def buffered(
+def make_buffered(
     name: str, # of a setting
     look: Callable,
     examples: int | None = None, # N (or the number of tasks), where the setting has a buffer
     choices=None, # of `Buffer`; None: what `look` says
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
-    **changes, # of the setting: size, samples, terms, reward, ...
+    **changes, # of the setting: size, start, samples, terms, reward, ...
 ) -> Buffered:
     "A named setting, with changes. Raises `ValueError` naming `name` or `examples`."
     if name not in SETTINGS: raise ValueError(f"name: {name!r} is no setting{nearest(name, SETTINGS)}; there are {', '.join(SETTINGS)}")
     options = SETTINGS[name] | changes
-    size = options.pop("size")
-    if size and examples is None: raise ValueError(f"examples: {name} remembers routings by example; say how many examples there are")
-    buffer = Buffer(examples, look.choices if choices is None else choices, size, seed) if size else None
+    size, start = options.pop("size"), options.pop("start", "uniform")
+    if size and examples is None:
+        raise ValueError(f"examples: {name} remembers routings by example; say how many examples there are")
+    buffer = Buffer(examples, look.choices if choices is None else choices, size, seed, start=start) if size else None
     return Buffered(look, buffer=buffer, **options)

@@ -11,8 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..models.gated_layers import check_choice
+
 # %% auto #0
-__all__ = ['same', 'first_of_equals', 'ranking', 'pick', 'smallest_dtype', 'Uniform', 'Buffer', 'grow', 'reset']
+__all__ = ['STARTS', 'EMPTY', 'same', 'first_of_equals', 'ranking', 'pick', 'smallest_dtype', 'Uniform', 'filled', 'check_index',
+           'Buffer', 'grow', 'reset']
 
 # %% ../../nbs/routing/10_buffers.ipynb #62ec20d1
 def same(
@@ -37,17 +40,19 @@ def first_of_equals(
 # %% ../../nbs/routing/10_buffers.ipynb #712f821d
 def ranking(
     a: Tensor, # [C, *batch, *slot] candidates, older ones first
-    score: Tensor, # [C, *batch]
+    score: Tensor, # [C, *batch]; NaN and infinities lose
     keep: int, # Q
     distinct: bool = True, # equal routings count once; False: a queue with duplicates
     slot: int = 2, # number of axes of one routing
-) -> Tensor: # int64 [Q, *batch], best first
+) -> tuple[Tensor, Tensor]: # int64 [Q, *batch], best first; bool [Q, *batch], False where the best is repeated
     "Which candidates are the best of each example. Raises `ValueError` naming `keep`."
     if keep > len(a): raise ValueError(f"keep: {keep} of only {len(a)} candidates")
-    if keep == 1: return score.argmax(0, keepdim=True)          # the first of equals
-    if distinct: score = score.masked_fill(~first_of_equals(a, slot), -math.inf)
-    top, order = (t[:keep] for t in score.sort(dim=0, descending=True, stable=True))
-    return torch.where(top == -math.inf, order[:1], order)
+    score = score.masked_fill(~score.isfinite(), -math.inf)
+    if keep > 1 and distinct: score = score.masked_fill(~first_of_equals(a, slot), -math.inf)
+    if keep == 1: order = score.argmax(0, keepdim=True)          # the first of equals
+    else: order = score.sort(dim=0, descending=True, stable=True).indices[:keep]
+    real = score.gather(0, order) > -math.inf
+    return torch.where(real, order, order[:1]), real
 
 
 def pick(
@@ -59,7 +64,7 @@ def pick(
 
 # %% ../../nbs/routing/10_buffers.ipynb #b75c6312
 def smallest_dtype(largest: int) -> torch.dtype:
-    "The smallest integer type that holds numbers up to `largest`, and -1 for nobody."
+    "The smallest integer type that holds numbers up to `largest`, -1 for no module, and `EMPTY`."
     return next(d for d in (torch.int8, torch.int16, torch.int32, torch.int64) if largest <= torch.iinfo(d).max)
 
 
@@ -70,9 +75,41 @@ class Uniform:
         self.largest = int(self.choices.max()) - 1
 
     def __call__(self, shape: tuple, generator: torch.Generator) -> Tensor: # int64 [*shape, *slot]
-        return (torch.rand(*shape, *self.choices.shape, generator=generator, device=self.choices.device, dtype=torch.float64) * self.choices).long()
+        shape = (*shape, *self.choices.shape)
+        u = torch.rand(shape, generator=generator, device=self.choices.device, dtype=torch.float64)
+        return (u * self.choices).long()
 
 # %% ../../nbs/routing/10_buffers.ipynb #f4bdc3a3
+STARTS, EMPTY = ("uniform", "empty"), -2
+
+
+def filled(
+    a: Tensor, # [*any, *slot] entries of a buffer
+    slot: int = 2, # number of axes of one routing
+) -> Tensor: # bool [*any]
+    "Which entries hold a routing."
+    return (a != EMPTY).flatten(-slot).all(-1) if slot else a != EMPTY
+
+
+def check_index(
+    index: Tensor | None, # int [*batch]
+    examples: int, # rows of the buffer
+    shape: Sequence[int] | None = None, # of the minibatch; None: any
+) -> Tensor: # the same
+    "The rows of a minibatch in its data set. Raises `ValueError` naming `index`."
+    if index is None:
+        raise ValueError("index: None given; an estimator that remembers routings needs the row of each example in the data set, Batch(x, y, index)")
+    index = torch.as_tensor(index)
+    if index.dtype == torch.bool or index.is_floating_point() or index.is_complex():
+        raise ValueError(f"index: {index.dtype} given; need integers, the rows of the data set")
+    if shape is not None and index.shape != torch.Size(shape):
+        raise ValueError(f"index: shape {tuple(index.shape)} given; need {tuple(shape)}, one row of the data set for each example")
+    if not index.numel(): return index
+    low, high = torch.stack(index.aminmax()).tolist()
+    if low < 0 or high >= examples: raise ValueError(f"index: rows {low} to {high} given; the buffer has rows 0 to {examples - 1}")
+    return index
+
+# %% ../../nbs/routing/10_buffers.ipynb #bdea5523
 class Buffer:
     "Q routings for each of N examples."
     def __init__(self,
@@ -81,26 +118,37 @@ class Buffer:
         size: int = 1, # Q
         seed: int | Sequence[int] = 0, # of the first, uniform entries; several: as many tables, one after the other
         device: str | torch.device = "cpu",
+        start: str = "uniform", # what it holds at first: "uniform" routings, or "empty"
     ):
         if examples < 1 or size < 1: raise ValueError(f"{'examples' if examples < 1 else 'size'}: must be at least 1")
-        self.draw, self.size = choices if callable(choices) else Uniform(choices, device), size
-        tables = []
-        for s in [seed] if isinstance(seed, int) else seed:
-            self.generator = torch.Generator(device).manual_seed(s)
-            tables.append(self.uniform(examples, size))
-        self.table = torch.cat(tables)
+        if choices is None: raise ValueError("choices: None given; without a router there are no routings to remember")
+        check_choice("start", start, STARTS)
+        self.draw = choices if callable(choices) else Uniform(choices, device)
+        self.size = size
+        self.start = start
         self.dtype = smallest_dtype(self.draw.largest)
-        self.table = self.table.to(self.dtype)
+        tables = []
+        for s in [seed] if hasattr(seed, "__index__") else seed:
+            self.generator = torch.Generator(device).manual_seed(int(s))
+            tables.append(self.fresh(examples, size))
+        self.table = torch.cat(tables)
 
     @property
-    def slot(self) -> int: return self.table.ndim - 2
+    def slot(self) -> int: return self.table.ndim - 2 # number of axes of one routing
     def __len__(self) -> int: return len(self.table)
-    def __repr__(self): return f"Buffer({len(self)} examples × {self.size} routings of shape {list(self.table.shape[2:])}, {self.table.nbytes / 1024:.1f} KiB)"
+
+    def __repr__(self):
+        held = f"{len(self)} examples × {self.size} routings of shape {list(self.table.shape[2:])}"
+        return f"Buffer({held}, {self.table.nbytes / 1024:.1f} KiB)"
 
     def uniform(self, *shape: int) -> Tensor: # integers [*shape, *slot]
         "Routings drawn uniformly."
-        a = self.draw(shape, self.generator)
-        return a.to(getattr(self, "dtype", a.dtype))
+        return self.draw(shape, self.generator).to(self.dtype)
+
+    def fresh(self, *shape: int) -> Tensor: # integers [*shape, *slot]
+        "New entries: drawn uniformly, or empty."
+        a = self.uniform(*shape)
+        return torch.full_like(a, EMPTY) if self.start == "empty" else a
 
     def __getitem__(self, index: Tensor) -> Tensor: # index [*batch] -> int64 [Q, *batch, *slot]
         "The members of some examples."
@@ -109,29 +157,24 @@ class Buffer:
     def __setitem__(self, index: Tensor, a: Tensor): # [*batch], [Q, *batch, *slot]
         self.table[index] = a.movedim(0, index.ndim).to(self.table.dtype)
 
+    def state_dict(self) -> dict: return {"table": self.table, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state: dict):
+        "Put the buffer where `state_dict` found it. Raises `ValueError` naming `state` where it has another shape."
+        theirs, ours = list(state["table"].shape[1:]), list(self.table.shape[1:])
+        if theirs != ours: raise ValueError(f"state: its entries have the shape {theirs}, here they have {ours}")
+        self.table = state["table"].to(self.table.device).clone()
+        self.generator.set_state(state["generator"].cpu())
+
 # %% ../../nbs/routing/10_buffers.ipynb #5ddb56de
 def grow(buffer: Buffer, examples: int):
-    "Let a buffer hold more examples; the new ones get uniform entries. Raises `ValueError` naming `examples`."
+    "Let a buffer hold more examples; the new ones get fresh entries. Raises `ValueError` naming `examples`."
     if examples < len(buffer): raise ValueError(f"examples: {examples} is below the {len(buffer)} that are there")
-    buffer.table = torch.cat([buffer.table, buffer.uniform(examples - len(buffer), buffer.size)])
+    buffer.table = torch.cat([buffer.table, buffer.fresh(examples - len(buffer), buffer.size)])
 
 
 def reset(buffer: Buffer, fraction: float):
-    "Draw a random share of all entries anew. Raises `ValueError` naming `fraction`."
+    "Draw a random share of all entries anew, or empty them. Raises `ValueError` naming `fraction`."
     if not 0 <= fraction <= 1: raise ValueError(f"fraction: {fraction} is not between 0 and 1")
     chosen = torch.rand(buffer.table.shape[:2], generator=buffer.generator, device=buffer.table.device) < fraction
-    buffer.table[chosen] = buffer.uniform(int(chosen.sum()))
-
-
-def _state_dict(self: Buffer) -> dict: return {"table": self.table, "generator": self.generator.get_state()}
-
-
-def _load_state_dict(self: Buffer, state: dict):
-    "Put the buffer where `state_dict` found it. Raises `ValueError` naming `state` where it has another shape."
-    if state["table"].shape[1:] != self.table.shape[1:]:
-        raise ValueError(f"state: its entries have the shape {list(state['table'].shape[1:])}, here they have {list(self.table.shape[1:])}")
-    self.table = state["table"].to(self.table.device).clone()
-    self.generator.set_state(state["generator"].cpu())
-
-
-Buffer.state_dict, Buffer.load_state_dict = _state_dict, _load_state_dict
+    buffer.table[chosen] = buffer.fresh(int(chosen.sum()))

@@ -5,6 +5,7 @@
 # %% ../../nbs/routing/11_candidates.ipynb #fc17ee9e
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,8 +13,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from .buffers import EMPTY, pick
+
 # %% auto #0
-__all__ = ['Batch', 'Scored', 'join', 'total', 'Noise', 'Table', 'row_of', 'one_slot_changed']
+__all__ = ['Batch', 'Scored', 'join', 'total', 'check_sizes', 'Noise', 'row_of', 'one_slot_changed', 'Table', 'check_finite',
+           'Compared', 'compared']
 
 # %% ../../nbs/routing/11_candidates.ipynb #96420d14
 @dataclass
@@ -34,6 +38,7 @@ class Scored(NamedTuple):
 
     @property
     def joint(self) -> Tensor: return self.ll + self.lp
+
     def detach(self) -> Scored: return Scored(self.a, self.ll.detach(), self.lp.detach())
 
 
@@ -46,6 +51,19 @@ def total(values: Tensor) -> Tensor: # [*batch] -> scalar
     "Mean over the examples, sum over stacked seeds: each seed's gradient is its own."
     return values.mean(-1).sum()
 
+
+def check_sizes(
+    batch: Batch,
+    shape: Sequence[int], # [*batch]
+):
+    "Raises `ValueError` naming `batch` where it has no examples, or the part that has another number of them."
+    if 0 in shape: raise ValueError("batch: has no examples")
+    for name, least in (("y", len(shape)), ("oracle", len(shape)), ("task", 1)):
+        given = getattr(batch, name)
+        if not isinstance(given, Tensor): continue
+        if given.dim() < least or given.shape[:least] != torch.Size(shape[-least:]):
+            raise ValueError(f"{name}: shape {tuple(given.shape)} given; it must begin with {tuple(shape[-least:])}, one for each example")
+
 # %% ../../nbs/routing/11_candidates.ipynb #511ad6fa
 class Noise:
     "Uniform numbers, of one seed or of several beside each other."
@@ -53,8 +71,8 @@ class Noise:
         seeds: int | Sequence[int] = 0, # one number: batches [B]; several: batches [R, B]
         device: str | torch.device = "cpu",
     ):
-        self.stacked = not isinstance(seeds, int)
-        self.generators = [torch.Generator(device).manual_seed(s) for s in (seeds if self.stacked else [seeds])]
+        self.stacked = not hasattr(seeds, "__index__")
+        self.generators = [torch.Generator(device).manual_seed(int(s)) for s in (seeds if self.stacked else [seeds])]
 
     @property
     def generator(self) -> torch.Generator: return self.generators[0]
@@ -78,47 +96,6 @@ class Noise:
     def load_state_dict(self, state: dict):
         for g, s in zip(self.generators, state["generators"]): g.set_state(s.cpu())
 
-# %% ../../nbs/routing/11_candidates.ipynb #7acd9642
-class Table:
-    "All A routings of a minibatch, scored; a routing is its row."
-    slot = 0 # axes of a routing
-
-    def __init__(self,
-        ll: Tensor, # [A, *batch]
-        lp: Tensor, # [A, *batch], sums to one over the routings
-        noise: Noise | None = None, # where draws come from
-        routings: Tensor | None = None, # int64 [A, L, K]
-    ):
-        self.ll, self.lp, self.noise, self.routings = ll, lp, noise or Noise(), routings
-
-    @property
-    def shape(self) -> torch.Size: return self.lp.shape[1:]
-    def entropy(self) -> Tensor: return -(self.lp.exp() * self.lp).sum(0)
-    def mode(self) -> Tensor: return self.lp.argmax(0)
-
-    def everything(self) -> Scored: # A candidates
-        "Every routing."
-        rows = torch.arange(len(self.lp), device=self.lp.device)
-        return Scored(rows.view(-1, *[1] * len(self.shape)).expand_as(self.lp), self.ll, self.lp)
-
-    def score(self, a: Tensor) -> Scored: # [C, *batch]
-        "The scores of some candidates."
-        return Scored(a, self.ll.gather(0, a), self.lp.gather(0, a))
-
-    def draw(self, samples: int) -> Scored:
-        "Routings drawn from the router."
-        u = self.noise.uniform(samples, *self.shape, dtype=self.lp.dtype)
-        steps = self.lp.detach().exp().cumsum(0)[:-1]
-        return self.score((u[:, None] >= steps).sum(1))
-
-    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, *batch] -> Q + S candidates
-        "Known routings, then draws."
-        return join(self.score(old), self.draw(samples))
-
-    def uniform(self, samples: int) -> Tensor: # [S, *batch]
-        "Routings drawn uniformly."
-        return (self.noise.uniform(samples, *self.shape, dtype=torch.float64) * len(self.lp)).long()
-
 # %% ../../nbs/routing/11_candidates.ipynb #4d88f409
 def row_of(
     a: Tensor, # int64 [*any, L, K]
@@ -141,8 +118,101 @@ def one_slot_changed(
     return torch.where(chosen.view(S, *[1] * (new.ndim - 3), L, 1), new, old)
 
 
-def _encode(self: Table, routing: Tensor) -> Tensor: return row_of(routing, self.routings)
-def _decode(self: Table, a: Tensor) -> Tensor: return self.routings[a]
+# %% ../../nbs/routing/11_candidates.ipynb #7acd9642
+class Table:
+    "All A routings of a minibatch, scored; a routing is its row."
+    slot = 0 # axes of a routing
+
+    def __init__(self,
+        ll: Tensor, # [A, *batch]
+        lp: Tensor, # [A, *batch], sums to one over the routings
+        noise: Noise | None = None, # where draws come from
+        routings: Tensor | None = None, # int64 [A, L, K]
+    ):
+        self.ll, self.lp = ll, lp
+        self.noise = noise or Noise()
+        self.routings = routings
+
+    @property
+    def shape(self) -> torch.Size: return self.lp.shape[1:]
+    def entropy(self) -> Tensor: return -(self.lp.exp() * self.lp).sum(0)
+    def mode(self) -> Tensor: return self.lp.argmax(0)
+    def encode(self, routing: Tensor) -> Tensor: return row_of(routing, self.routings) # [*any, L, K] -> [*any]
+    def decode(self, a: Tensor) -> Tensor: return self.routings[a] # [*any] -> [*any, L, K]
+
+    def everything(self) -> Scored: # A candidates
+        "Every routing."
+        rows = torch.arange(len(self.lp), device=self.lp.device)
+        return Scored(rows.view(-1, *[1] * len(self.shape)).expand_as(self.lp), self.ll, self.lp)
+
+    def score(self, a: Tensor) -> Scored: # [C, *batch]
+        "The scores of some candidates."
+        return Scored(a, self.ll.gather(0, a), self.lp.gather(0, a))
+
+    noisy = False # whether scores with and without a gradient differ, as they do under dropout
+    def fixed(self, found: Scored) -> Scored: return found.detach() # the scores to compare, all under the same conditions
+    def not_finite(self, place: tuple, a: Tensor) -> str: return "" # where the values of one example's routing stop being finite, if known
+
+    def draw(self, samples: int) -> Scored:
+        "Routings drawn from the router."
+        u = self.noise.uniform(samples, *self.shape, dtype=self.lp.dtype)
+        steps = self.lp.detach().exp().cumsum(0)[:-1]
+        return self.score((u[:, None] >= steps).sum(1))
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, *batch] -> Q + S candidates
+        "Known routings, then draws."
+        return join(self.score(old), self.draw(samples))
+
+    def uniform(self, samples: int) -> Tensor: # [S, *batch]
+        "Routings drawn uniformly."
+        return (self.noise.uniform(samples, *self.shape, dtype=torch.float64) * len(self.lp)).long()
+
+# %% ../../nbs/routing/11_candidates.ipynb #f41b0877
+def check_finite(
+    view, # candidates
+    a: Tensor, # [C, *batch, *slot] the routings
+    finite: Tensor, # bool [C, *batch] whose scores are finite
+    well: Tensor, # bool [*batch] examples that can be trained on
+):
+    "Raise `FloatingPointError` naming an example, and the module that broke, unless all examples are well."
+    if well.all(): return
+    place = tuple((~well).nonzero()[0].tolist())
+    at = (slice(None), *place)
+    broken = a[at][~finite[at]][0]
+    where = view.not_finite(place, broken) or "look for bad values in the data and in the parameters"
+    raise FloatingPointError(f"score: that of example {', '.join(map(str, place))} of the batch is not finite; {where}")
 
 
-Table.encode, Table.decode = _encode, _decode    # [*any, L, K] <-> [*any]
+class Compared(NamedTuple):
+    "Candidates that are compared with each other."
+    scored: Scored # with gradient; where a candidate is not valid, the scores of another one
+    fixed: Scored # to compare: without gradient, all under the same conditions
+    valid: Tensor # bool [C, *batch]; False: an empty entry, or one whose score is not finite
+
+    def part(self, which: slice) -> Compared:
+        "Some of the candidates."
+        scored, fixed = (Scored(*(t[which] for t in scores)) for scores in (self.scored, self.fixed))
+        return Compared(scored, fixed, self.valid[which])
+
+    def at(self, order: Tensor) -> Compared: # int64 [Q, *batch]
+        "The candidates at these places of each example."
+        scored, fixed = (Scored(pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order)) for s in self[:2])
+        return Compared(scored, fixed, self.valid.gather(0, order))
+
+
+def compared(
+    view, # candidates
+    found: Scored,
+    held: Tensor | None = None, # bool [C, *batch]; False: stands for an empty entry of a buffer; None: none is empty
+) -> Compared:
+    "Scores to compare and scores to differentiate. Raises `FloatingPointError` if an example has no finite score."
+    fixed = view.fixed(found)
+    finite = fixed.joint.isfinite()
+    held = torch.ones_like(finite) if held is None else held
+    valid = finite & held
+    check_finite(view, fixed.a, finite, valid.any(0) | ~held.any(0))
+    shape = (*finite.shape, *[1] * view.slot)
+    if not finite.all():
+        best = pick(fixed.a, fixed.joint.masked_fill(~valid, -math.inf).argmax(0, keepdim=True))
+        found = view.score(torch.where(finite.view(shape), fixed.a, best))
+    return Compared(found, fixed._replace(a=torch.where(held.view(shape), fixed.a, EMPTY)), valid)

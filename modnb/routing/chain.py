@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from .composition import Composition
+from .laws import check_count
 from .layer import ModularLayer
-from .router import Router
+from .router import Router, leaves
 
 # %% auto #0
 __all__ = ['Repeat', 'Chain']
@@ -23,7 +24,9 @@ class Repeat(nn.Module):
     "The same layer, again and again."
     def __init__(self, layer: nn.Module, times: int):
         super().__init__()
-        self.layer, self.times = layer, times
+        check_count("times", times)
+        self.layer = layer
+        self.times = times
 
     def forward(self, z: Tensor) -> Tensor: # [N, ...], the same shape as a module's output
         for _ in range(self.times): z = self.layer(z)
@@ -32,17 +35,21 @@ class Repeat(nn.Module):
 # %% ../../nbs/routing/06_chain.ipynb #276eaf71
 class Chain(Composition):
     "Modules applied one after the other, until the router halts or the limit is reached."
+    own_input = False # one router for all steps that sees the input sees that of the chain
     def __init__(self,
         modules: Iterable[nn.Module], # M modules whose outputs are what they read
         router: Router, # of M + 1 choices in `limit` slots, one at a time (k=1); or of one slot, which serves in all
         limit: int, # most modules that are applied
     ):
+        check_count("limit", limit)
+        if not isinstance(router, Router): raise ValueError(f"router: a {type(router).__name__} given; a chain needs a Router of modules and HALT")
         modules = [*modules, nn.Identity()]
         self_made = router.slots == 1 and limit > 1
         if router.law.width != 1: raise ValueError(f"router: chooses {router.law.width} modules at a time; a chain applies one")
         if router.sizes != (len(modules),) * (1 if self_made else limit): raise ValueError(f"router: made for {router.sizes} choices; {limit} steps of {len(modules) - 1} modules need {len(modules)} each, HALT included")
         super().__init__(Repeat(ModularLayer(modules, router if self_made else None), limit), None if self_made else router, limit)
-        self.sequential, self.halt = True, len(modules) - 1
+        self.sequential = True
+        self.halt = len(modules) - 1
 
     def adjust(self, l: int, scores: Tensor, z: tuple, tape) -> Tensor: # [(S,) B, 1, M + 1]
         "After HALT comes HALT."
@@ -66,6 +73,6 @@ class Chain(Composition):
 
     def tree(self, x, task=None, limit=4096, detach=None):
         "Every routing's output and log-probability, as in `Composition`."
-        a = self.enumerate(limit).to(x.device)
-        h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach)
+        a = self.enumerate(limit).to(leaves(x)[0].device)
+        h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach, checked=True)
         return h, a, q.log_prob(given)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from .measures import SOLVED, gradient_noise, measure, standing
 from .methods import ROWS, make_row
 from .tasks import Task
 from .training import Minibatches, train
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['trial', 'wilson', 'result_table', 'of_rows', 'share_claims', 'rows_of', 'seed_dots', 'entropy_curves']
@@ -35,7 +39,7 @@ def trial(
     log=None, # of the run, for checkpoints and progress
     noise: bool = True, # measure gradient noise
     first: tuple | None = None, # a curriculum: (rows [R, n], steps), trained on before the rest
-):  # DataFrame in the common columns, the trained stack, the warnings
+) -> tuple[pd.DataFrame, Any, list[str]]: # in the common columns; the trained stack; the warnings
     "Train one row on a task, and measure it."
     import pandas as pd
     net = task.build(seeds)
@@ -81,7 +85,7 @@ def result_table(
     frame, # of `trial`s
     test: str = "", # which set; "": the training inputs
     solved: float = SOLVED, # relative error below which a seed counts
-):  # DataFrame: a row per estimator
+) -> pd.DataFrame: # a row per estimator
     "Solved seeds, error, entropies, agreement, noise and cost of each row."
     final = part(frame, "final")
     of = lambda metric, layer=test: final[(final.metric == metric) & _in(final, layer)].groupby("function", sort=False).value

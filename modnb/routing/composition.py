@@ -5,32 +5,35 @@
 # %% ../../nbs/routing/05_composition.ipynb #848aeb69
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from ..models.gated_layers import check_choice
-from .laws import uniform
-from .layer import HOW, ModularLayer, Tape, check_repeats
-from .router import Router, RoutingDistribution, all_routings
+from .laws import Bernoulli, Given, Law, check_count, uniform
+from .layer import DRAWN, HOW, ModularLayer, Tape, check_repeats, check_temperature, chosen_weights
+from .router import Router, RoutingDistribution, across, all_routings, check_routing, lacking, leaves, rows_of
 
 # %% auto #0
-__all__ = ['DRAWN', 'RolloutDistribution', 'modular_layers', 'Composition']
+__all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'prefix_weights', 'tree_of_chain',
+           'check_parts', 'even_scores', 'Passes', 'SoftPasses', 'fitting', 'Composition']
 
 # %% ../../nbs/routing/05_composition.ipynb #647c5c98
 class RolloutDistribution(RoutingDistribution):
     "p(a | x) of routers that see what modules make, along the routings of one rollout."
     def __init__(self, law, sizes, scores, a: Tensor, again: Callable): # scores and a with the same leading axes; `again` is the rollout, less a or S
         super().__init__(law, sizes, scores)
-        self.a, self.again = a, again
+        self.a = a
+        self.again = again
 
     def log_prob(self, a: Tensor) -> Tensor: # [..., B, L, K] -> [..., B]
         "Free for the rollout's own routings (the same tensor); else by a forward pass."
-        return super().log_prob(a) if a is self.a else self.again(a=a)[2].log_prob_own()
+        return self.log_prob_own() if a is self.a else self.again(a=a)[2].log_prob_own()
 
-    def log_prob_own(self) -> Tensor: return super().log_prob(self.a)
+    def log_prob_own(self) -> Tensor: return self.law.log_prob(self.scores, self.a).sum(-1)
 
     def mode(self) -> Tensor: # [B, L, K]
         "The best choice of each slot after the best choices before it, which need not be the likeliest routing."
@@ -46,7 +49,7 @@ class RolloutDistribution(RoutingDistribution):
     def inclusion(self, l=None): return self.over_prefixes(super().inclusion(l), 2) # [B, M_l]
     def probs(self): return self.over_prefixes(super().probs(), 4) # [B, L, K, M]
 
-# %% ../../nbs/routing/05_composition.ipynb #050f6fe1
+# %% ../../nbs/routing/05_composition.ipynb #bcc3bd5b
 def modular_layers(
     net: nn.Module, # any network
 ) -> list[ModularLayer]: # in the order of registration
@@ -54,169 +57,238 @@ def modular_layers(
     return [m for m in net.modules() if isinstance(m, ModularLayer)]
 
 
-class Composition(nn.Module):
-    "A network with modular layers and what routes them."
-    def __init__(self,
-        net: nn.Module, # with modular layers somewhere in it
-        router: Router | None = None, # of all slots; None: each layer's own
-        slots: int | None = None, # calls of modular layers in one pass; None: each layer once
-    ):
-        super().__init__()
-        layers = modular_layers(net)
-        if not layers: raise ValueError("net: has no ModularLayer")
-        self.net, self.router, self.slots = net, router, (len(layers) if router is None else router.slots) if slots is None else slots
-        if self.slots % len(layers) or self.slots < 1: raise ValueError(f"slots: {self.slots} given; need a multiple of the {len(layers)} modular layers")
-        self.sizes = tuple(layer.pool.n_modules for layer in layers) * (self.slots // len(layers))
-        if router is not None and router.sizes != self.sizes: raise ValueError(f"router: made for modules {router.sizes}; the slots of the network have {self.sizes}")
-        laws = {replace(r.law, n_modules=max(self.sizes)) for r in ([router] if router is not None else [layer.router for layer in layers]) if r is not None}
-        if len(laws) > 1 or router is None and laws and any(layer.router is None for layer in layers): raise ValueError("net: its layers need routers with the same law, or none")
-        self.law = laws.pop() if laws else None
-        self.sequential = router is None or router.when == "sequential"
-        self.chained = isinstance(net, nn.Sequential) and len(layers) == sum(isinstance(m, ModularLayer) for m in net)
-        if self.law is not None and self.law.repeats != "sum":
-            for layer in layers: layer.repeats = self.law.repeats
-
-    adjust = None # changes scores before a choice, (l, scores, z, tape) -> scores
-
-    def scores(self, x: Tensor, task: Tensor | None = None, detach: bool | None = None) -> Tensor: return self.router.scores(x, task, detach) # [B, L, *law.shape], upfront
-
-    def pass_(self, x: Tensor, tape: Tape) -> Tensor: # [(S,) B, ...]
-        "Run the network with a tape in every modular layer."
-        layers, fold = modular_layers(self.net), bool(tape.lead) and not self.chained
-        z = x.unsqueeze(0).expand(*tape.lead, *x.shape).flatten(0, 1) if fold else x
-        for layer in layers: layer.tape = tape
-        try: h = self.net(z)
-        finally:
-            for layer in layers: layer.tape = None
-        if tape.at != self.slots: raise ValueError(f"slots: {self.slots} given; the network called its modular layers {tape.at} times")
-        return h.unflatten(0, (*tape.lead, len(x))) if tape.lead else h
-
-    def tape(self, x, a=None, noise=None, task=None, detach=None, how="mode", temperature=1.0, adjust=None) -> Tape:
-        decided = None if self.sequential else self.scores(x, task, detach)
-        tape = Tape(x, len(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust)
-        if self.adjust is not None: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
-        return tape
-
-    def forward(self,
-        x: Tensor, # [B, ...]
-        a: Tensor | None = None, # int [B, L, K] or [S, B, L, K]
-        noise: Tensor | None = None, # uniform [(S,) B, L, *law.noise_shape]; with neither the mode is taken
-        task: Tensor | None = None, # int [B]
-        detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
-    ) -> tuple[Tensor, Tensor, Tensor | None]: # h [(S,) B, ...], a [(S,) B, L, K], scores [B, L, *law.shape] or of each sample; None without a router
-        "Output, routing and scores: tensors alone."
-        tape = self.tape(x, a, noise, task, detach)
-        h = self.pass_(x, tape)
-        return h, tape.stacked("chosen", 1) if a is None else a, tape.stacked("scores", 2) if self.sequential else tape.decided
-
-    def extra_repr(self): return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"
-
-# %% ../../nbs/routing/05_composition.ipynb #414d30b3
-def _rollout(self: Composition,
-    x: Tensor, # [B, ...]
-    a: Tensor | None = None, # int [B, L, K] or [S, B, L, K] ([S, 1, L, K] is expanded): routings to be scored
-    S: int | None = None, # routings to be drawn
-    generator: torch.Generator | None = None, # of the draws
-    task: Tensor | None = None, # int [B], for routers that see it
-    detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
-) -> tuple[Tensor, Tensor, RoutingDistribution | None]: # h [(S,) B, ...], a [(S,) B, L, K], distribution (None without a router)
-    "Score given routings, draw S, or take the mode. Raises `ValueError` naming `a`, `S` or `generator`."
-    if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
-    if a is not None:
-        width = a.shape[-1] if self.law is None else self.law.width
-        if a.dim() not in (3, 4) or a.shape[-2:] != (self.slots, width) or a.shape[-3] not in (1, len(x)):
-            raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {len(x)}, {self.slots}, {width}]")
-        for layer in modular_layers(self.net)[:1]: check_repeats(a, layer.repeats)
-        if a.shape[-3] != len(x): a = a.expand(*a.shape[:-3], len(x), *a.shape[-2:])
-    elif self.law is None: raise ValueError("a: None given; without a router the routing must be given")
-    noise = None if S is None else uniform((S, len(x), self.slots, *self.law.noise_shape), generator, next(self.parameters()))
-    h, a, scores = self(x, a, noise, task, detach)
-    if scores is None: return h, a, None
-    if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
-    again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, detach)
-    return h, a, RolloutDistribution(self.law, self.sizes, scores, a, again)
-
-# %% ../../nbs/routing/05_composition.ipynb #93706981
-def _distribution(self: Composition,
-    x: Tensor, # [B, ...]
-    task: Tensor | None = None, # int [B]
-) -> RoutingDistribution:
-    "p(a | x) of a router that decides upfront. Raises `ValueError` naming `router` where it decides in sequence."
-    if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
-    return self.router(x, task)
+def repeated_rows(
+    x, # tensors [B, ...], also nested
+    lead: tuple[int, ...], # (S,), or () for none
+): # [S B, ...]
+    "The input once for each routing."
+    if not lead: return x
+    return across(lambda t: t.unsqueeze(0).expand(*lead, *t.shape).flatten(0, 1) if t.dim() else t, x)
 
 
-Composition.rollout, Composition.distribution = _rollout, _distribution
+def called(
+    net: nn.Module,
+    x, # a tensor, a tuple or a dict
+):
+    "The network's output."
+    if isinstance(x, Mapping): return net(**x)
+    return net(*x) if isinstance(x, (tuple, list)) else net(x)
 
-# %% ../../nbs/routing/05_composition.ipynb #a9e4c234
-def _tree(self: Composition,
-    x: Tensor, # [B, ...]
-    task: Tensor | None = None, # int [B]
-    limit: int = 4096, # most routings
-    detach: bool | None = None, # stop the gradient into what routers see
-) -> tuple[Tensor, Tensor, Tensor]: # h [A, B, ...], a [A, L, K], log-probabilities [A, B]
-    "Every routing's output and log-probability. Raises `ValueError` naming `limit` where there are more."
-    a = all_routings(self.law, self.sizes, limit).to(x.device)
-    if not self.chained or self.adjust is not None or len(modular_layers(self.net)) != self.slots:
-        h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach)
-        return h, a, q.log_prob(given)
-    tape, z, log_p, B = self.tape(x, task=task, detach=detach), x, x.new_zeros(1, len(x)) if x.is_floating_point() else torch.zeros(1, len(x), device=x.device), len(x)
-    for layer in self.net:
-        if not isinstance(layer, ModularLayer):
-            z = layer(z)
-            continue
-        tape.lead = (len(z) // B,) if len(z) > B else ()
-        s, routings = tape.score(layer, (z,)), all_routings(self.law, self.sizes[tape.at : tape.at + 1], limit)[:, 0].to(x.device)
-        tape.at, A, s = tape.at + 1, len(routings), s if s.dim() > 3 else s[None]                        # [prefixes or 1, B, *law.shape]
-        step = self.law.log_prob(s.unsqueeze(1), routings[:, None])                                      # [prefixes or 1, A, B]
-        weights = _weights(layer, self.law, s, routings, len(z) // B, B)
-        z = layer.mixed((z,), routings.repeat_interleave(len(z), 0), weights).unflatten(0, (A, -1, B)).transpose(0, 1).flatten(0, 2)
-        log_p = (log_p.unsqueeze(1) + step).flatten(0, 1)
-    return z.unflatten(0, (-1, B)), a, log_p
 
-# %% ../../nbs/routing/05_composition.ipynb #a55a47a2
-def _weights(layer, law, s, routings, prefixes, B):
+def law_of(
+    layers: list[ModularLayer],
+    router: Router | None, # of all slots
+    most: int, # modules of the largest slot
+) -> Law:
+    "The law that all slots share. Raises `ValueError` naming `net` where its layers' routers differ."
+    routers = [layer.router for layer in layers] if router is None else [router]
+    laws = {replace(r.law, n_modules=most) for r in routers if r is not None}
+    if len(laws) > 1 or laws and None in routers: raise ValueError("net: its layers need routers with the same law, or none")
+    return laws.pop() if laws else Given(most)
+
+# %% ../../nbs/routing/05_composition.ipynb #253dd1db
+def prefix_weights(layer: ModularLayer, law: Law, s: Tensor, routings: Tensor, prefixes: int, B: int) -> Tensor | None:
     "Weights of every routing after every prefix [A * prefixes * B, K], where outputs are weighted."
-    from modnb.routing.layer import chosen_weights
     if layer.combine != "weighted": return None
     A, K = routings.shape
     wide = s.expand(prefixes, B, *law.shape).unsqueeze(0)
     return chosen_weights(law, wide, routings.view(A, 1, 1, K).expand(A, prefixes, B, K)).flatten(0, 2)
 
 
-Composition.tree = _tree
-
-# %% ../../nbs/routing/05_composition.ipynb #db643323
-def _soft_pass(self: Composition,
+def tree_of_chain(
+    net: Composition, # over an `nn.Sequential`, each modular layer one slot
+    tape: Tape,
     x: Tensor, # [B, ...]
-    u: Tensor | None = None, # uniform [B, L, *law.shape], for relaxed draws
-    task: Tensor | None = None, # int [B]
-    how: str = "soft", # as in `relaxed`, and so are the rest
-    temperature: float = 1.0,
-    noise: Callable | None = None,
-    detach: bool | None = None,
-) -> tuple[Tensor, Tensor, Tensor]: # h [B, ...], scores [B, L, *law.shape], weights [B, L, M]
-    "The pass of `relaxed`, from noise that is given: tensors alone."
-    tape = self.tape(x, None, u, task, detach, how, temperature, noise)
-    h = self.pass_(x, tape)
-    return h, tape.stacked("scores", 2), tape.stacked("weights", 1)
+    limit: int, # most routings of a slot
+) -> tuple: # h [A, B, ...], log-probabilities [A, B]
+    "Every routing's output and log-probability, prefix by prefix."
+    z, B, prefixes, log_p = x, rows_of(x), 1, None
+    for layer in net.net:
+        if not isinstance(layer, ModularLayer):
+            z = layer(z)
+            continue
+        l, tape.lead = tape.at, (prefixes,) if prefixes > 1 else ()
+        s, routings = tape.score(layer, (z,)), all_routings(net.law, net.sizes[l : l + 1], limit)[:, 0].to(x.device)
+        s = even_scores(net, net.law, net.sizes, B)[:, l] if s is None else s
+        tape.at, A, s = l + 1, len(routings), s if s.dim() > 3 else s[None]                              # [prefixes or 1, B, *law.shape]
+        step = net.law.log_prob(s.unsqueeze(1), routings[:, None])                                       # [prefixes or 1, A, B]
+        weights = prefix_weights(layer, net.law, s, routings, prefixes, B)
+        z = layer.mixed((z,), routings.repeat_interleave(prefixes * B, 0), weights)
+        split = (A, prefixes, B)
+        z = across(lambda t, split=split: t.unflatten(0, split).transpose(0, 1).flatten(0, 2), z)
+        log_p = step.flatten(0, 1) if log_p is None else (log_p.unsqueeze(1) + step).flatten(0, 1)
+        prefixes *= A
+    return across(lambda t: t.unflatten(0, (prefixes, B)), z), log_p
 
-# %% ../../nbs/routing/05_composition.ipynb #09701ba3
-def _relaxed(self: Composition,
-    x: Tensor, # [B, ...]
-    how: str = "soft", # "soft", "gumbel-softmax", "straight-through" or "top-k"
-    temperature: float = 1.0, # of the scores
-    generator: torch.Generator | None = None, # of relaxed draws
-    task: Tensor | None = None, # int [B]
-    noise: Callable | None = None, # (l, scores [B, *law.shape], z) -> scores, before the choice: where noisy top-k has its noise
-    detach: bool | None = None, # stop the gradient into what routers see
-) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [B, ...], distribution of the scores, weights [B, L, M]
-    "A pass with weights for modules, differentiable in the router. Raises `ValueError` naming `how` or `generator`."
-    check_choice("how", how, HOW[2:])
-    u = uniform((len(x), self.slots, *self.law.shape), generator, next(self.parameters())) if how in DRAWN else None
-    h, scores, weights = self.soft_pass(x, u, task, how, temperature, noise, detach)
-    return h, RoutingDistribution(self.law, self.sizes, scores), weights
+# %% ../../nbs/routing/05_composition.ipynb #47af701f
+def check_parts(net: nn.Module, router: Router | None, slots: int | None):
+    "Raise `ValueError` naming the argument of a composition that is none."
+    if not isinstance(net, nn.Module): raise ValueError(f"net: a {type(net).__name__} given; need an nn.Module")
+    if not modular_layers(net): raise ValueError("net: has no ModularLayer")
+    if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
+    if slots is not None: check_count("slots", slots)
 
+# %% ../../nbs/routing/05_composition.ipynb #f4246302
+def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
+    "Scores where there is no router: all alike, -inf for modules that a slot has not."
+    like = next((t for t in net.parameters()), torch.zeros(()))
+    lacks = lacking(law, sizes).to(like.device)
+    return torch.zeros(lacks.shape, device=like.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
 
-DRAWN = ("gumbel-softmax", "straight-through")
-Composition.soft_pass, Composition.relaxed = _soft_pass, _relaxed
+# %% ../../nbs/routing/05_composition.ipynb #050f6fe1
+class Passes(nn.Module):
+    "The passes through a network with modular layers."
+    own_input = True # a layer's own router that sees the input sees that of the layer; False: that of the network
+    adjust = None # changes scores before a choice, (l, scores, z, tape) -> scores
+
+    def __init__(self,
+        net: nn.Module, # with modular layers somewhere in it
+        router: Router | None = None, # of all slots; None: each layer's own, or none
+        slots: int | None = None, # calls of modular layers in one pass (tokens of a layer that decides by token); None: each layer once
+    ):
+        super().__init__()
+        check_parts(net, router, slots)
+        layers = modular_layers(net)
+        self.net = net
+        self.router = router
+        self.slots = slots or (len(layers) if router is None else router.slots)
+        if self.slots % len(layers): raise ValueError(f"slots: {slots} given; need a multiple of the {len(layers)} modular layers")
+        self.sizes = tuple(layer.pool.n_modules for layer in layers) * (self.slots // len(layers))
+        if router is not None and router.sizes != self.sizes: raise ValueError(f"router: made for modules {router.sizes}; the slots of the network have {self.sizes}")
+        self.law = law_of(layers, router, max(self.sizes))
+        self.routed = not isinstance(self.law, Given)
+        self.sequential = router is None or router.when == "sequential"
+        self.chained = isinstance(net, nn.Sequential) and len(layers) == sum(isinstance(m, ModularLayer) for m in net)
+        if self.law.repeats != "sum":
+            for layer in layers: layer.repeats = self.law.repeats
+
+    def scores(self, x, task=None, detach=None) -> Tensor: return self.router.scores(x, task, detach) # [B, L, *law.shape], upfront
+
+    def tape(self, x, a=None, noise=None, task=None, detach=None, how="mode", temperature=1.0, adjust=None) -> Tape:
+        decided = None if self.sequential else self.scores(x, task, detach)
+        tape = Tape(x, rows_of(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust, self.own_input)
+        if self.adjust is not None: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
+        return tape
+
+    def pass_(self, x, tape: Tape): # [(S,) B, ...]
+        "Run the network with a tape in every modular layer."
+        layers = modular_layers(self.net)
+        for layer in layers: layer.tape = tape
+        try: h = called(self.net, x if self.chained else repeated_rows(x, tape.lead))
+        finally:
+            for layer in layers: layer.tape = None
+        if tape.at != self.slots: raise ValueError(f"slots: {self.slots} given; the network called its modular layers {tape.at} times")
+        return across(lambda t: t.unflatten(0, (*tape.lead, tape.rows)), h) if tape.lead else h
+
+    def run(self, x, a=None, noise=None, task=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+        "Output, routing and scores of a given routing [(S,) B, L, K], one drawn with noise [(S,) B, L, *law.noise_shape], or the mode."
+        tape = self.tape(x, a, noise, task, detach)
+        h = self.pass_(x, tape)
+        if not self.routed: return h, a, even_scores(self, self.law, self.sizes, tape.rows)
+        return h, tape.stacked("chosen", 1) if a is None else a, tape.stacked("scores", 2) if self.sequential else tape.decided
+
+    def extra_repr(self): return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"
+
+# %% ../../nbs/routing/05_composition.ipynb #49177194
+class SoftPasses(Passes):
+    "Passes that mix the outputs of modules."
+    def soft_pass(self, x, u=None, task=None, how="soft", temperature=1.0, noise=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+        "The pass of `relaxed`, from uniform noise `u` [B, L, *law.shape]: output, scores and weights."
+        tape = self.tape(x, None, u, task, detach, how, temperature, noise)
+        h = self.pass_(x, tape)
+        return h, tape.stacked("scores", 2), tape.stacked("weights", 1)
+
+    def relaxed(self,
+        x, # [B, ...]
+        how: str = "soft", # "soft", "gumbel-softmax", "straight-through" or "top-k"
+        temperature: float = 1.0, # of the scores
+        generator: torch.Generator | None = None, # of relaxed draws
+        task: Tensor | None = None, # int [B]
+        noise: Callable | None = None, # (l, scores [B, *law.shape], z) -> scores, before the choice: where noisy top-k has its noise
+        detach: bool | None = None, # stop the gradient into what routers see
+    ) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [B, ...], distribution of the scores, weights [B, L, M]
+        "A pass with weights for modules, differentiable in the router. Raises `ValueError` naming `how`, `temperature`, `generator` or `router`."
+        B = self.entered(x, task)
+        check_choice("how", how, HOW[2:])
+        check_temperature(temperature)
+        self.need_router()
+        u = uniform((B, self.slots, *self.law.shape), generator, next(self.parameters())) if how in DRAWN else None
+        h, scores, weights = self.soft_pass(x, u, task, how, temperature, noise, detach)
+        return h, RoutingDistribution(self.law, self.sizes, scores), weights
+
+    def need_router(self):
+        if not self.routed: raise ValueError("router: None given; without one nothing is chosen, give routings to `rollout`")
+
+    def entered(self, x, task) -> int: # rows
+        "Check what enters. Raises `ValueError` naming `x` or `task`."
+        if task is not None:
+            for router in {self.router, *(layer.router for layer in modular_layers(self.net))} - {None}: router.check_task(task)
+        return rows_of(x)
+
+# %% ../../nbs/routing/05_composition.ipynb #efd04515
+def fitting(net: Passes, a: Tensor, B: int, device: torch.device, numbers: bool) -> Tensor: # int64 [(S,) B, L, K]
+    "A routing that fits. Raises `ValueError` naming `a`."
+    a = check_routing(a, (max(net.sizes),), numbers=False)
+    width = net.law.width if net.routed else a.shape[-1] if a.dim() else 0
+    if a.dim() not in (3, 4) or a.shape[-2:] != (net.slots, width) or a.shape[-3] not in (1, B):
+        raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {B}, {net.slots}, {width or 'K'}]")
+    off = isinstance(net.law, Bernoulli) or not net.routed
+    if numbers: check_routing(a, net.sizes, off, device)
+    check_repeats(a, modular_layers(net.net)[0].repeats)
+    return a.expand(*a.shape[:-3], B, *a.shape[-2:]) if a.shape[-3] != B else a
+
+# %% ../../nbs/routing/05_composition.ipynb #93f923d3
+class Composition(SoftPasses):
+    "A network with modular layers and what routes them."
+    def forward(self, *x, a: Tensor | None = None, task: Tensor | None = None, return_routing: bool = False, **named):
+        "The output, for the given routing `a` [B, L, K] or the router's favorites; with `return_routing` all of `rollout`."
+        found = self.rollout(named if named else x[0] if len(x) == 1 else x, a, task=task)
+        return found if return_routing else found[0]
+
+    def rollout(self,
+        x, # [B, ...]
+        a: Tensor | None = None, # int [B, L, K] or [S, B, L, K] ([S, 1, L, K] is expanded): routings to be scored
+        S: int | None = None, # routings to be drawn
+        generator: torch.Generator | None = None, # of the draws
+        task: Tensor | None = None, # int [B], for routers that see it
+        detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
+        checked: bool = False, # the modules in `a` exist, as those that a router has drawn: a GPU is not asked
+    ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) B, ...], a [(S,) B, L, K], distribution
+        "Score given routings, draw S, or take the mode. Raises `ValueError` naming `a`, `S` or `generator`."
+        B = self.entered(x, task)
+        if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
+        if a is not None: a = fitting(self, a, B, leaves(x)[0].device, not checked)
+        elif not self.routed: raise ValueError("a: None given; without a router the routing must be given")
+        noise = None
+        if S is not None:
+            check_count("S", S)
+            noise = uniform((S, B, self.slots, *self.law.noise_shape), generator, next(self.parameters()))
+        h, a, scores = self.run(x, a, noise, task, detach)
+        if not self.routed:
+            K = a.shape[-1]
+            return h, a, RoutingDistribution(replace(self.law, k=K), self.sizes, scores.expand(*scores.shape[:-2], K, -1))
+        if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
+        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, detach)
+        return h, a, RolloutDistribution(self.law, self.sizes, scores, a, again)
+
+    def distribution(self, x, task: Tensor | None = None) -> RoutingDistribution: # x [B, ...], task int [B]
+        "p(a | x) of a router that decides upfront. Raises `ValueError` naming `router` where it decides in sequence, or there is none."
+        self.need_router()
+        if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
+        return self.router(x, task)
+
+    def tree(self,
+        x, # [B, ...]
+        task: Tensor | None = None, # int [B]
+        limit: int = 4096, # most routings
+        detach: bool | None = None, # stop the gradient into what routers see
+    ) -> tuple[Tensor, Tensor, Tensor]: # h [A, B, ...], a [A, L, K], log-probabilities [A, B]
+        "Every routing's output and log-probability. Raises `ValueError` naming `limit` where there are more."
+        a = all_routings(self.law, self.sizes, limit).to(leaves(x)[0].device)
+        prefixes = self.chained and self.adjust is None and len(modular_layers(self.net)) == self.slots
+        if prefixes and isinstance(x, Tensor):
+            h, log_p = tree_of_chain(self, self.tape(x, task=task, detach=detach), x, limit)
+            return h, a, log_p
+        B = rows_of(x)
+        h, given, scores = self.run(x, a[:, None].expand(-1, B, -1, -1), task=task, detach=detach)
+        return h, a, RoutingDistribution(self.law, self.sizes, scores).log_prob(given)

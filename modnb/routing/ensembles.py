@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from .candidates import Batch, Noise, Scored, join
 from .composition import Composition
 from .heads import Head, make_head
-from .rollouts import Rollouts, UniformRoutings
+from .rollouts import Rollouts, UniformRoutings, first_not_finite
 from .router import RoutingDistribution
 from .stacked import Stacked, StackedRollout
 
@@ -28,8 +29,10 @@ class InTurn:
         compositions: Sequence[Composition], # R of one shape; trained in place
     ):
         if not compositions: raise ValueError("compositions: none given; need one or more")
-        self.nets, first = nn.ModuleList(compositions), compositions[0]
-        self.seeds, self.law, self.sizes, self.slots, self.sequential = len(compositions), first.law, first.sizes, first.slots, first.sequential
+        first = compositions[0]
+        self.nets = self.module = nn.ModuleList(compositions)
+        self.seeds = len(compositions)
+        self.law, self.sizes, self.slots, self.sequential = first.law, first.sizes, first.slots, first.sequential
 
     def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
     def state(self, r: int) -> dict[str, Tensor]: return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()} # of one seed
@@ -40,63 +43,73 @@ class InTurn:
         lead = int(S is not None or a is not None and a.dim() > 4)
         of = lambda t, r: t[r] if own and t is not None else t
         given = lambda r: None if a is None else a.select(lead, r)
-        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach) for r, net in enumerate(self.nets)]
+        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach)
+                for r, net in enumerate(self.nets)]
         h, chosen = (torch.stack([e[i] for e in each], lead) for i in (0, 1))
         scores = torch.stack([e[2].scores for e in each], lead if self.sequential else 0)
         if not self.sequential: return h, chosen, RoutingDistribution(self.law, self.sizes, scores)
         again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
         return h, chosen if a is None else a, StackedRollout(self.law, self.sizes, scores, chosen if a is None else a, again)
 
+    def relaxed(self, x, how="soft", temperature=1.0, generators=None, task=None, noise=None, own=True, detach=None): # as `Stacked.relaxed`
+        "Outputs where slots mix their modules, distribution and weights, for all seeds."
+        of = lambda t, r: t[r] if own and t is not None else t
+        each = [net.relaxed(of(x, r), how, temperature, generators and generators[r], of(task, r), noise, detach)
+                for r, net in enumerate(self.nets)]
+        distribution = RoutingDistribution(self.law, self.sizes, torch.stack([e[1].scores for e in each]))
+        return torch.stack([e[0] for e in each]), distribution, torch.stack([e[2] for e in each])
+
+    def tree(self, x, task=None, limit=4096, own=True, detach=None): # as `Stacked.tree`
+        "Every routing's output and log-probability, for all seeds. Raises `ValueError` naming `limit`."
+        of = lambda t, r: t[r] if own and t is not None else t
+        each = [net.tree(of(x, r), of(task, r), limit, detach) for r, net in enumerate(self.nets)]
+        return torch.stack([e[0] for e in each], 1), each[0][1], torch.stack([e[2] for e in each], 1)
+
     def __repr__(self): return f"InTurn({self.seeds} seeds, slots={self.slots}, modules={self.sizes})"
-
-# %% ../../nbs/routing/24_ensembles.ipynb #651574ed
-def _relaxed(self: InTurn, x, how="soft", temperature=1.0, generators=None, task=None, noise=None, own=True, detach=None): # as `Stacked.relaxed`
-    "Outputs where slots mix their modules, distribution and weights, for all seeds."
-    of = lambda t, r: t[r] if own and t is not None else t
-    each = [net.relaxed(of(x, r), how, temperature, generators and generators[r], of(task, r), noise, detach) for r, net in enumerate(self.nets)]
-    return torch.stack([e[0] for e in each]), RoutingDistribution(self.law, self.sizes, torch.stack([e[1].scores for e in each])), torch.stack([e[2] for e in each])
-
-
-def _tree(self: InTurn, x, task=None, limit=4096, own=True, detach=None): # as `Stacked.tree`
-    "Every routing's output and log-probability, for all seeds. Raises `ValueError` naming `limit`."
-    of = lambda t, r: t[r] if own and t is not None else t
-    each = [net.tree(of(x, r), of(task, r), limit, detach) for r, net in enumerate(self.nets)]
-    return torch.stack([e[0] for e in each], 1), each[0][1], torch.stack([e[2] for e in each], 1)
-
-
-InTurn.relaxed, InTurn.tree = _relaxed, _tree
 
 # %% ../../nbs/routing/24_ensembles.ipynb #0f9ce021
 class EnsembleRollouts(Rollouts):
     "Candidates of a minibatch with axes [R, B], by running the networks."
-    def __init__(self, look: LookAtAll, batch: Batch): self.of, self.batch, self.noise, self.shape = look, batch, look.noise, batch.x.shape[:2]
+    axes = 2 # of a minibatch, [R, B]
 
     @property
-    def _how(self) -> dict: return dict(task=self.batch.task, own=True, detach=self.of.detach)
+    def _how(self) -> dict: return dict(task=self.batch.task, own=True, detach=self.detach)
 
-    def _rollout(self, **how) -> Scored:
-        h, a, q = self.of.nets.rollout(self.batch.x, **how, **self._how)
-        return Scored(a, self.of.head.log_prob(h, self.batch.y), q.log_prob(a))
+    def rollout(self, **how) -> tuple: return self.of.nets.rollout(self.batch.x, **how, **self._how) # outputs, routings, distribution
 
-    def draw(self, samples: int) -> Scored: return self._rollout(S=samples, generators=self.noise.generators)
-    def with_draws(self, old: Tensor, samples: int) -> Scored: return join(self.score(old), self.draw(samples)) # Q + S candidates
+    def draw(self, samples: int) -> Scored: return self.scored(S=samples, generators=self.noise.generators)
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: # Q + S candidates
+        return join(self.score(old), self.draw(samples))
 
     def everything(self) -> Scored:
-        "Every routing; raises `ValueError` naming `limit` where there are too many."
-        h, a, lp = self.of.nets.tree(self.batch.x, **self._how)
-        return Scored(a[:, None, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
+        "Every routing. Raises `ValueError` naming `limit` where there are too many."
+        with self.frozen():
+            h, a, lp = self.of.nets.tree(self.batch.x, **self._how)
+            return Scored(a[:, None, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
 
-    def uniform(self, samples: int) -> Tensor: return torch.stack([self.of.choices((samples, self.shape[1]), g) for g in self.noise.generators], 1) # int64 [S, R, B, L, K]
+    def uniform(self, samples: int) -> Tensor: # int64 [S, R, B, L, K]
+        return torch.stack([self.of.choices((samples, self.shape[1]), g) for g in self.noise.generators], 1)
 
-    def distribution(self): return self.of.nets.rollout(self.batch.x, S=self.of.prefixes, generators=self.noise.generators, **self._how)[2]
+    def distribution(self):
+        with self.frozen(): return self.rollout(S=self.of.prefixes, generators=self.noise.generators)[2]
 
     def relaxed(self, gate, how: str, temperature: float = 1.0, adjust=None) -> Tensor: # [R, B]
         "Log-likelihood where slots mix their modules. Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
-        if adjust is not None: raise ValueError("adjust: noisy top-k gating is not there for ensembles of compositions; take another estimator, or a dense stack")
-        h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
-        return self.of.head.log_prob(h, self.batch.y)
+        if adjust is not None:
+            raise ValueError("adjust: noisy top-k gating is not there for ensembles of compositions; take another estimator, or a dense stack")
+        with self.frozen():
+            h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
+            return self.of.head.log_prob(h, self.batch.y)
 
-    def mode(self) -> Tensor: return self.of.nets.rollout(self.batch.x, **self._how)[1] # [R, B, L, K]
+    def not_finite(self, place: tuple, a: Tensor) -> str: # seed and example
+        "Where the values of one example stop being finite, for an error message; of stacked seeds only the seed is named."
+        r, n = place
+        seed = f"seed {self.of.seeds[r]}"
+        if not isinstance(self.of.nets, InTurn): return f"{seed}: look for bad values in the data and in the parameters"
+        task = None if self.batch.task is None else self.batch.task[r, n][None]
+        x = tree_map(lambda t: t[r, n][None], self.batch.x)
+        return f"{seed}: {first_not_finite(self.of.nets.nets[r], x, a, task) or 'look for bad values in the data'}"
 
 # %% ../../nbs/routing/24_ensembles.ipynb #b6fb84a1
 class LookAtAll:
@@ -110,9 +123,16 @@ class LookAtAll:
         pooled: bool = False, # slots are steps of one recurrent slot: count its modules once
     ):
         if len(seeds) != nets.seeds: raise ValueError(f"seeds: {len(seeds)} given for {nets.seeds} networks")
-        self.nets, self.seeds, self.head, self.detach, self.prefixes = nets, list(seeds), make_head(head), detach, prefixes
         device = nets.parameters()[0].device
-        self.noise, self.choices, self.net = Noise([1000 + s for s in seeds], device), UniformRoutings(nets, device), self
+        self.nets = nets
+        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose modes count
+        self.net = self
+        self.seeds = list(seeds)
+        self.head = make_head(head)
+        self.detach = detach
+        self.prefixes = prefixes
+        self.noise = Noise([1000 + s for s in seeds], device)
+        self.choices = UniformRoutings(nets, device) # of a `Buffer`
         self.modules = list(nets.sizes[:1] if pooled else nets.sizes)
 
     def parameters(self) -> list[Tensor]: return self.nets.parameters()

@@ -5,18 +5,20 @@
 # %% ../../nbs/routing/13_estimators.ipynb #93178d9f
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .buffers import Buffer, pick, ranking, same
-from .candidates import Batch, Scored, join, one_slot_changed, total
+from .buffers import Buffer, check_index, pick, ranking, same
+from .candidates import Batch, Scored, check_finite, check_sizes, compared, join, one_slot_changed, total
 from .terms import make_baseline
 
 # %% auto #0
-__all__ = ['REWARDS', 'Step', 'Estimator', 'Supervised', 'ExactMarginal', 'Reinforce', 'propose', 'KirschEM', 'e_full']
+__all__ = ['REWARDS', 'Step', 'Estimator', 'at_least', 'Supervised', 'log_marginal', 'ExactMarginal', 'Reinforce', 'propose',
+           'remembered', 'KirschEM', 'e_full']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -27,15 +29,21 @@ class Step(NamedTuple):
 
 class Estimator:
     "Base of all estimators: `objective` says what is maximized."
-    detach = False # whether the router's part may train the modules below, through what the router sees; followed by a `look` that leaves it open
+    detach = False # stop the gradient of the router's part into the modules below, through what the router sees; for a `look` that leaves it open
 
     def __init__(self,
         look: Callable, # Batch -> candidates (`Table`, `Rollouts`)
         ent_coef: float = 0.0, # bonus for the entropy of the whole routing, in nats
         bonus: Callable | None = None, # more to maximize: candidates -> [] or [R], such as a balance of modules
-    ): 
+    ):
         self.look, self.ent_coef, self.bonus, self.steps = look, ent_coef, bonus, 0
-        if getattr(look, "detach", False) is None: look.detach = self.detach
+
+    def view(self, batch: Batch): # candidates
+        "What the estimator sees of a minibatch. Raises `ValueError` naming `batch` or the part of it that has another size."
+        view = self.look(batch)
+        check_sizes(batch, view.shape)
+        if getattr(view, "detach", False) is None: view.detach = self.detach
+        return view
 
     def objective(self, batch: Batch, more: Callable) -> tuple: # candidates, J [*batch], metrics
         raise NotImplementedError
@@ -51,9 +59,15 @@ class Estimator:
         self.steps += 1
         return Step(loss, {"objective": value.detach().mean(-1)} | {n: v.detach() for n, v in metrics.items()})
 
-    def parameters(self) -> list: return [] # what is trained beside modules and router
+    def parameters(self) -> list: return [] # what is trained besides modules and router
     def state_dict(self) -> dict: return {"steps": self.steps}
     def load_state_dict(self, state: dict): self.steps = state["steps"]
+
+
+def at_least(**counts: int):
+    "Raise `ValueError` naming a count below 1."
+    for name, value in counts.items():
+        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
 
 # %% ../../nbs/routing/13_estimators.ipynb #969d1616
 class Supervised(Estimator):
@@ -64,11 +78,23 @@ class Supervised(Estimator):
 
     def objective(self, batch, more):
         if batch.oracle is None: raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
-        view = self.look(batch)
+        view = self.view(batch)
         found = view.score(view.encode(batch.oracle[None]))
         return view, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40
+def log_marginal(
+    every, # all routings, `Compared`
+    exact: bool, # the scores with gradient are the ones that are compared
+) -> Tensor: # [*batch] log p(y | x)
+    "Log of the sum over all routings, with the gradient of an exact E-step."
+    if exact: return every.scored.joint.logsumexp(0)
+    joint = every.fixed.joint.masked_fill(~every.valid, -math.inf)
+    posterior = joint.softmax(0)
+    gradient = (posterior * every.scored.joint).sum(0)
+    return joint.logsumexp(0) + gradient - gradient.detach()
+
+
 class ExactMarginal(Estimator):
     "Sum over all routings."
     def __init__(self, look, log: bool = True, **options): # log: maximize log p(y|x); False: p(y|x)
@@ -76,9 +102,10 @@ class ExactMarginal(Estimator):
         self.log = log
 
     def objective(self, batch, more):
-        view = self.look(batch)
-        marginal = view.everything().joint.logsumexp(0)
-        return view, marginal if self.log else marginal.exp(), {"likelihood": marginal.mean(-1)}
+        view = self.view(batch)
+        every = compared(view, view.everything())
+        value = log_marginal(every, not view.noisy and bool(every.valid.all()))
+        return view, value if self.log else value.exp(), {"likelihood": value.mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #d24de56a
 REWARDS = {"log_prob": lambda ll: ll, "prob": lambda ll: ll.exp()}
@@ -95,13 +122,17 @@ class Reinforce(Estimator):
         **options,
     ):
         super().__init__(look, **options)
+        at_least(samples=samples)
         if reward not in REWARDS: raise ValueError(f"reward: {reward!r} is unknown; there are {', '.join(REWARDS)}")
         self.samples, self.baseline, self.reward = samples, make_baseline(baseline), reward
 
     def objective(self, batch, more):
-        view = self.look(batch)
+        view = self.view(batch)
         drawn = view.draw(self.samples)
-        reward = REWARDS[self.reward](drawn.ll.detach())
+        fixed = view.fixed(drawn)
+        finite = fixed.joint.isfinite()
+        check_finite(view, fixed.a, finite, finite.all(0))
+        reward = REWARDS[self.reward](fixed.ll)
         weight = 1.0 if self.reward == "log_prob" else reward
         advantage = self.baseline(reward, batch)
         value = (weight * drawn.ll + advantage * drawn.lp).mean(0) - self.baseline.loss(reward, batch)
@@ -109,7 +140,10 @@ class Reinforce(Estimator):
 
     def parameters(self): return self.baseline.parameters()
     def state_dict(self): return super().state_dict() | {"baseline": self.baseline.state_dict()}
-    def load_state_dict(self, state): super().load_state_dict(state), self.baseline.load_state_dict(state["baseline"])
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.baseline.load_state_dict(state["baseline"])
 
 # %% ../../nbs/routing/13_estimators.ipynb #2f1acd25
 def propose(
@@ -130,6 +164,18 @@ def propose(
         a = view.encode(one_slot_changed(new, view.decode(old), int(view.noise.uniform(1, 1).flatten()[0] * new.shape[-2]) if few else 0))
     return view.score(a)
 
+# %% ../../nbs/routing/13_estimators.ipynb #da4a39b1
+def remembered(
+    buffer: Buffer,
+    batch: Batch, # with `index`
+    view, # candidates
+) -> Tensor: # int64 [Q, *batch, *slot]
+    "The routings that a buffer holds for a minibatch. Raises `ValueError` naming `index` or `buffer`."
+    check_index(batch.index, len(buffer), view.shape)
+    if buffer.slot != view.slot:
+        raise ValueError(f"buffer: its routings have {buffer.slot} axes, those of the network {view.slot}; make it with the `choices` of `look`")
+    return buffer[batch.index]
+
 # %% ../../nbs/routing/13_estimators.ipynb #0519f572
 class KirschEM(Estimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
@@ -142,35 +188,46 @@ class KirschEM(Estimator):
         **options,
     ):
         super().__init__(look, **options)
-        if buffer.size != 1: raise ValueError(f"buffer: holds {buffer.size} routings per example; need 1")
+        at_least(samples=samples, e_every=e_every)
+        if buffer.size != 1 or buffer.start != "uniform":
+            raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; need 1 that starts uniform")
         self.buffer, self.samples, self.e_every, self.phi_warmup = buffer, samples, e_every, phi_warmup
         self.how = {"epsilon": epsilon, "coordinate": coordinate}
 
     @torch.no_grad()
     def e_step(self, view, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
         "Search for better routings, and remember them."
-        old = self.buffer[batch.index]
-        plain = not any(self.how.values())
-        found = view.with_draws(old, self.samples) if plain else join(view.score(old), propose(view, old[0], self.samples, **self.how))
-        new = pick(found.a, ranking(found.a, found.joint, 1, slot=view.slot))
+        old = remembered(self.buffer, batch, view)
+        if any(self.how.values()): found = join(view.score(old), propose(view, old[0], self.samples, **self.how))
+        else: found = view.with_draws(old, self.samples)
+        found = compared(view, found).fixed
+        new = pick(found.a, ranking(found.a, found.joint, 1, slot=view.slot)[0])
         self.buffer[batch.index] = new
         return 1 - same(new, old, view.slot)[0].to(found.ll.dtype).mean(-1)
 
     def objective(self, batch, more):
-        view, metrics, warm = self.look(batch), {}, self.steps < self.phi_warmup
+        view, metrics, warm = self.view(batch), {}, self.steps < self.phi_warmup
         if self.steps % self.e_every == 0 and not warm:
             other = more() if self.e_every > 1 else batch
-            metrics["churn"] = self.e_step(view if other is batch else self.look(other), other)
-        found = view.score(self.buffer[batch.index])
-        return view, found.ll[0] + (0.0 if warm else 1.0) * found.lp[0], metrics | {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
+            metrics["churn"] = self.e_step(view if other is batch else self.view(other), other)
+        found = view.score(remembered(self.buffer, batch, view))
+        finite = found.joint.isfinite()
+        check_finite(view, found.a, finite, finite[0])
+        value = found.ll[0] + (0.0 if warm else 1.0) * found.lp[0]
+        return view, value, metrics | {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
 
     def state_dict(self): return super().state_dict() | {"buffer": self.buffer.state_dict()}
-    def load_state_dict(self, state): super().load_state_dict(state), self.buffer.load_state_dict(state["buffer"])
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.buffer.load_state_dict(state["buffer"])
 
 # %% ../../nbs/routing/13_estimators.ipynb #e2117c17
 def e_full(
     estimator: KirschEM,
     batches, # iterable of Batch: the whole data set
 ) -> Tensor: # share of changed routings
-    "E-steps on all examples."
-    return torch.stack([estimator.e_step(estimator.look(batch), batch) for batch in batches]).mean(0)
+    "E-steps on all examples. Raises `ValueError` naming `batches` if there are none."
+    changed = [estimator.e_step(estimator.view(batch), batch) for batch in batches]
+    if not changed: raise ValueError("batches: none given")
+    return torch.stack(changed).mean(0)

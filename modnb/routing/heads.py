@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models.gated_layers import check_choice
+from .laws import wide
 
 # %% auto #0
 __all__ = ['HEADS', 'Head', 'same_shape', 'Gaussian', 'DiagonalGaussian', 'Bernoulli', 'Categorical', 'Sequence', 'make_head']
@@ -63,6 +64,7 @@ class Gaussian(Head):
 
     def log_prob(self, h, y):
         same_shape(h, y)
+        h, y = wide(h), wide(y)
         return self.total(-0.5 * ((y - h) / self.sigma).square() - math.log(self.sigma * math.sqrt(2 * math.pi)))
 
     def sample(self, h, generator): return h + self.sigma * _drawn(torch.randn, h, generator)
@@ -75,7 +77,7 @@ class DiagonalGaussian(Head):
     event: int = 1 # axes of one target
 
     def split(self, h): # mean, sigma
-        mean, log_sigma = h.chunk(2, -1)
+        mean, log_sigma = wide(h).chunk(2, -1)
         return mean, log_sigma.exp() + self.min_sigma
 
     def log_prob(self, h, y):
@@ -98,6 +100,7 @@ class Bernoulli(Head):
 
     def log_prob(self, h, y):
         same_shape(h, y)
+        h = wide(h)
         return self.total(-F.binary_cross_entropy_with_logits(h / self.temperature, y.to(h.dtype).expand(h.shape), reduction="none"))
 
     def mean(self, h): return (h / self.temperature).sigmoid()
@@ -112,7 +115,8 @@ class Categorical(Head):
 
     def log_prob(self, h, y):
         same_shape(h[..., 0], y)
-        log_p = (h / self.temperature).log_softmax(-1)
+        if y.is_floating_point() or y.dtype == torch.bool: raise ValueError(f"y: {y.dtype} given; classes are integers")
+        log_p = (wide(h) / self.temperature).log_softmax(-1)
         return log_p.gather(-1, y.expand(h.shape[:-1]).unsqueeze(-1)).squeeze(-1)
 
     def mean(self, h): return h.argmax(-1)

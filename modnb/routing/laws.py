@@ -17,18 +17,28 @@ from torch import Tensor
 from ..models.gated_layers import check_choice
 
 # %% auto #0
-__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'Law',
-           'log_prob_distinct', 'PlackettLuce', 'Independent', 'Subset', 'Bernoulli', 'make_law']
+__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'check_count',
+           'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
+           'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
+           'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Given',
+           'Subset', 'Bernoulli', 'make_law']
 
 # %% ../../nbs/routing/01_laws.ipynb #18ed9ad0
+def wide(t: Tensor) -> Tensor: # any dtype -> float32, or float64 as it is
+    "The tensor in float32 or better."
+    return t if t.dtype in (torch.float32, torch.float64) else t.float()
+
+
 def uniform(
     shape: tuple[int, ...], # of the numbers
     generator: torch.Generator, # on any device
-    like: Tensor, # gives dtype and device
+    like: Tensor, # gives device and dtype; float32 for half precision
 ) -> Tensor: # in [0, 1)
     "Uniform numbers from an explicit generator. Raises `ValueError` naming `generator` if there is none."
-    if generator is None: raise ValueError("generator: None given; a draw needs a torch.Generator, since nothing here touches the global one")
-    return torch.rand(shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    if not isinstance(generator, torch.Generator):
+        raise ValueError(f"generator: {generator!r} given; a draw needs a torch.Generator, since the global one is never used")
+    dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
+    return torch.rand(shape, generator=generator, device=generator.device, dtype=dtype).to(like.device)
 
 
 def gumbel(noise: Tensor) -> Tensor: # uniform numbers -> standard Gumbel variables
@@ -66,6 +76,17 @@ def entropy_of(log_p: Tensor) -> Tensor: # [..., n] -> [...] nats
 SUMMABLE = 65_536 # routings of one slot over which a law without a closed form sums
 
 
+def check_count(
+    name: str, # of the argument
+    value: object, # what was given
+    least: int = 1,
+):
+    "Raise `ValueError` naming an argument that is not a whole number, or below the least one."
+    whole = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
+    if whole and value >= least: return
+    raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
+
+
 @lru_cache(maxsize=64)
 def _table(law: Law) -> Tensor: return torch.tensor(list(law.rows()), dtype=torch.int64).reshape(law.count, law.width)
 
@@ -78,9 +99,10 @@ class Law:
     repeats = "sum"
 
     def __post_init__(self):
-        if self.n_modules < 1: raise ValueError(f"n_modules: {self.n_modules} given; need 1 or more")
+        check_count("n_modules", self.n_modules)
+        check_count("k", self.k)
         most = self.n_modules if self.count == 0 or self.repeats == "forbid" else math.inf
-        if not 1 <= self.k <= most: raise ValueError(f"k: {self.k} given; need 1 to {most} of {self.n_modules} modules")
+        if self.k > most: raise ValueError(f"k: {self.k} given; need 1 to {most} of {self.n_modules} modules")
 
     @property
     def width(self) -> int: return self.k
@@ -97,12 +119,13 @@ class Law:
         S: int, # draws of each
         generator: torch.Generator,
     ) -> Tensor: # [S, ..., K], without a graph
-        "Draws. Raises `ValueError` naming `generator`."
+        "Draws. Raises `ValueError` naming `S` or `generator`."
+        check_count("S", S, 0)
         return self.draw(scores.detach(), uniform((S, *scores.shape[:-2], *self.noise_shape), generator, scores))
 
     def everything(self, scores: Tensor) -> tuple[Tensor, Tensor]: # [..., *shape] -> table [A, K], log-probabilities [..., A]
         table = self.enumerate(SUMMABLE).to(scores.device)
-        return table, self.log_prob(scores.unsqueeze(-3), table)
+        return table, self.log_prob(wide(scores).unsqueeze(-3), table)
 
     def mode(self, scores: Tensor) -> Tensor: # [..., K]
         table, log_p = self.everything(scores)
@@ -130,6 +153,140 @@ def log_prob_distinct(
         free = free.masked_fill(hot(pick, M).unsqueeze(-2), -math.inf)
     return total
 
+# %% ../../nbs/routing/01_laws.ipynb #fb0da835
+def without(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M, K, M]
+    "Scores after each first draw: in place i module i is gone."
+    gone = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
+    return scores.unsqueeze(-3).masked_fill(gone.unsqueeze(-2), -math.inf)
+
+
+def entropy_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [...] nats
+    "Entropy of draws in sequence without replacement, exactly."
+    first = scores[..., 0, :].log_softmax(-1)
+    if scores.shape[-2] == 1: return entropy_of(first)
+    return entropy_of(first) + (first.exp() * entropy_distinct(without(scores[..., 1:, :]))).sum(-1)
+
+
+def inclusion_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [..., M]
+    "Probability that a module is among draws in sequence without replacement, exactly."
+    p = scores[..., 0, :].softmax(-1)
+    if scores.shape[-2] == 1: return p
+    return p + (p.unsqueeze(-2) @ inclusion_distinct(without(scores[..., 1:, :]))).squeeze(-2)
+
+
+def mode_distinct(scores: Tensor) -> tuple[Tensor, Tensor]: # [..., K, M] -> log-probability [...], modules [..., K]
+    "The likeliest draws in sequence without replacement."
+    first = scores[..., 0, :].log_softmax(-1)
+    rest = first.new_empty(*first.shape, 0, dtype=torch.int64)
+    if scores.shape[-2] > 1:
+        value, rest = mode_distinct(without(scores[..., 1:, :]))
+        first = first + value
+    best = first.max(-1)
+    after = rest.gather(-2, best.indices[..., None, None].expand(*best.indices.shape, 1, rest.shape[-1])).squeeze(-2)
+    return best.values, torch.cat([best.indices.unsqueeze(-1), after], -1)
+
+# %% ../../nbs/routing/01_laws.ipynb #0b55e11e
+def inclusion_of_two(scores: Tensor) -> Tensor: # [..., M] -> [..., M]
+    "Probability that a module is one of two draws without replacement, in O(M)."
+    p, top = scores.softmax(-1), hot(scores.argmax(-1), scores.shape[-1])
+    small = p.masked_fill(top, 0)
+    odds = small / (1 - small)                                      # p / r, of all but the largest
+    after_top = scores.masked_fill(top, -math.inf).softmax(-1)
+    return p * (1 + odds.sum(-1, keepdim=True) - odds) + (p - small).sum(-1, keepdim=True) * after_top
+
+
+def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
+    "Entropy of two draws without replacement, in O(M)."
+    log_p = scores.log_softmax(-1)
+    top = hot(log_p.argmax(-1), log_p.shape[-1])
+    p, h = log_p.exp(), entropy_of(log_p)
+    left = torch.log1p(-p.masked_fill(top, 0))                      # log r, of all but the largest
+    less = h.unsqueeze(-1) + p * log_p.masked_fill(log_p.isneginf(), 0)
+    after_top = entropy_of(log_p.masked_fill(top, -math.inf).log_softmax(-1)).unsqueeze(-1)
+    return h + (p * torch.where(top, after_top, left + less * (-left).exp())).sum(-1)
+
+# %% ../../nbs/routing/01_laws.ipynb #fc230a92
+def grid(k: int, dtype: torch.dtype) -> tuple[int, float]: # first moment, step
+    "A grid in log time; the K-th arrival is the more certain, the larger K is."
+    return (-24, (16 + k) ** -0.5) if dtype == torch.float64 else (-17, (4 + k) ** -0.5)
+
+
+def arrivals(
+    scores: Tensor, # [..., M] log rates
+    k: int, # K
+) -> tuple[Tensor, Tensor]: # log of rate times time [..., T, M] at T moments; bool [..., 1, M], True for slow modules
+    "A grid in log time that covers the arrival of the K-th module."
+    kth = scores.detach().sort(-1, descending=True).values[..., k - 1 :].logsumexp(-1, keepdim=True).unsqueeze(-1)
+    last = math.log(40 + k * math.log(scores.shape[-1]))
+    first, step = grid(k, scores.dtype)
+    moments = torch.arange(first, last + step, step, dtype=scores.dtype, device=scores.device)
+    slow = scores.detach().unsqueeze(-2) <= kth
+    return (scores.unsqueeze(-2) - kth + moments.unsqueeze(-1)).clamp(max=5), slow
+
+
+def fewer_others(
+    came: Tensor, # [..., M] probability that a module has arrived
+    waits: Tensor, # [..., M] that it has not
+    k: int, # K
+) -> Tensor: # [..., M]
+    "Probability that fewer than K of the other modules have arrived."
+    came, waits = (torch.stack([t, t.flip(-1)]) for t in (came, waits))          # from the left, from the right
+    counts, seen = F.pad(torch.ones_like(came[..., :1]), (0, k - 1)), []
+    for m in range(came.shape[-1]):
+        seen.append(counts)
+        counts = counts * waits[..., m, None] + F.pad(counts[..., :-1], (1, 0)) * came[..., m, None]
+    left, right = torch.stack(seen, -2)
+    return (left * right.flip(-2).cumsum(-1).flip(-1)).sum(-1)
+
+
+def inclusion_by_race(
+    scores: Tensor, # [..., M]
+    k: int, # K
+) -> Tensor: # [..., M]
+    "Probability that a module is among K draws without replacement, by integration over a race."
+    log_wt, slow = arrivals(scores, k)
+    wt = log_wt.exp()
+    drawn = fewer_others(-torch.expm1(-wt), (-wt).exp(), k)
+    density = wt * (-wt).exp() * grid(k, scores.dtype)[1]
+    area = (density * torch.where(slow, drawn, 1 - drawn)).sum(-2)
+    return torch.where(slow.squeeze(-2), area, 1 - area)
+
+# %% ../../nbs/routing/01_laws.ipynb #e89a7258
+def inclusion_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [..., M]
+    "Probability that a module is among K draws without replacement, one draw at a time."
+    p = scores.softmax(-1)
+    if k == 1: return p
+    if k == 2: return inclusion_of_two(scores)
+    rest = inclusion_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)
+    return p + (p.unsqueeze(-2) @ rest).squeeze(-2)
+
+
+def entropy_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [...] nats
+    "Entropy of K draws without replacement, exactly."
+    if k == 1: return entropy_of(scores.log_softmax(-1))
+    if k == 2: return entropy_of_two(scores)
+    first = scores.log_softmax(-1)
+    return entropy_of(first) + (first.exp() * entropy_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)).sum(-1)
+
+
+def entropy_by_samples(
+    scores: Tensor, # [..., M]
+    k: int, # K, 3 or more
+    samples: int = 64, # S, of the first K - 2 draws
+    seed: int = 0, # of the samples
+) -> tuple[Tensor, Tensor]: # entropy [...] in nats, and its standard error [...]
+    "An unbiased estimate of the entropy of K draws without replacement."
+    noise = uniform((samples, *scores.shape), torch.Generator().manual_seed(seed), scores)
+    picks = (scores.detach() + gumbel(noise)).topk(k - 2).indices
+    each, log_p, left = 0, 0, scores
+    for pick in picks.unbind(-1):
+        step = left.log_softmax(-1)
+        each, log_p = each + entropy_of(step), log_p + take(step, pick)
+        left = left.masked_fill(hot(pick, scores.shape[-1]), -math.inf)
+    each = each + entropy_of_two(left)
+    apart = (each - each.mean(0)).detach() * samples / (samples - 1)             # less the mean of the other samples
+    return (each + (log_p - log_p.detach()) * apart).mean(0), each.detach().std(0) / samples**0.5
+
 # %% ../../nbs/routing/01_laws.ipynb #a03b3507
 @dataclass(frozen=True)
 class PlackettLuce(Law):
@@ -140,10 +297,21 @@ class PlackettLuce(Law):
     def count(self): return math.perm(self.n_modules, self.k)
 
     def rows(self): return permutations(range(self.n_modules), self.k)
-    def normalize(self, scores): return scores.log_softmax(-1)
-    def draw(self, scores, noise): return (scores + gumbel(noise)).squeeze(-2).topk(self.k).indices
+    def normalize(self, scores): return wide(scores).log_softmax(-1)
+    def draw(self, scores, noise): return (wide(scores) + gumbel(noise)).squeeze(-2).topk(self.k).indices
     def mode(self, scores): return scores.squeeze(-2).topk(self.k).indices
-    def log_prob(self, scores, a): return log_prob_distinct(scores, a)
+    def log_prob(self, scores, a): return log_prob_distinct(wide(scores), a)
+
+    def entropy(self, scores):
+        "Exact where M to the power K - 1, or the number of routings, is at most `SUMMABLE`; else by samples from seed 0."
+        row = wide(scores).squeeze(-2)
+        if self.k <= 2 or self.n_modules ** (self.k - 1) <= SUMMABLE: return entropy_of_many(row, self.k)
+        return super().entropy(scores) if self.count <= SUMMABLE else entropy_by_samples(row, self.k)[0]
+
+    def inclusion(self, scores):
+        row = wide(scores).squeeze(-2)
+        few = self.k <= 2 or self.n_modules ** (self.k - 2) <= 256
+        return inclusion_of_many(row, self.k) if few else inclusion_by_race(row, self.k)
 
 # %% ../../nbs/routing/01_laws.ipynb #279c34eb
 REPEATS = ("sum", "once", "forbid")
@@ -168,25 +336,46 @@ class Independent(Law):
     @property
     def noise_shape(self): return self.shape if self.distinct else (self.k, 1)
 
-    def rows(self): return permutations(range(self.n_modules), self.k) if self.distinct else product(range(self.n_modules), repeat=self.k)
-    def normalize(self, scores): return scores.log_softmax(-1)
-    def log_prob(self, scores, a): return log_prob_distinct(scores, a) if self.distinct else take(scores.log_softmax(-1), a).sum(-1)
-    def mode(self, scores): return super().mode(scores) if self.distinct else scores.argmax(-1)
-    def entropy(self, scores): return super().entropy(scores) if self.distinct else entropy_of(scores.log_softmax(-1)).sum(-1)
+    def rows(self):
+        if self.distinct: return permutations(range(self.n_modules), self.k)
+        return product(range(self.n_modules), repeat=self.k)
+
+    def summable(self, scores: Tensor) -> Tensor: # the scores in float32 or better
+        "Scores over whose routings there is a sum. Raises `ValueError` naming `limit` where they are too many."
+        if self.count > SUMMABLE: raise ValueError(f"limit: {SUMMABLE} routings can be summed; the slot has {self.count}")
+        return wide(scores)
+
+    def normalize(self, scores): return wide(scores).log_softmax(-1)
+
+    def log_prob(self, scores, a):
+        return log_prob_distinct(wide(scores), a) if self.distinct else take(self.normalize(scores), a).sum(-1)
+
+    def mode(self, scores): return mode_distinct(self.summable(scores))[1] if self.distinct else scores.argmax(-1)
+
+    def entropy(self, scores):
+        return entropy_distinct(self.summable(scores)) if self.distinct else entropy_of(self.normalize(scores)).sum(-1)
 
     def draw(self, scores, noise):
-        if not self.distinct: return categorical(scores, noise)
-        race, picks = scores + gumbel(noise), []
+        if not self.distinct: return categorical(wide(scores), noise)
+        race, picks = wide(scores) + gumbel(noise), []
         for k in range(self.k):
             picks.append(race[..., k, :].argmax(-1))
             race = race.masked_fill(hot(picks[-1], self.n_modules).unsqueeze(-2), -math.inf)
         return torch.stack(picks, -1)
 
     def inclusion(self, scores):
-        if self.distinct: return super().inclusion(scores)
-        return scores.softmax(-1).squeeze(-2) if self.k == 1 else 1 - (1 - scores.softmax(-1)).prod(-2)
+        if self.distinct: return inclusion_distinct(self.summable(scores))
+        p = wide(scores).softmax(-1)
+        return p.squeeze(-2) if self.k == 1 else 1 - (1 - p).prod(-2)
 
-    def counts(self, scores): return scores.softmax(-1).sum(-2) if self.repeats == "sum" else self.inclusion(scores)
+    def counts(self, scores): return wide(scores).softmax(-1).sum(-2) if self.repeats == "sum" else self.inclusion(scores)
+
+# %% ../../nbs/routing/01_laws.ipynb #efd383dc
+@dataclass(frozen=True)
+class Given(Independent):
+    "The routing is given: log p = 0, and nothing is drawn but uniformly."
+    def log_prob(self, scores, a): return wide(scores).new_zeros(torch.broadcast_shapes(scores.shape[:-2], a.shape[:-1]))
+    def entropy(self, scores): return wide(scores).new_zeros(scores.shape[:-2])
 
 # %% ../../nbs/routing/01_laws.ipynb #5b658613
 @dataclass(frozen=True)
@@ -201,12 +390,12 @@ class Subset(Law):
 
     def rows(self): return sorted(combinations(range(self.n_modules), self.k), key=lambda row: row[::-1])
     def table(self, scores): return _table(self).to(scores.device)
-    def members(self, scores): return hot(self.table(scores), self.n_modules).any(-2).to(scores.dtype)    # [C, M]
-    def normalize(self, scores): return scores.log_softmax(-1)
-    def draw(self, scores, noise): return self.table(scores)[categorical(scores, noise).squeeze(-1)]
+    def members(self, scores): return hot(self.table(scores), self.n_modules).any(-2).to(wide(scores).dtype)    # [C, M]
+    def normalize(self, scores): return wide(scores).log_softmax(-1)
+    def draw(self, scores, noise): return self.table(scores)[categorical(wide(scores), noise).squeeze(-1)]
     def mode(self, scores): return self.table(scores)[scores.squeeze(-2).argmax(-1)]
-    def entropy(self, scores): return entropy_of(scores.squeeze(-2).log_softmax(-1))
-    def inclusion(self, scores): return scores.squeeze(-2).softmax(-1) @ self.members(scores)
+    def entropy(self, scores): return entropy_of(self.normalize(scores).squeeze(-2))
+    def inclusion(self, scores): return wide(scores).squeeze(-2).softmax(-1) @ self.members(scores)
 
     def number(self, a: Tensor) -> Tensor: # [..., K] -> [...] in 0..C-1; -1 where a module repeats
         ways = torch.tensor([[math.comb(m, i + 1) for i in range(self.k)] for m in range(self.n_modules)], device=a.device)
@@ -216,7 +405,7 @@ class Subset(Law):
 
     def log_prob(self, scores, a):
         number = self.number(a)
-        return take(scores.squeeze(-2).log_softmax(-1), number).masked_fill(number < 0, -math.inf)
+        return take(self.normalize(scores).squeeze(-2), number).masked_fill(number < 0, -math.inf)
 
 # %% ../../nbs/routing/01_laws.ipynb #afda0178
 @dataclass(frozen=True)
@@ -230,16 +419,16 @@ class Bernoulli(Law):
     def width(self): return self.n_modules
 
     def rows(self): return ([m if on else -1 for m, on in enumerate(row)] for row in product((0, 1), repeat=self.n_modules))
-    def normalize(self, scores): return F.logsigmoid(scores)
-    def inclusion(self, scores): return scores.sigmoid().squeeze(-2)
+    def normalize(self, scores): return F.logsigmoid(wide(scores))
+    def inclusion(self, scores): return wide(scores).sigmoid().squeeze(-2)
     def switched(self, on): return torch.where(on, torch.arange(self.n_modules, device=on.device), -1).squeeze(-2)
-    def draw(self, scores, noise): return self.switched(noise < scores.sigmoid())
+    def draw(self, scores, noise): return self.switched(noise < wide(scores).sigmoid())
     def mode(self, scores): return self.switched(scores > 0)
-    def entropy(self, scores): return entropy_of(torch.stack([F.logsigmoid(scores), F.logsigmoid(-scores)], -1)).sum((-2, -1))
+    def entropy(self, scores): return entropy_of(torch.stack([self.normalize(scores), self.normalize(-scores)], -1)).sum((-2, -1))
 
     def log_prob(self, scores, a):
         on = hot(a, self.n_modules).any(-2)
-        return torch.where(on, F.logsigmoid(scores).squeeze(-2), F.logsigmoid(-scores).squeeze(-2)).sum(-1)
+        return torch.where(on, self.normalize(scores).squeeze(-2), self.normalize(-scores).squeeze(-2)).sum(-1)
 
 # %% ../../nbs/routing/01_laws.ipynb #17286703
 LAWS = {"independent": Independent, "subset": Subset, "plackett_luce": PlackettLuce, "bernoulli": Bernoulli}
@@ -252,7 +441,8 @@ def make_law(
     repeats: str = "sum", # of `independent` alone
 ) -> Law:
     "The law of that name. Raises `ValueError` naming `law`, `n_modules`, `k` or `repeats`."
-    if isinstance(law, Law): return law
+    if isinstance(law, Law) and law.n_modules == n_modules: return law
+    if isinstance(law, Law): raise ValueError(f"law: {law} given; the largest slot has {n_modules} modules")
     check_choice("law", law, LAWS)
     if law == "bernoulli": return Bernoulli(n_modules)
     return Independent(n_modules, k, repeats) if law == "independent" else LAWS[law](n_modules, k)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -15,11 +16,11 @@ from torch import Tensor, nn
 from ..models.gated_layers import check_choice
 from .laws import REPEATS, Bernoulli, Independent, Law, Subset, gumbel, hot, take, uniform
 from .pools import Pool, as_pool
-from .router import Router, RoutingDistribution
+from .router import Router, RoutingDistribution, across, check_routing, decision_axes, flat, leaves, rows_of
 
 # %% auto #0
-__all__ = ['COMBINE', 'HOW', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'relaxed_draw', 'top_k', 'Tape',
-           'ModularLayer']
+__all__ = ['COMBINE', 'HOW', 'DRAWN', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'deciding', 'check_temperature',
+           'relaxed_draw', 'top_k', 'Plan', 'Tape', 'unfolded', 'easiest', 'output_for', 'tape_alone', 'ModularLayer']
 
 # %% ../../nbs/routing/04_layer.ipynb #3cd2cfdc
 COMBINE = ("sum", "concat", "weighted")
@@ -50,16 +51,36 @@ def chosen_weights(
 
 
 def combined(
-    out: Tensor, # [R, K, ...] outputs of the chosen modules
+    out, # [R, K, ...] outputs of the chosen modules; several such tensors where modules have several outputs
     combine: str, # one of `COMBINE`
     weights: Tensor | None = None, # [R, K]
-) -> Tensor: # [R, ...]; "concat" joins the first axis of an output
+): # [R, ...]; "concat" joins the first axis of an output
     "One output of several."
-    if weights is not None: out = out * weights.view(*weights.shape, *[1] * (out.dim() - 2))
-    return out.flatten(1, 2) if combine == "concat" else out.sum(1)
+    def one(t):
+        if weights is not None: t = t * weights.to(t.dtype).view(*weights.shape, *[1] * (t.dim() - 2))
+        if combine == "concat": return t.flatten(1, 2) if t.dim() > 2 else t
+        return t.sum(1)
+    return across(one, out)
 
 # %% ../../nbs/routing/04_layer.ipynb #60714f90
 HOW = ("mode", "sample", "soft", "gumbel-softmax", "straight-through", "top-k")
+
+
+def deciding(
+    router: Router | None,
+    l: int, # its slot
+    z: tuple, # what the layer reads
+) -> tuple[int, ...]: # (N,), or (N, T)
+    "The axes of rows, or of tokens where the router sees no more than a token."
+    plain = router is not None and router.sees in ("input", "feature") and router.views[l] is flat
+    return decision_axes(z, router.n_inputs[l] if plain else None)
+
+
+def check_temperature(temperature: float):
+    "Raise `ValueError` naming `temperature` unless it is a positive number."
+    plain = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
+    if not plain or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature: {temperature!r} given; need a positive number")
 
 
 def relaxed_draw(
@@ -91,66 +112,142 @@ def top_k(
     return best.indices, take((scores / temperature).softmax(-1), best.indices)
 
 # %% ../../nbs/routing/04_layer.ipynb #9debdf8d
-class Tape:
-    "What happens in the slots of one forward pass."
-    def __init__(self,
-        x: Tensor | None, # [B, ...] input of the network, for routers that see it
-        rows: int, # B
-        law: Law,
-        router: Router | None = None, # of all slots; None: each layer's own
-        scores: Tensor | None = None, # [B, L, *law.shape], if the router has decided
-        a: Tensor | None = None, # [B, L, K] or [S, B, L, K] to be taken
-        noise: Tensor | None = None, # [B, L, *law.noise_shape] or [S, ...]: the routing is drawn with it
-        task: Tensor | None = None, # int [B]
-        detach: bool | None = None, # stop the gradient into what routers see
-        how: str = "mode", # where neither a nor noise is given, or what is soft
-        temperature: float = 1.0, # of soft choices
-        adjust: Callable | None = None, # (l, scores, z) -> scores, before the choice
-    ):
-        self.x, self.rows, self.law, self.router, self.decided, self.task, self.detach = x, rows, law, router, scores, task, detach
-        self.a, self.noise, self.how, self.temperature, self.adjust = a, noise, how, temperature, adjust
-        self.lead = next((t.shape[:-n] for t, n in ((a, 3), (noise, 4)) if t is not None), ())
-        self.at, self.chosen, self.scores, self.weights = 0, [], [], []
+@dataclass
+class Plan:
+    "What is to happen in the slots of one forward pass."
+    x: object # [B, ...] input of the network, for routers that see it
+    rows: int # B
+    law: Law
+    router: Router | None = None # of all slots; None: each layer's own
+    decided: Tensor | None = None # scores [B, L, *law.shape], if the router has decided
+    a: Tensor | None = None # [B, L, K] or [S, B, L, K] to be taken
+    noise: Tensor | None = None # [B, L, *law.noise_shape] or [S, ...]: the routing is drawn with it
+    task: Tensor | None = None # int [B]
+    detach: bool | None = None # stop the gradient into what routers see
+    how: str = "mode" # where neither a nor noise is given, or what is soft
+    temperature: float = 1.0 # of soft choices
+    adjust: Callable | None = None # (l, scores, z) -> scores, before the choice
+    own_input: bool = True # a layer's own router that sees the input sees the layer's; False: the network's
 
-    def score(self, layer: ModularLayer, z: tuple[Tensor, ...]) -> Tensor | None: # [B or S, B, *law.shape]
-        l, router = self.at, layer.router if self.router is None else self.router
-        if self.decided is not None: s = self.decided[:, l]
+    def __post_init__(self):
+        self.lead = next((t.shape[:-n] for t, n in ((self.a, 3), (self.noise, 4)) if t is not None), ())
+        self.at, self.tokens = 0, 1
+        self.chosen, self.scores, self.weights = [], [], []
+
+    def asked(self, layer: ModularLayer) -> tuple[Router | None, int]: # the router, and its slot
+        "Who decides next."
+        return (layer.router, 0) if self.router is None else (self.router, self.at)
+
+    def part(self, t: Tensor, after: int) -> Tensor: # [(S,) B, L, *after] -> [(S,) B, (T,) *after]
+        "The next slots of a routing, of noise, of scores."
+        here = t.narrow(-after - 1, self.at, self.tokens)
+        return here.squeeze(-after - 1) if self.tokens == 1 else here
+
+# %% ../../nbs/routing/04_layer.ipynb #d9ce598e
+class Tape(Plan):
+    "What happens in the slots of one forward pass."
+    def axes(self, layer: ModularLayer, z: tuple) -> tuple[int, ...]: # (S B,), or (S B, T)
+        "What the next decisions are made for: rows, or tokens."
+        router, l = self.asked(layer)
+        if self.router is not None and l >= router.slots: raise ValueError(f"slots: {router.slots} given; the network makes more decisions")
+        sees_z = router is not None and (router.sees == "feature" or self.router is None and self.own_input)
+        return deciding(router if sees_z and self.decided is None else None, l, z)
+
+    def score(self, layer: ModularLayer, z: tuple) -> Tensor | None: # [B or S, B, (T,) *law.shape]
+        "Scores of the next slots; None without a router."
+        router, l = self.asked(layer)
+        if self.decided is not None: s = self.part(self.decided, 2)
         elif router is None: return None
         else:
-            seen = z[0] if len(z) == 1 else torch.cat([t.flatten(1) for t in z], -1)
-            s = router.score(l if self.router is not None else 0, self.x, self.task, seen, self.detach)
-            s = F.pad(s, (0, self.law.shape[1] - s.shape[-1]), value=-math.inf)
-        s = s.expand(self.rows, *self.law.shape) if len(s) == 1 else s.unflatten(0, (*self.lead, self.rows)) if len(s) > self.rows else s
-        return s if self.adjust is None else self.adjust(l, s, z)
+            seen = z[0] if len(z) == 1 else flat(z)
+            own = self.router is None and self.own_input
+            s = router.score(l, seen if own else self.x, self.task, seen, self.detach)
+            s = self.by_row(F.pad(s, (0, self.law.shape[1] - s.shape[-1]), value=-math.inf))
+        return s if self.adjust is None else self.adjust(self.at, s, z)
 
-    def choose(self, layer: ModularLayer, z: tuple[Tensor, ...]) -> tuple[Tensor | None, Tensor | None]: # a [R, K], weights [R, K]; or None, weights [R, M]
-        "The next slot. Raises `ValueError` naming `a` where no router is there to choose."
-        s, l = self.score(layer, z), self.at
-        self.at += 1
+    def by_row(self, s: Tensor) -> Tensor: # [1, B T or S B T, *law.shape] -> [(S,) B, (T,) *law.shape]
+        "Scores by rows and tokens."
+        rows = self.rows * self.tokens
+        if len(s) == 1: s = s.expand(rows, *s.shape[1:])
+        axes = (self.rows, self.tokens) if self.tokens > 1 else (self.rows,)
+        if len(s) > rows: axes = (*self.lead, *axes)
+        return s.unflatten(0, axes) if len(axes) > 1 else s
+
+    def choose(self, layer: ModularLayer, z: tuple) -> tuple[Tensor | None, Tensor | None]: # a [R, K], weights [R, K]; or None, weights [R, M]
+        "The next slots. Raises `ValueError` naming `a` where no router is there to choose."
+        for t, after in ((self.a, 1), (self.noise, 2), (self.decided, 2)):
+            if t is not None and self.at + self.tokens > t.shape[-after - 1]: raise ValueError(f"slots: {t.shape[-after - 1]} given; the network makes more decisions")
+        s = self.score(layer, z)
         if s is None and self.a is None: raise ValueError("a: None given; without a router the routing must be given")
-        a = w = None
-        if self.a is not None: a = self.a[..., l, :]
-        elif self.noise is not None and self.how in ("mode", "sample"): a = self.law.draw(s.detach(), self.noise[..., l, :, :])
-        elif self.how == "mode": a = self.law.mode(s.detach())
-        elif self.how == "top-k": a, w = top_k(self.law, s, self.temperature)
-        elif self.how == "soft": w = self.law.counts(s / self.temperature)
-        else: w = relaxed_draw(self.law, s, self.noise[..., l, :, :], self.temperature, self.how == "straight-through")
+        if s is None and layer.combine == "weighted": raise ValueError("combine: 'weighted' needs the scores of a router; there is none")
+        a, w = (self.part(self.a, 1), None) if self.a is not None else self.decide(s)
         if layer.combine == "weighted" and w is None: w = chosen_weights(self.law, s, a)
         self.note(s, a, w)
-        if w is not None: w = w.reshape(-1, w.shape[-1])
-        return (None if a is None else a.reshape(-1, a.shape[-1])), w
+        self.at += self.tokens
+        if w is not None: w = w.reshape(math.prod(w.shape[:-1]), w.shape[-1])
+        return (None if a is None else a.reshape(math.prod(a.shape[:-1]), a.shape[-1])), w
+
+    def decide(self, s: Tensor) -> tuple[Tensor | None, Tensor | None]: # a [..., K] or None, weights [..., K or M] or None
+        "A routing, weights, or both, from scores."
+        drawn = self.noise is not None and self.how in ("mode", "sample")
+        if drawn: return self.law.draw(s.detach(), self.part(self.noise, 2)), None
+        if self.how == "mode": return self.law.mode(s.detach()), None
+        if self.how == "top-k": return top_k(self.law, s, self.temperature)
+        if self.how == "soft": return None, self.law.counts(s / self.temperature)
+        return None, relaxed_draw(self.law, s, self.part(self.noise, 2), self.temperature, self.how == "straight-through")
 
     def note(self, s, a, w):
-        "Keep what was chosen; weights are kept by module, [..., B, M]."
-        if a is not None: self.chosen.append(a)
-        if s is not None: self.scores.append(s)
-        if w is not None: self.weights.append(w if a is None else (hot(a, self.law.n_modules) * w.unsqueeze(-1)).sum(-2))
+        "Keep what was chosen, slot by slot; weights are kept by module, [..., B, M]."
+        by_module = w if w is None or a is None else (hot(a, self.law.n_modules) * w.unsqueeze(-1)).sum(-2)
+        for kept, t, after in ((self.chosen, a, 1), (self.scores, s, 2), (self.weights, by_module, 1)):
+            if t is not None: kept += [t] if self.tokens == 1 else t.unbind(-after - 1)
 
     def stacked(self, what: str, after: int) -> Tensor | None: # [(S,) B, L, ...]
+        "What was chosen, or the scores, or the weights, of all slots."
         kept = getattr(self, what)
         if not kept: return None
         wide = torch.broadcast_shapes((*self.lead, self.rows), *(t.shape[:-after] for t in kept))
         return torch.stack([t.expand(*wide, *t.shape[-after:]) for t in kept], -after - 1)
+
+# %% ../../nbs/routing/04_layer.ipynb #8faa87a5
+def unfolded(t: Tensor, axes: tuple[int, ...]) -> Tensor: # [R, ...] -> [R / T, T, ...] with axes (N, T)
+    "Tokens back in their rows, the rows of several routings one after the other."
+    if len(axes) < 2: return t
+    tokens = math.prod(axes[1:])
+    return t.unflatten(0, (len(t) // tokens if tokens else axes[0], *axes[1:]))
+
+# %% ../../nbs/routing/04_layer.ipynb #d120467a
+DRAWN = ("gumbel-softmax", "straight-through")
+
+
+def easiest(router: Router | None, combine: str) -> str: # one of `HOW`
+    "How a layer chooses if nobody says."
+    if combine != "sum": return "mode"
+    one_score_each = router is not None and router.law.shape == (1, router.law.n_modules)
+    return "top-k" if one_score_each and not isinstance(router.law, (Bernoulli, Subset)) else "soft"
+
+
+def output_for(layer: ModularLayer, z: tuple, a: Tensor):
+    "Output for a routing from outside."
+    a = check_routing(a, layer.pool.n_modules, device=leaves(z)[0].device)
+    check_repeats(a, layer.repeats)
+    if layer.combine == "weighted": raise ValueError("combine: 'weighted' needs the router's scores; call the layer without `a`, or through a composition")
+    axes = tuple(a.shape[:-1])
+    if a.dim() < 3: return layer.mixed(z, a)
+    if any(t.shape[: len(axes)] != axes for t in leaves(z)): raise ValueError(f"a: shape {tuple(a.shape)} given; the inputs begin with {[tuple(t.shape[: len(axes)]) for t in leaves(z)]}")
+    out = layer.mixed(across(lambda t: t.flatten(0, len(axes) - 1), z), a.flatten(0, -2))
+    return across(lambda t: unfolded(t, axes), out)
+
+
+def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
+    "The tape of a layer that is in no composition; what it decided is `layer.last`."
+    if layer.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
+    how, law, noise = layer.how, layer.router.law, None
+    rows = math.prod(deciding(layer.router, 0, z))
+    if not layer.training and how in ("sample", *DRAWN): how = "mode"
+    if how in ("sample", *DRAWN):
+        noise = uniform((rows, 1, *(law.noise_shape if how == "sample" else law.shape)), layer.generator, leaves(z)[0])
+    return Tape(z, rows, law, noise=noise, how=how, temperature=layer.temperature)
 
 # %% ../../nbs/routing/04_layer.ipynb #e428f85d
 class ModularLayer(nn.Module):
@@ -165,44 +262,45 @@ class ModularLayer(nn.Module):
         generator: torch.Generator | None = None, # alone: of draws
     ):
         super().__init__()
-        check_choice("combine", combine, COMBINE)
         self.pool, self.router, self.combine = as_pool(modules), router, combine
+        check_choice("combine", combine, COMBINE)
+        if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
+        if router is not None and router.sizes != (self.pool.n_modules,): raise ValueError(f"router: made for {router.sizes} modules; the layer has one slot of {self.pool.n_modules}")
         self.repeats = repeats or (router.law.repeats if router else "sum")
         check_choice("repeats", self.repeats, REPEATS)
-        if router is not None and router.sizes != (self.pool.n_modules,): raise ValueError(f"router: made for {router.sizes} modules; the layer has one slot of {self.pool.n_modules}")
-        easy = router is not None and router.law.shape == (1, self.pool.n_modules) and not isinstance(router.law, (Bernoulli, Subset))
-        self.how, self.temperature, self.generator, self.tape, self.last = how or ("top-k" if easy and combine == "sum" else "soft" if combine == "sum" else "mode"), temperature, generator, None, None
+        self.how = how or easiest(router, combine)
         check_choice("how", self.how, HOW)
+        check_temperature(temperature)
+        self.temperature = temperature
+        self.generator = generator
+        self.tape = None
+        self.last = None
 
     def mixed(self,
-        z: tuple[Tensor, ...], # inputs of the modules, each [N, ...]
-        a: Tensor | None, # int [R, K]; None: all modules
+        z: tuple, # inputs of the modules, each [N, ...]
+        a: Tensor | None, # int [R, K], of existing modules; None: all modules
         weights: Tensor | None = None, # [R, K], or [N, M] of all modules
-    ) -> Tensor: # [R, ...]
+    ): # [R, ...]
         "The combined output."
-        if a is None: return combined(self.pool.all(*z), "weighted", weights)
+        if a is None: return combined(self.pool.all(*z), "weighted", weights[:, : self.pool.n_modules])
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
-        return combined(self.pool(*z, a=a), self.combine, weights)
+        return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 
-    def forward(self, *z: Tensor, a: Tensor | None = None) -> Tensor: # [N, ...] each; a routing [N, K], or [S N, K]
-        "Output of the slot. Raises `ValueError` naming `a` or `combine`."
-        if a is not None:
-            check_repeats(a, self.repeats)
-            if self.combine == "weighted": raise ValueError("combine: 'weighted' needs the router's scores; call the layer without `a`, or through a composition")
-            return self.mixed(z, a)
-        tape = self.alone(z) if self.tape is None else self.tape
-        a, weights = tape.choose(self, z)
+    def forward(self,
+        *z, # [N, ...] each, also nested; [N, T, ...] where the router reads tokens
+        a: Tensor | None = None, # int [N, K], or [S N, K], or [N, T, K]; -1 is nobody
+    ):
+        "Output of the slot. Raises `ValueError` naming `a`, `combine` or `z`."
+        rows_of(z, "z")
+        if a is not None: return output_for(self, z, a)
+        tape = tape_alone(self, z) if self.tape is None else self.tape
+        axes = tape.axes(self, z)
+        folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, z)
+        if self.tape is not None: tape.tokens = math.prod(axes[1:])
+        a, weights = tape.choose(self, folded)
         if a is None and self.combine == "concat": raise ValueError("combine: 'concat' has no soft version; choose another `how`")
-        if self.tape is None: self.last = RoutingDistribution(tape.law, (self.pool.n_modules,), tape.stacked("scores", 2))
-        return self.mixed(z, a, weights)
-
-    def alone(self, z: tuple[Tensor, ...]) -> Tape:
-        "The tape of a layer that is in no composition; what it decided is `layer.last`."
-        if self.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
-        how, law = self.how, self.router.law
-        if not self.training and how in ("sample", "gumbel-softmax", "straight-through"): how = "mode"
-        noise = uniform((len(z[0]), 1, *(law.noise_shape if how == "sample" else law.shape)), self.generator, z[0]) if how in ("sample", "gumbel-softmax", "straight-through") else None
-        return Tape(z[0], len(z[0]), law, noise=noise, how=how, temperature=self.temperature)
+        if self.tape is None: self.last = RoutingDistribution(tape.law, (self.pool.n_modules,), unfolded(tape.stacked("scores", 2), axes))
+        return across(lambda t: unfolded(t, axes), self.mixed(folded, a, weights))
 
     def extra_repr(self): return f"combine={self.combine!r}, repeats={self.repeats!r}, how={self.how!r}"
     def __getstate__(self): return self.__dict__ | {"tape": None, "last": None} # what it decided last has a graph, which cannot be copied

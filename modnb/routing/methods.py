@@ -9,7 +9,7 @@ import inspect
 from collections.abc import Callable, Sequence
 
 from ..names import nearest
-from .buffered import SETTINGS, buffered
+from .buffered import SETTINGS, make_buffered
 from .buffers import Buffer
 from .estimators import Estimator, ExactMarginal, KirschEM, Reinforce, Supervised
 from .relaxed import Gumbel, NoisyTopK, SoftOutput
@@ -31,7 +31,7 @@ def make_estimator(
 ) -> Estimator:
     "An estimator by name. Raises `ValueError` naming `name` or `examples`."
     if name not in ESTIMATORS: raise ValueError(f"name: {name!r} is no estimator{nearest(name, ESTIMATORS)}; there are {', '.join(ESTIMATORS)}")
-    if name not in CLASSES: return buffered(name, look, examples, seed=seed, **options)
+    if name not in CLASSES: return make_buffered(name, look, examples, seed=seed, **options)
     takes = inspect.signature(CLASSES[name]).parameters
     if "buffer" in takes and "buffer" not in options:
         if examples is None: raise ValueError(f"examples: {name} remembers routings by example; say how many examples there are")
@@ -68,7 +68,7 @@ def make_row(
     "The estimator of a row, for a dense stack. Raises `ValueError` naming `row`."
     if row not in ROWS: raise ValueError(f"row: {row!r} is unknown{nearest(row, ROWS)}; there are {', '.join(ROWS)}")
     _, name, options = ROWS[row]
-    if options.get("uniform"): return buffered("kirsch_em", look, examples, seed=look.net.seeds, size=options["uniform"], **more)
+    if options.get("uniform"): return make_buffered("kirsch_em", look, examples, seed=look.net.seeds, size=options["uniform"], **more)
     if name == "noisy_top_k":
         net = look.net
         options = options | dict(n_inputs=[w.shape[1] for w in net.routers], n_modules=net.modules)

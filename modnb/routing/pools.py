@@ -11,41 +11,65 @@ import torch
 from torch import Tensor, nn
 
 from ..models.gated_layers import GroupLinear, check_choice, initialize
+from .laws import check_count
+from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0
-__all__ = ['PATHS', 'START', 'grouped', 'picked', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'MLPPool', 'cheapest']
+__all__ = ['PATHS', 'START', 'together', 'grouped', 'picked', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'MLPPool',
+           'cheapest']
 
 # %% ../../nbs/routing/03_pools.ipynb #b62b0cdc
+def together(
+    join: Callable, # of a list of tensors: `torch.cat`, or a stack
+    outs: list, # outputs of modules, each a tensor, or nested tensors
+):
+    "The joined outputs. Raises `ValueError` naming `modules` where they do not fit together."
+    shapes = [[(t.shape[1:], t.dtype) for t in leaves(out)] for out in outs]
+    if not all(s == shapes[0] for s in shapes):
+        says = " and ".join(f"{list(s[0][0]) if s else type(o).__name__} {s[0][1] if s else ''}".strip() for o, s in zip(outs, shapes))
+        raise ValueError(f"modules: outputs of a row have shapes {says}; those of all modules must be alike")
+    if not shapes[0]: raise ValueError(f"modules: one returned a {type(outs[0]).__name__}; need tensors")
+    return across(lambda *parts: join(list(parts)), *outs)
+
+
 def grouped(
     runners: list[Callable], # M functions of rows
-    z: tuple[Tensor, ...], # each [N, ...]
+    z: tuple, # tensors [N, ...], or nested ones
     a: Tensor, # int [R, K], R a multiple of N
-) -> Tensor: # [R, K, ...]
+): # [R, K, ...]
     "Each module once, on the rows that chose it."
-    (R, K), N = a.shape, len(z[0])
+    (R, K), N = a.shape, rows_of(z)
     order = a.flatten().argsort(stable=True)
     counts = torch.bincount(a.flatten() + 1, minlength=len(runners) + 1).tolist()
     parts = order.split(counts)[1:]
-    ran = [run(*(t[rows // K % N] for t in z)) for run, rows in zip(runners, parts) if len(rows)]
-    out = torch.cat(ran) if ran else runners[0](*(t[:0] for t in z))
-    return out.new_zeros(R * K, *out.shape[1:]).index_copy(0, order[counts[0]:], out).unflatten(0, (R, K))
+    ran = [run(*across(lambda t: t[rows // K % N], z)) for run, rows in zip(runners, parts) if len(rows)]
+    out = together(torch.cat, ran) if ran else runners[0](*across(lambda t: t[:0], z))
+    place = lambda t: t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order[counts[0]:], t).unflatten(0, (R, K))
+    return across(place, out)
 
 # %% ../../nbs/routing/03_pools.ipynb #4291d110
 def picked(
-    out: Tensor, # [N, M, ...] outputs of all modules
+    out, # [N, M, ...] outputs of all modules
     a: Tensor, # int [R, K]
-) -> Tensor: # [R, K, ...]
+): # [R, K, ...]
     "The chosen outputs; 0 for -1. No shape depends on the data."
-    (R, K), (N, M) = a.shape, out.shape[:2]
-    place = torch.arange(R, device=a.device).remainder(N)[:, None] * M + a.clamp(min=0)
-    chosen = out.flatten(0, 1).index_select(0, place.flatten()).unflatten(0, (R, K))
-    return torch.where((a >= 0).view(R, K, *[1] * (out.dim() - 2)), chosen, 0)
+    (R, K), (N, M) = a.shape, leaves(out)[0].shape[:2]
+    place = torch.arange(R, device=a.device).remainder(max(N, 1))[:, None] * M + a.clamp(min=0)
+
+    def pick(t):
+        chosen = t.flatten(0, 1).index_select(0, place.flatten()).unflatten(0, (R, K))
+        return torch.where((a >= 0).view(R, K, *[1] * (t.dim() - 2)), chosen, 0)
+
+    return across(pick, out)
 
 
-def naive(runners: list[Callable], z: tuple[Tensor, ...], a: Tensor) -> Tensor: # [R, K, ...]
+def naive(runners: list[Callable], z: tuple, a: Tensor): # [R, K, ...]
     "Row by row: the yardstick."
-    row = lambda r, m: runners[max(m, 0)](*(t[r % len(t)].unsqueeze(0) for t in z)).squeeze(0) * (m >= 0)
-    return torch.stack([torch.stack([row(r, m) for m in choice]) for r, choice in enumerate(a.tolist())])
+    N, stack = rows_of(z), lambda parts: torch.stack(parts, 1)
+    if not len(a): return grouped(runners, z, a)
+    run = lambda r, m: runners[max(m, 0)](*across(lambda t: t[r % N].unsqueeze(0), z))
+    row = lambda r, m: across(lambda t: t * (m >= 0), run(r, m))
+    return together(torch.cat, [together(stack, [row(r, m) for m in choice]) for r, choice in enumerate(a.tolist())])
 
 # %% ../../nbs/routing/03_pools.ipynb #2c0362d8
 PATHS = ("auto", "grouped", "all", "gather", "naive")
@@ -56,35 +80,48 @@ class Pool(nn.Module):
     n_modules, path = 0, "auto"
 
     def runners(self) -> list[Callable]: raise NotImplementedError # functions of rows, one of each module
-    def all(self, *z: Tensor) -> Tensor: return torch.stack([run(*z) for run in self.runners()], 1) # [N, ...] -> [N, M, ...]
     def best(self, R: int, K: int, N: int) -> str: return "grouped" # the path that is taken on "auto"
 
+    def all(self, *z): # [N, ...] -> [N, M, ...]
+        "Outputs of all modules."
+        return together(lambda parts: torch.stack(parts, 1), [run(*z) for run in self.runners()])
+
     def forward(self,
-        *z: Tensor, # inputs of the modules, each [N, ...]
-        a: Tensor, # int [R, K], R a multiple of N
-    ) -> Tensor: # [R, K, ...]
+        *z, # inputs of the modules, each [N, ...]
+        a: Tensor, # int [R, K], R a multiple of N; -1 is nobody's
+        checked: bool = False, # the numbers in `a` are known to be those of modules
+    ): # [R, K, ...]
         "Outputs of the chosen modules. Raises `ValueError` naming `a` or `path`."
-        if a.dim() != 2 or not len(z[0]) or len(a) % len(z[0]): raise ValueError(f"a: shape {tuple(a.shape)} given; need [rows, K], with a multiple of {len(z[0])} rows")
+        N = rows_of(z, "z")
+        if not checked: a = check_routing(a, self.n_modules, device=leaves(z)[0].device)
+        if a.dim() != 2 or (len(a) % N if N else len(a)):
+            raise ValueError(f"a: shape {tuple(a.shape)} given; need [rows, K], with a multiple of {N} rows")
         check_choice("path", self.path, PATHS)
-        path = self.best(*a.shape, len(z[0])) if self.path == "auto" else self.path
+        path = self.best(*a.shape, N) if self.path == "auto" else self.path
         if path == "all": return picked(self.all(*z), a)
         if path == "gather": return self.gather(*z, a=a)
         return (naive if path == "naive" else grouped)(self.runners(), z, a)
 
-    def gather(self, *z: Tensor, a: Tensor) -> Tensor: raise ValueError(f"path: 'gather' given; {type(self).__name__} has no stacked weights, only MLPPool has")
+    def gather(self, *z, a: Tensor):
+        raise ValueError(f"path: 'gather' given; {type(self).__name__} has no stacked weights, only MLPPool has")
+
     def extra_repr(self): return f"path={self.path!r}"
 
 # %% ../../nbs/routing/03_pools.ipynb #44ee4b50
 class ModulePool(Pool):
     "Any modules of one signature."
     def __init__(self,
-        modules: Iterable[nn.Module], # M of them; a module may have several inputs, and has one output tensor
+        modules: Iterable[nn.Module], # M of them; a module may have several inputs, and several outputs
         path: str = "auto", # one of `PATHS`
     ):
         super().__init__()
-        self.members, self.path = nn.ModuleList(modules), path
-        self.n_modules = len(self.members)
-        if not self.n_modules: raise ValueError("modules: none given; need one or more")
+        members = list(modules) if isinstance(modules, Iterable) else [modules]
+        if not members: raise ValueError("modules: none given; need one or more")
+        odd = next((m for m in members if not isinstance(m, nn.Module)), None)
+        if odd is not None or not isinstance(modules, Iterable):
+            raise ValueError(f"modules: a {type(modules if odd is None else odd).__name__} given; need a list of modules, or a pool")
+        check_choice("path", path, PATHS)
+        self.members, self.path, self.n_modules = nn.ModuleList(members), path, len(members)
 
     def runners(self): return list(self.members)
 
@@ -123,9 +160,11 @@ class MLPPool(Pool):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if n_modules < 1: raise ValueError(f"n_modules: {n_modules} given; need one or more")
-        self.n_modules, self.activation, self.path = n_modules, activation, path
+        check_choice("path", path, PATHS)
+        if not isinstance(layer_sizes, (tuple, list)): raise ValueError(f"layer_sizes: {layer_sizes!r} given; need a tuple of hidden units")
         sizes = [n_inputs, *layer_sizes, n_outputs]
+        for name, size in zip(("n_modules", "n_inputs", *["layer_sizes"] * len(layer_sizes), "n_outputs"), (n_modules, *sizes)): check_count(name, size)
+        self.n_modules, self.activation, self.path = n_modules, activation, path
         with torch.device("meta"): self.layers = nn.ModuleList(GroupLinear(n_modules, i, o, bias) for i, o in zip(sizes, sizes[1:]))
         initialize(self, seed)
 
@@ -140,8 +179,9 @@ class MLPPool(Pool):
         return feed(z, weights, product, self.activation)
 
     def gather(self, z, a):
-        at, between = a.clamp(min=0), [1] * (z.dim() - 2)
-        weights = [(layer.weight[at], None if layer.bias is None else layer.bias[at].view(*a.shape, *between, -1)) for layer in self.layers]
+        at = a.clamp(min=0)
+        between = [1] * (z.dim() - 2)
+        weights = [(layer.weight[at], None if layer.bias is None else layer.bias[at].view(*a.shape, *between, layer.bias.shape[-1])) for layer in self.layers]
         rows = z if len(a) == len(z) else z.repeat(len(a) // len(z), *[1] * (z.dim() - 1))
         product = lambda x, w: torch.einsum("r...i,rkio->rk...o" if x is rows else "rk...i,rkio->rk...o", x, w)
         return torch.where((a >= 0).view(*a.shape, *between, 1), feed(rows, weights, product, self.activation), 0)

@@ -40,8 +40,9 @@ def top_k(
     scores: Tensor, # [..., M]
     k: int, # modules used
 ) -> Tensor: # [..., M]
-    "Softmax over the k largest scores, 0 elsewhere; for k = 1 the full softmax value of the largest. Raises `ValueError` naming `k`."
+    "Softmax over the k largest finite scores, 0 elsewhere; for k = 1 the full softmax value of the largest. Raises `ValueError` naming `k`."
     if not 1 <= k <= scores.shape[-1]: raise ValueError(f"k: {k} given; need 1 to {scores.shape[-1]}")
+    scores = scores.masked_fill(~scores.isfinite(), -math.inf)          # NaN would be the largest
     kept = scores.topk(k, -1).indices
     used = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, kept, True)
     if k == 1: return scores.softmax(-1) * used
@@ -90,7 +91,7 @@ def z_loss(
 class SoftOutput(Estimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
-        view = self.look(batch)
+        view = self.view(batch)
         ll = view.relaxed(lambda l, scores, z: soft(scores), "soft")
         return view, ll, {"likelihood": ll.mean(-1)}
 
@@ -111,7 +112,7 @@ class Gumbel(Estimator):
     def temperature(self) -> float: return self.first * (self.last / self.first) ** min(self.steps / self.anneal, 1)
 
     def objective(self, batch, more):
-        view = self.look(batch)
+        view = self.view(batch)
         gate = lambda l, scores, z: gumbel(scores, view.noise.like(scores), self.temperature, self.hard)
         ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
         return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
@@ -143,7 +144,7 @@ class NoisyTopK(Estimator):
         return noisy, importance_loss(top_k(noisy, self.k)) + variation(load(clean, noisy, std, self.k))
 
     def objective(self, batch, more):
-        view, costs = self.look(batch), []
+        view, costs = self.view(batch), []
         def adjust(l, scores, z):
             noisy, cost = self.disturb(l, scores[..., 0, :], z, view)
             costs.append(cost)

@@ -6,79 +6,180 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from .candidates import Batch, Noise, Scored, join
 from .composition import Composition
 from .heads import Head, make_head
+from .layer import ModularLayer
 from .router import lacking
 from ..training.fit import in_mode
 
 # %% auto #0
-__all__ = ['Rollouts', 'UniformRoutings', 'LookAt']
+__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Rollouts', 'UniformRoutings', 'LookAt']
+
+# %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
+def _mentions(code) -> bool:
+    "Whether a function, or one inside it, looks at an attribute `training`."
+    names = (*code.co_names, *(c for c in code.co_consts if isinstance(c, str)))
+    return "training" in names or any(_mentions(c) for c in code.co_consts if inspect.iscode(c))
+
+
+@functools.cache
+def reads_mode(kind: type) -> bool:
+    "Whether a class of modules does other things in train mode, as far as its methods say."
+    own = [f for c in kind.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
+    functions = [getattr(f, "fget", None) or inspect.unwrap(getattr(f, "__func__", f)) for f in own]
+    return any(_mentions(f.__code__) for f in functions if inspect.isfunction(f))
+
+
+def mode_matters(
+    net: nn.Module, # any network
+) -> bool:
+    "Whether some module is in train mode that may do other things there than in eval mode."
+    hooked = lambda m: m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule)
+    routed = lambda m: isinstance(m, (ModularLayer, Composition)) # a composition routes as its caller says
+    return any(m.training and not routed(m) and (hooked(m) or reads_mode(type(m))) for m in net.modules())
+
+# %% ../../nbs/routing/20_rollouts.ipynb #c2946b83
+def all_finite(values) -> bool: # of any nested outputs or inputs
+    return all(bool(t.isfinite().all()) for t in tree_leaves(values) if isinstance(t, Tensor))
+
+
+@torch.no_grad()
+def first_not_finite(
+    net: Composition,
+    x, # [1, ...] one example
+    a: Tensor, # int [L, K]
+    task: Tensor | None = None, # int [1]
+) -> str: # a clause for an error message; empty if everything is finite
+    "The first part of the network that gives values that are not finite."
+    if not all_finite(x): return "its input x is not finite"
+    found, done = [], []
+
+    def note(name: str, module: nn.Module, inputs, output):
+        if not all_finite(output) and not found: found.append((name, type(module).__name__, len(done)))
+        if isinstance(module, ModularLayer): done.append(name)
+
+    handles = [m.register_forward_hook(functools.partial(note, name)) for name, m in net.named_modules()]
+    try:
+        with in_mode(net, False): net.rollout(x, a=a[None], task=task)
+    finally:
+        for handle in handles: handle.remove()
+    if not found: return ""
+    name, kind, slot = found[0]
+    layer = next((n for n, m in net.named_modules() if isinstance(m, ModularLayer) and name.startswith(f"{n}.pool")), None)
+    if layer is None: return f"{name} ({kind}) gives values that are not finite"
+    chosen = name.removeprefix(f"{layer}.pool.members.").split(".")[0]
+    modules = chosen if chosen.isdigit() else ", ".join(str(m) for m in a[slot].tolist())
+    return f"module {modules} of slot {slot}, {name} ({kind}), gives values that are not finite"
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c0744720
 class Rollouts:
     "Candidates of a minibatch, by running the network."
     slot = 2 # a routing is [L, K]
+    axes = 1 # of a minibatch, [B]
 
-    def __init__(self, look: LookAt, batch: Batch): self.of, self.batch, self.noise, self.shape = look, batch, look.noise, batch.x.shape[:1]
+    def __init__(self, look: LookAt, batch: Batch):
+        self.of = look
+        self.batch = batch
+        self.noise = look.noise
+        self.detach = look.detach # stop the gradient into what routers see
+        self.shape = tree_leaves(batch.x)[0].shape[: self.axes]
 
-    def _frozen(self): # context: eval mode, unless a gradient is asked for
-        return in_mode(self.of.net, False) if self.of.net.training and not torch.is_grad_enabled() else contextlib.nullcontext()
+    @property
+    def noisy(self) -> bool: return mode_matters(self.of.module) # whether scores with and without a gradient differ
 
-    def _rollout(self, **how) -> Scored:
-        net, batch = self.of.net, self.batch
-        with self._frozen():
-            h, a, q = net.rollout(batch.x, task=batch.task, detach=self.of.detach, **how)
-            ll = q.scores.new_zeros(a.shape[:-2]) if batch.y is None else self.of.head.log_prob(h, batch.y)
-            return Scored(a, ll, q.log_prob(a))
+    def frozen(self): # context: eval mode, unless a gradient is asked for
+        net = self.of.module
+        still = torch.is_grad_enabled() or not any(m.training for m in net.modules())
+        return contextlib.nullcontext() if still else in_mode(net, False)
 
-    def score(self, a: Tensor) -> Scored: return self._rollout(a=a) # int64 [C, B, L, K]
-    def draw(self, samples: int) -> Scored: return self._rollout(S=samples, generator=self.noise.generator)
+    def need_router(self):
+        "Raise `ValueError` naming `router` where there is none."
+        if self.of.choices is None: raise ValueError("router: the composition has none, so only routings that are given can be scored (`supervised`)")
+
+    def rollout(self, **how) -> tuple: # outputs, routings, distribution
+        "A pass through the network."
+        return self.of.net.rollout(self.batch.x, task=self.batch.task, detach=self.detach, **how)
+
+    def scored(self, **how) -> Scored:
+        "Candidates of a pass through the network; without a router log p(a | x) is 0."
+        with self.frozen():
+            h, a, q = self.rollout(**how)
+            like = h if q is None else q.scores
+            ll = like.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
+            return Scored(a, ll, torch.zeros_like(ll) if q is None else q.log_prob(a))
+
+    def score(self, a: Tensor) -> Scored: return self.scored(a=a) # int64 [C, *batch, L, K]
+
+    def draw(self, samples: int) -> Scored:
+        "Routings drawn from the router."
+        self.need_router()
+        return self.scored(S=samples, generator=self.noise.generator)
+
     def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
         "Known routings, then draws; in one pass where drawing needs no module."
         if self.of.net.sequential: return join(self.score(old), self.draw(samples))
         return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
 
+    def fixed(self, found: Scored) -> Scored:
+        "The scores to compare: without gradient, in eval mode."
+        if not torch.is_grad_enabled() or not self.noisy: return found.detach()
+        with torch.no_grad(): return self.score(found.a)
+
+    def not_finite(self, place: tuple, a: Tensor) -> str: # int [L, K] one routing of the example at this place
+        "Where its values stop being finite, for an error message."
+        task = None if self.batch.task is None else self.batch.task[place[0]][None]
+        return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
+
     def encode(self, routing: Tensor) -> Tensor: return routing
     def decode(self, a: Tensor) -> Tensor: return a
 
     def everything(self) -> Scored:
-        "Every routing; raises `ValueError` naming `limit` where there are too many."
-        with self._frozen():
-            h, a, lp = self.of.net.tree(self.batch.x, task=self.batch.task, detach=self.of.detach)
+        "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
+        self.need_router()
+        with self.frozen():
+            h, a, lp = self.of.net.tree(self.batch.x, task=self.batch.task, detach=self.detach)
             return Scored(a[:, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
 
     def uniform(self, samples: int) -> Tensor: # int64 [S, B, L, K]
+        self.need_router()
         return self.of.choices((samples, *self.shape), self.noise.generator)
 
-# %% ../../nbs/routing/20_rollouts.ipynb #0bb328bf
-def _distribution(self: Rollouts):
-    "The distribution over routings; of a router that decides in sequence, along sampled prefixes."
-    net, batch = self.of.net, self.batch
-    if not net.sequential: return net.distribution(batch.x, batch.task)
-    return net.rollout(batch.x, S=self.of.prefixes, generator=self.noise.generator, task=batch.task, detach=self.of.detach)[2]
+    def distribution(self):
+        "The distribution over routings; of a router that decides in sequence, along sampled prefixes."
+        self.need_router()
+        with self.frozen():
+            if self.of.net.sequential: return self.rollout(S=self.of.prefixes, generator=self.noise.generator)[2]
+            return self.of.net.distribution(self.batch.x, self.batch.task)
 
+    def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
+        "Log-likelihood where slots mix their modules; `how` names the gate."
+        self.need_router()
+        net, batch = self.of.net, self.batch
+        def noise(l, scores, z):
+            sees = "feature" if net.router is None else net.router.sees
+            return adjust(l, scores, (batch.x if sees == "input" else z[0]).flatten(1))
+        with self.frozen():
+            h, *_ = net.relaxed(batch.x, how, temperature, self.noise.generator, batch.task, noise if adjust else None, self.detach)
+            return self.of.head.log_prob(h, batch.y)
 
-def _relaxed(self: Rollouts, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
-    "Log-likelihood where slots mix their modules; `how` names the gate."
-    net, batch = self.of.net, self.batch
-    def noise(l, scores, z):
-        sees = "feature" if net.router is None else net.router.sees
-        return adjust(l, scores, (batch.x if sees == "input" else z[0]).flatten(1))
-    h, *_ = net.relaxed(batch.x, how, temperature, self.noise.generator, batch.task, noise if adjust else None, self.of.detach)
-    return self.of.head.log_prob(h, batch.y)
+    def entropy(self) -> Tensor: return self.distribution().slot_entropy().sum(-1) # [*batch]
+    def probs(self) -> Tensor: return self.distribution().probs()[..., 0, :] # [*batch, L, M], of the first head
 
-
-Rollouts.distribution, Rollouts.relaxed = _distribution, _relaxed
-Rollouts.entropy = lambda self: self.distribution().slot_entropy().sum(-1) # [B]
-Rollouts.probs = lambda self: self.distribution().probs()[..., 0, :] # [B, L, M], of the first head
-Rollouts.mode = lambda self: self.of.net.rollout(self.batch.x, task=self.batch.task)[1] # [B, L, K]
+    @torch.no_grad()
+    def mode(self) -> Tensor: # int64 [*batch, L, K]
+        "The router's favorite, in eval mode."
+        self.need_router()
+        with self.frozen(): return self.rollout()[1]
 
 # %% ../../nbs/routing/20_rollouts.ipynb #e6695e3e
 class UniformRoutings:
@@ -89,6 +190,7 @@ class UniformRoutings:
         self.scores = torch.zeros(lacks.shape, device=device).masked_fill(lacks, -math.inf) # [L, *law.shape]
 
     def __call__(self, shape: tuple, generator: torch.Generator) -> Tensor: # int64 [*shape, L, K]
+        "Draws of every slot."
         return self.law.sample(self.scores.expand(*shape, *self.scores.shape), 1, generator)[0]
 
 
@@ -101,8 +203,12 @@ class LookAt:
         detach: bool | None = None, # stop the gradient into what routers see; None: as the estimator says
         prefixes: int = 1, # samples for the entropy of a router that decides in sequence
     ):
-        device = next(net.parameters()).device
-        self.net, self.head, self.noise, self.detach, self.prefixes = net, make_head(head), noise or Noise(0, device), detach, prefixes
-        self.choices = UniformRoutings(net, device) # of a `Buffer`
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        self.net = self.module = net
+        self.head = make_head(head)
+        self.noise = noise or Noise(0, device)
+        self.detach = detach
+        self.prefixes = prefixes
+        self.choices = None if net.law is None else UniformRoutings(net, device) # of a `Buffer`
 
     def __call__(self, batch: Batch) -> Rollouts: return Rollouts(self, batch)

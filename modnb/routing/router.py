@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,10 +14,68 @@ from torch import Tensor, nn
 
 from ..models.feedforward import FeedForward, draw_, generator_for
 from ..models.gated_layers import check_choice
-from .laws import Bernoulli, Law, Subset, make_law
+from .laws import Bernoulli, Law, Subset, check_count, make_law, wide
 
 # %% auto #0
-__all__ = ['SEES', 'WHEN', 'lacking', 'slot_sizes', 'RoutingDistribution', 'all_routings', 'scorer', 'flat', 'Router']
+__all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_routing', 'lacking', 'slot_sizes', 'RoutingDistribution',
+           'all_routings', 'scorer', 'flat', 'decision_axes', 'per_slot', 'counts_of', 'when_it_decides', 'viewed',
+           'check_task', 'views_of', 'read_by', 'Router']
+
+# %% ../../nbs/routing/02_router.ipynb #9f03d2ed
+def leaves(
+    x, # a tensor, or nested tuples, lists and dicts of them
+) -> list[Tensor]:
+    "All tensors; other values are left out."
+    if isinstance(x, Tensor): return [x]
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else ()
+    return [t for part in parts for t in leaves(part)]
+
+
+def across(
+    f: Callable, # of tensors
+    *values, # of one structure
+):
+    "The function of all tensors at the same place; other values are taken from the first."
+    first = values[0]
+    if isinstance(first, Tensor): return f(*values)
+    if isinstance(first, Mapping): return {name: across(f, *(v[name] for v in values)) for name in first}
+    if not isinstance(first, (tuple, list)): return first
+    parts = [across(f, *each) for each in zip(*values)]
+    return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
+
+
+def rows_of(
+    x, # as `leaves`
+    name: str = "x", # in an error
+) -> int:
+    "Number of rows; a tensor without axes has none. Raises `ValueError` naming `x` where tensors disagree."
+    counts = dict.fromkeys(len(t) for t in leaves(x) if t.dim())
+    if len(counts) == 1: return next(iter(counts))
+    found = f"tensors of {' and '.join(map(str, counts))} rows" if counts else f"a {type(x).__name__} without tensors"
+    raise ValueError(f"{name}: {found} given; need one or more tensors with a row for each example")
+
+# %% ../../nbs/routing/02_router.ipynb #0e178b3b
+def check_routing(
+    a: Tensor, # int [..., K], or [..., L, K] where sizes are those of slots
+    sizes: int | Sequence[int], # M, or that of each slot
+    off: bool = True, # -1 is allowed: no module
+    device: torch.device | None = None, # where it has to be; None: anywhere
+    numbers: bool = True, # look at the numbers, not only at the type
+) -> Tensor: # int64
+    "A routing of existing modules. Raises `ValueError` naming `a`."
+    if not isinstance(a, Tensor): raise ValueError(f"a: a {type(a).__name__} given; need a tensor of module numbers")
+    if a.is_floating_point() or a.is_complex() or a.dtype == torch.bool:
+        raise ValueError(f"a: {a.dtype} given; module numbers are integers, as torch.int64")
+    if device is not None and a.device != device: raise ValueError(f"a: on {a.device}; the inputs are on {device}")
+    a = a.long()
+    if not numbers or a.is_meta or not a.numel(): return a
+    counts = sizes if isinstance(sizes, int) else torch.tensor(sizes, device=a.device).unsqueeze(-1)
+    wrong = (a < (-1 if off else 0)) | (a >= counts)
+    if not wrong.any(): return a
+    place = tuple(wrong.nonzero()[0].tolist())
+    M = sizes if isinstance(sizes, int) else sizes[place[-2]]
+    where = "" if isinstance(sizes, int) else f" in slot {place[-2]}"
+    raise ValueError(f"a: module {int(a[place])} given{where}; there are 0 to {M - 1}" + (", and -1 for none" if off else ""))
 
 # %% ../../nbs/routing/02_router.ipynb #a42fe7ee
 def lacking(
@@ -33,10 +91,12 @@ def lacking(
 
 def slot_sizes(modules: int | Sequence[int], slots: int | None) -> tuple[int, ...]:
     "The number of modules in each slot. Raises `ValueError` naming `modules` or `slots`."
-    sizes = (modules,) * (1 if slots is None else slots) if isinstance(modules, int) else tuple(modules)
-    if slots is not None and slots != len(sizes) or not sizes: raise ValueError(f"slots: {slots} given; `modules` describes {len(sizes)}, and one is the least")
-    if min(sizes) < 1: raise ValueError(f"modules: {sizes} given; every slot needs one or more")
-    return sizes
+    if slots is not None: check_count("slots", slots)
+    many = isinstance(modules, Sequence) and not isinstance(modules, str)
+    sizes = tuple(modules) if many else (modules,) * (slots or 1)
+    if not sizes or slots not in (None, len(sizes)): raise ValueError(f"slots: {slots} given; `modules` describes {len(sizes)}")
+    for size in sizes: check_count("modules", size)
+    return tuple(map(int, sizes))
 
 # %% ../../nbs/routing/02_router.ipynb #eb6777e4
 class RoutingDistribution:
@@ -56,7 +116,11 @@ class RoutingDistribution:
         "Routings. Raises `ValueError` naming `generator`."
         return self.law.sample(self.scores, S, generator)
 
-    def log_prob(self, a: Tensor) -> Tensor: return self.law.log_prob(self.scores, a).sum(-1) # [..., B, L, K] -> [..., B]
+    def log_prob(self, a: Tensor) -> Tensor: # [..., B, L, K] -> [..., B]
+        "Log-probability of routings; -1 adds nothing. Raises `ValueError` naming `a`."
+        a = check_routing(a, self.sizes, numbers=isinstance(a, Tensor) and a.device.type == "cpu")
+        if a.dim() < 2 or a.shape[-2] != self.slots: raise ValueError(f"a: shape {tuple(a.shape)} given; need [..., {self.slots}, K]")
+        return self.law.log_prob(self.scores, a).sum(-1)
     def mode(self) -> Tensor: return self.law.mode(self.scores) # [..., B, L, K]
     def slot_entropy(self) -> Tensor: return self.law.entropy(self.scores) # [..., B, L] nats
     def entropy(self) -> Tensor: return self.slot_entropy().sum(-1) # [..., B] nats
@@ -106,6 +170,7 @@ def scorer(
     generator: torch.Generator,
 ) -> nn.Module: # what is seen -> [B, prod(shape)]
     "One slot's map from what is seen to scores, close to uniform. Tables are `nn.Embedding`; a static one has one row."
+    if not isinstance(init, (int, float)) or not 0 <= init < math.inf: raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
     normal = partial(nn.init.normal_, std=init)
     if sees in ("static", "task"):
         net = nn.Embedding(n, math.prod(shape), _weight=torch.empty(n, math.prod(shape)))
@@ -118,10 +183,93 @@ def scorer(
 
 
 def flat(
-    x: Tensor, # [B, ...]
+    x, # [B, ...], or several such tensors
 ) -> Tensor: # [B, n]
-    "A row of features for each input: what a linear router sees."
-    return x.flatten(1)
+    "A row of features for each input: what a linear router sees. Several tensors are put side by side."
+    rows = [t.flatten(1) if t.dim() > 1 else t.unsqueeze(1) for t in leaves(x) if t.dim()]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, -1)
+
+
+def decision_axes(
+    z, # what a slot reads: [B, ...], or several such tensors
+    n: int | None, # features that one decision sees; None: those of a row
+) -> tuple[int, ...]: # (B,), or (B, T) where each token has n features
+    "The axes that decisions are made for: rows, or tokens where the features of a row are too many and those of a token fit."
+    tensors = [t for t in leaves(z) if t.dim()]
+    for axes in range(1, min(t.dim() for t in tensors)):
+        fits = sum(math.prod(t.shape[axes:]) for t in tensors) == n
+        if fits and len({t.shape[:axes] for t in tensors}) == 1: return tuple(tensors[0].shape[:axes])
+    return tuple(tensors[0].shape[:1])
+
+# %% ../../nbs/routing/02_router.ipynb #ce0ed833
+def per_slot(
+    name: str, # of the argument
+    value, # one, or one for each slot
+    slots: int, # L
+) -> tuple:
+    "A value for each slot. Raises `ValueError` naming the argument if there are too few or too many."
+    values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * slots
+    if len(values) != slots: raise ValueError(f"{name}: {len(values)} given; need one, or one for each of {slots} slots")
+    return values
+
+
+def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # features or tasks that each slot's scorer reads
+    "Sizes of the scorers. Raises `ValueError` naming `n_inputs` or `tasks`."
+    name, counts = {"static": ("sees", 1), "task": ("tasks", tasks)}.get(sees, ("n_inputs", n_inputs))
+    if counts is None: raise ValueError(f"{name}: None given; a router that sees {sees!r} needs it")
+    for n in per_slot(name, counts, slots): check_count(name, n)
+    return tuple(map(int, per_slot(name, counts, slots)))
+
+
+def when_it_decides(sees: str, when: str | None) -> str: # one of `WHEN`
+    "In sequence for features, else upfront, unless it is said. Raises `ValueError` naming `sees` or `when`."
+    check_choice("sees", sees, SEES)
+    when = when or ("sequential" if sees == "feature" else "upfront")
+    check_choice("when", when, WHEN)
+    if sees == "feature" and when == "upfront":
+        raise ValueError("when: 'upfront' given; what a slot reads is known only when the slots before it have run; see 'input', or decide in sequence")
+    return when
+
+
+def viewed(
+    view: Callable, # of a slot
+    seen, # what the router sees
+    n: int, # n_inputs
+    name: str, # of what is seen
+    scorer: nn.Module, # gives the dtype where integers are seen
+) -> Tensor: # [B, n]
+    "What a scorer reads. Raises `ValueError` naming `x` or `z` where the features are too many or too few."
+    seen = view(seen)
+    if view is not flat: return seen
+    if seen.shape[-1] != n: raise ValueError(f"{name}: {seen.shape[-1]} features given; the router was made for n_inputs={n}")
+    return seen if seen.is_floating_point() else seen.to(next(scorer.parameters(), seen).dtype)
+
+
+def check_task(task: Tensor, tasks: int):
+    "Raise `ValueError` naming `task` where it names no task; a GPU is not asked for the numbers."
+    if not isinstance(task, Tensor) or task.is_floating_point():
+        raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")
+    if task.device.type != "cpu" or not task.numel(): return
+    if task.min() < 0 or task.max() >= tasks:
+        raise ValueError(f"task: {int(task.min())} to {int(task.max())} given; there are 0 to {tasks - 1}")
+
+
+def views_of(views, slots: int) -> tuple[Callable, ...]:
+    "What each slot's scorer sees of an input. Raises `ValueError` naming `views`."
+    views = per_slot("views", flat if views is None else views, slots)
+    if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
+    return views
+
+
+def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> Tensor: # [B, n], or int [B]
+    "What the scorer of slot l reads. Raises `ValueError` naming `x`, `task` or `z` where it is not there, or does not fit."
+    if router.sees == "static": return router.lacks.new_zeros(1, dtype=torch.int64)
+    name, seen = {"task": ("task", task), "input": ("x", x), "feature": ("z", z)}[router.sees]
+    if seen is None: raise ValueError(f"{name}: None given; this router sees it")
+    if router.sees == "task": return seen
+    seen = across(Tensor.detach, seen) if detach else seen
+    return viewed(router.views[l], seen, router.n_inputs[l], name, router.scorers[l])
+
 
 # %% ../../nbs/routing/02_router.ipynb #e3bf5a51
 class Router(nn.Module):
@@ -144,17 +292,15 @@ class Router(nn.Module):
     ):
         super().__init__()
         self.sizes = slot_sizes(modules, slots)
-        self.slots, self.law, self.sees, self.detach = len(self.sizes), make_law(law, max(self.sizes), k, repeats), sees, detach
-        check_choice("sees", sees, SEES)
-        self.when = ("sequential" if sees == "feature" else "upfront") if when is None else when
-        check_choice("when", self.when, WHEN)
-        if sees == "feature" and self.when == "upfront": raise ValueError("when: 'upfront' given; what a slot reads is known only when the slots before it have run; see 'input', or decide in sequence")
-        counts = {"static": 1, "task": tasks}.get(sees, n_inputs)
-        if counts is None: raise ValueError(f"{'tasks' if sees == 'task' else 'n_inputs'}: None given; a router that sees {sees!r} needs it")
-        each = lambda v: (v,) * self.slots if isinstance(v, int) or callable(v) else tuple(v)
-        self.views, generator = each(flat if views is None else views), generator_for(seed)
-        if len(self.views) != self.slots or len(each(counts)) != self.slots: raise ValueError(f"{'views' if len(self.views) != self.slots else 'n_inputs'}: need one, or one for each of {self.slots} slots")
-        self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in each(counts))
+        self.slots = len(self.sizes)
+        self.law = make_law(law, max(self.sizes), k, repeats)
+        self.sees = sees
+        self.when = when_it_decides(sees, when)
+        self.detach = detach
+        self.views = views_of(views, self.slots)
+        counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
+        self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
+        self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)
         self.register_buffer("lacks", lacking(self.law, self.sizes), persistent=False)
         self.full = len(set(self.sizes)) == 1
 
@@ -166,24 +312,26 @@ class Router(nn.Module):
         detach: bool | None = None, # stop the gradient; None: as the router says
     ) -> Tensor: # [B, *law.shape]; [1, *law.shape] of a static router
         "Scores of one slot. Raises `ValueError` naming what is not there."
-        if self.sees == "static": seen = self.lacks.new_zeros(1, dtype=torch.int64)
-        else: seen = {"task": task, "input": x, "feature": z}[self.sees]
-        if seen is None: raise ValueError(f"{dict(task='task', input='x', feature='z')[self.sees]}: None given; this router sees it")
-        if self.sees in ("input", "feature"): seen = self.views[l](seen.detach() if (self.detach if detach is None else detach) else seen)
-        scores = self.scorers[l](seen).unflatten(-1, self.law.shape)
+        scores = wide(self.scorers[l](read_by(self, l, x, task, z, self.detach if detach is None else detach))).unflatten(-1, self.law.shape)
         return scores if self.full else scores.masked_fill(self.lacks[l], -math.inf)
+
+    def check_task(self, task: Tensor | None):
+        "Raise `ValueError` naming `task` where it names no task."
+        tasks = min(getattr(net, "num_embeddings", math.inf) for net in self.scorers)
+        if self.sees == "task" and task is not None: check_task(task, tasks)
 
     def forward(self,
         x: Tensor, # [B, ...]
         task: Tensor | None = None, # int [B]
     ) -> RoutingDistribution:
         "The distribution of a router that decides upfront. Raises `ValueError` naming `when` if it decides in sequence."
+        self.check_task(task)
         return RoutingDistribution(self.law, self.sizes, self.scores(x, task))
 
     def scores(self, x: Tensor, task: Tensor | None = None, detach: bool | None = None) -> Tensor: # [B, L, *law.shape]
         "Scores of all slots. Raises `ValueError` naming `when` if the router sees what the modules make."
         if self.sees == "feature": raise ValueError("when: this router decides in sequence; its distribution comes from `Composition.rollout`")
         each = [self.score(l, x, task, detach=detach) for l in range(self.slots)]
-        return torch.stack([s.expand(len(x), *self.law.shape) for s in each], 1)
+        return torch.stack([s.expand(rows_of(x), *self.law.shape) for s in each], 1)
 
     def extra_repr(self): return f"{self.law}, modules={self.sizes}, sees={self.sees!r}, when={self.when!r}, detach={self.detach}"

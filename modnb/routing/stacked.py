@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from ..models.gated_layers import check_choice
-from .composition import DRAWN, Composition, RolloutDistribution, modular_layers
-from .laws import uniform
-from .layer import HOW
-from .router import RoutingDistribution
+from .composition import Composition, RolloutDistribution, modular_layers
+from .laws import Bernoulli, check_count, uniform
+from .layer import DRAWN, HOW, check_temperature
+from .router import RoutingDistribution, across, check_routing, leaves
 
 # %% auto #0
-__all__ = ['Caller', 'Stacked', 'StackedRollout']
+__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stack', 'Stacked']
 
 # %% ../../nbs/routing/07_stacked.ipynb #cb2b99d7
 class Caller(torch.nn.Module):
@@ -31,113 +31,140 @@ class Caller(torch.nn.Module):
     def forward(self, method: str, *args, **options): return getattr(self.net, method)(*args, **options)
 
 # %% ../../nbs/routing/07_stacked.ipynb #813433ad
-class Stacked:
-    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
+def rows_axis(value, own: bool): # where an argument has its axis of seeds, for `vmap`
+    "0 for tensors of each seed's own, None for shared ones."
+    return across(lambda t: 0 if own and t.dim() else None, value) if leaves(value) else None
+
+
+def check_alike(compositions: Sequence[Composition]):
+    "Raise `ValueError` naming `compositions` unless they are compositions of one shape."
+    if not compositions: raise ValueError("compositions: none given; need one or more")
+    for net in compositions:
+        if not isinstance(net, Composition): raise ValueError(f"compositions: a {type(net).__name__} given; need compositions")
+    shapes = [{name: (t.shape, t.dtype) for name, t in net.state_dict().items()} for net in compositions]
+    odd = next((r for r, s in enumerate(shapes) if s != shapes[0]), None)
+    if odd is not None: raise ValueError(f"compositions: number {odd} has other tensors than number 0; all need one shape and dtype")
+
+# %% ../../nbs/routing/07_stacked.ipynb #23104960
+class StackedRollout(RolloutDistribution):
+    "A rollout whose rows are [R, B]."
+    def over_prefixes(self, each, after): return each.mean(0) if self.a.dim() > 4 else each
+
+# %% ../../nbs/routing/07_stacked.ipynb #9ea8223d
+class Stack:
+    "The stacked parameters of R compositions, and passes with them."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; their parameters are copied
     ):
-        if not compositions: raise ValueError("compositions: none given; need one or more")
+        check_alike(compositions)
         self.params, self.buffers = stack_module_state(list(compositions))
         self.net = copy.deepcopy(compositions[0]).to("meta")
         for layer in modular_layers(self.net): layer.pool.path = "all"
         self.caller = Caller(self.net)
-        self.seeds, self.law, self.sizes, self.slots, self.sequential = len(compositions), self.net.law, self.net.sizes, self.net.slots, self.net.sequential
+        self.seeds = len(compositions)
+        self.law = self.net.law
+        self.sizes = self.net.sizes
+        self.slots = self.net.slots
+        self.sequential = self.net.sequential
 
     def parameters(self) -> list[Tensor]: return list(self.params.values()) # [R, ...] leaves, for an optimizer
 
-    def state(self, r: int) -> dict[str, Tensor]: return {name: p.detach()[r].clone() for name, p in self.params.items()} # a `state_dict` for the composition of seed r
+    def state(self, r: int) -> dict[str, Tensor]: # a `state_dict` for the composition of seed r
+        return {name: p.detach()[r].clone() for name, p in self.params.items()}
 
     def each(self, method: str, args: tuple, in_dims: tuple, out_dims, **options):
         "A method of the composition, tensors in and tensors out, for all seeds. `in_dims` says where each argument has its axis of seeds."
-        one = lambda params, buffers, *args: functional_call(self.caller, ({f"net.{n}": p for n, p in params.items()}, {f"net.{n}": b for n, b in buffers.items()}), (method, *args), options)
+        def one(params, buffers, *args):
+            state = {f"net.{n}": p for n, p in params.items()}, {f"net.{n}": b for n, b in buffers.items()}
+            return functional_call(self.caller, state, (method, *args), options)
         return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims)(self.params, self.buffers, *args)
 
     def __call__(self,
-        x: Tensor, # [B, ...], or [R, B, ...] with own=True
+        x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]
         noise: Tensor | None = None, # uniform [(S,) R, B, L, *law.noise_shape]
         task: Tensor | None = None, # int, as x
         own: bool = False, # each seed has its own x and task
         detach: bool | None = None, # stop the gradient into what routers see
+        checked: bool = False, # the modules in `a` exist: a GPU is not asked
     ) -> tuple[Tensor, Tensor, Tensor]: # h [(S,) R, B, ...], a [(S,) R, B, L, K], scores [(S,) R, B, L, *law.shape]
-        "Output, routing and scores of all seeds."
-        lead = any(t is not None and t.dim() > n for t, n in ((a, 4), (noise, 5)))
-        rows = lambda t: 0 if own and t is not None else None
-        axis = lambda t: None if t is None else int(lead)
-        at = int(lead)
-        out_dims = (at, at, int(lead and self.sequential))
-        return self.each("forward", (x, a, noise, task), (rows(x), axis(a), axis(noise), rows(task)), out_dims, detach=detach)
+        "Output, routing and scores of all seeds. Raises `ValueError` naming `a`."
+        if a is not None: a = self.checked(a, not checked)
+        lead = int(any(t is not None and t.dim() > n for t, n in ((a, 4), (noise, 5))))
+        axis = lambda t: None if t is None else lead
+        in_dims = (rows_axis(x, own), axis(a), axis(noise), rows_axis(task, own))
+        return self.each("run", (x, a, noise, task), in_dims, (lead, lead, int(lead and self.sequential and self.net.routed)), detach=detach)
 
+    def checked(self, a: Tensor, numbers: bool) -> Tensor: # int64 [(S,) R, B, L, K]
+        "A routing that fits. Raises `ValueError` naming `a`."
+        off = isinstance(self.law, Bernoulli) or not self.net.routed
+        a = check_routing(a, (max(self.sizes),), numbers=False)
+        if a.dim() not in (4, 5) or a.shape[-4] != self.seeds or a.shape[-2] != self.slots:
+            raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {self.seeds}, rows, {self.slots}, K]")
+        return check_routing(a, self.sizes, off, self.parameters()[0].device, numbers)
+
+    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor: # [(S,) R, B, L, *law.noise_shape]; without S for relaxed draws, *law.shape
+        "Uniform numbers of each seed's own generator. Raises `ValueError` naming `S` or `generators`."
+        if S is not None: check_count("S", S)
+        if generators is None or len(generators) != self.seeds: raise ValueError(f"generators: need one for each of {self.seeds} seeds")
+        lead, shape = ((), self.law.shape) if S is None else ((S,), self.law.noise_shape)
+        return torch.stack([uniform((*lead, rows, self.slots, *shape), g, self.parameters()[0]) for g in generators], len(lead))
+
+# %% ../../nbs/routing/07_stacked.ipynb #2181743d
+class Stacked(Stack):
+    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
     def rollout(self,
-        x: Tensor, # [B, ...], or [R, B, ...] with own=True
+        x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]
         S: int | None = None, # routings to be drawn
         generators: Sequence[torch.Generator] | None = None, # one for each seed
         task: Tensor | None = None, # int, as x
         own: bool = False, # each seed has its own x and task
         detach: bool | None = None, # stop the gradient into what routers see
+        checked: bool = False, # the modules in `a` exist: a GPU is not asked
     ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) R, B, ...], a [(S,) R, B, L, K], distribution with rows [R, B]
-        "As `Composition.rollout`, for all seeds. Raises `ValueError` naming `S` or `generators`."
+        "As `Composition.rollout`, for all seeds. Raises `ValueError` naming `a`, `S` or `generators`."
         if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
-        noise = None if S is None else self.noise(S, x.shape[int(own)], generators)
-        h, a, scores = self(x, a, noise, task, own, detach)
-        if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
+        if a is None and not self.net.routed: raise ValueError("a: None given; without a router the routing must be given")
+        noise = None if S is None else self.noise(S, leaves(x)[0].shape[int(own)], generators)
+        h, a, scores = self(x, a, noise, task, own, detach, checked)
+        if not self.sequential or not self.net.routed: return h, a, RoutingDistribution(self.law, self.sizes, scores)
         again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
         return h, a, StackedRollout(self.law, self.sizes, scores, a, again)
 
-    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor: # [(S,) R, B, L, *law.noise_shape]; without S for relaxed draws, *law.shape
-        if generators is None or len(generators) != self.seeds: raise ValueError(f"generators: need one for each of {self.seeds} seeds")
-        lead = () if S is None else (S,)
-        return torch.stack([uniform((*lead, rows, self.slots, *(self.law.noise_shape if lead else self.law.shape)), g, self.parameters()[0]) for g in generators], len(lead))
+    def relaxed(self,
+        x, # [B, ...], or [R, B, ...] with own=True
+        how: str = "soft", # "soft", "gumbel-softmax", "straight-through" or "top-k"
+        temperature: float = 1.0, # of the scores
+        generators: Sequence[torch.Generator] | None = None, # one for each seed, for relaxed draws
+        task: Tensor | None = None, # int, as x
+        noise: Callable | None = None, # (l, scores, z) -> scores of one seed; pure
+        own: bool = False, # each seed has its own x and task
+        detach: bool | None = None, # stop the gradient into what routers see
+    ) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [R, B, ...], distribution with rows [R, B], weights [R, B, L, M]
+        "As `Composition.relaxed`, for all seeds. Raises `ValueError` naming `how`, `temperature`, `router` or `generators`."
+        check_choice("how", how, HOW[2:])
+        check_temperature(temperature)
+        self.net.need_router()
+        u = self.noise(None, leaves(x)[0].shape[int(own)], generators) if how in DRAWN else None
+        in_dims = (rows_axis(x, own), None if u is None else 0, rows_axis(task, own))
+        options = dict(how=how, temperature=temperature, noise=noise, detach=detach)
+        h, scores, weights = self.each("soft_pass", (x, u, task), in_dims, 0, **options)
+        return h, RoutingDistribution(self.law, self.sizes, scores), weights
 
-    def __repr__(self): return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'})"
+    def distribution(self, x, task: Tensor | None = None, own: bool = False, detach: bool | None = None) -> RoutingDistribution: # rows [R, B]
+        "As `Composition.distribution`, for all seeds: no module runs. Raises `ValueError` naming `router`."
+        self.net.need_router()
+        if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
+        scores = self.each("scores", (x, task), (rows_axis(x, own), rows_axis(task, own)), 0, detach=detach)
+        return RoutingDistribution(self.law, self.sizes, scores)
 
-# %% ../../nbs/routing/07_stacked.ipynb #cfe47bfe
-class StackedRollout(RolloutDistribution):
-    "A rollout whose rows are [R, B]."
-    def over_prefixes(self, each, after): return each.mean(0) if self.a.dim() > 4 else each
+    def tree(self, x, task: Tensor | None = None, limit: int = 4096, own: bool = False, detach: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        "As `Composition.tree`, for all seeds: h [A, R, B, ...], a [A, L, K], log-probabilities [A, R, B]."
+        in_dims = (rows_axis(x, own), rows_axis(task, own))
+        if self.net.routed: return self.each("tree", (x, task), in_dims, (1, None, 1), limit=limit, detach=detach)
+        h, a, log_p = self.each("tree", (x, task), in_dims, (1, None, None), limit=limit, detach=detach)
+        return h, a, log_p.unsqueeze(1).expand(-1, self.seeds, -1)
 
-# %% ../../nbs/routing/07_stacked.ipynb #a11f8d03
-def _distribution(self: Stacked,
-    x: Tensor, # [B, ...], or [R, B, ...] with own=True
-    task: Tensor | None = None, # int, as x
-    own: bool = False, # each seed has its own x and task
-    detach: bool | None = None, # stop the gradient into what routers see
-) -> RoutingDistribution: # rows [R, B]
-    "As `Composition.distribution`, for all seeds: no module runs. Raises `ValueError` naming `router` where it decides in sequence."
-    if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
-    rows = lambda t: 0 if own and t is not None else None
-    return RoutingDistribution(self.law, self.sizes, self.each("scores", (x, task), (rows(x), rows(task)), 0, detach=detach))
-
-
-def _tree(self: Stacked,
-    x: Tensor, # [B, ...], or [R, B, ...] with own=True
-    task: Tensor | None = None, # int, as x
-    limit: int = 4096, # most routings
-    own: bool = False, # each seed has its own x and task
-    detach: bool | None = None, # stop the gradient into what routers see
-) -> tuple[Tensor, Tensor, Tensor]: # h [A, R, B, ...], a [A, L, K], log-probabilities [A, R, B]
-    "As `Composition.tree`, for all seeds."
-    rows = lambda t: 0 if own and t is not None else None
-    return self.each("tree", (x, task), (rows(x), rows(task)), (1, None, 1), limit=limit, detach=detach)
-
-# %% ../../nbs/routing/07_stacked.ipynb #383fb312
-def _relaxed(self: Stacked,
-    x: Tensor, # [B, ...], or [R, B, ...] with own=True
-    how: str = "soft", # "soft", "gumbel-softmax", "straight-through" or "top-k"
-    temperature: float = 1.0, # of the scores
-    generators: Sequence[torch.Generator] | None = None, # one for each seed, for relaxed draws
-    task: Tensor | None = None, # int, as x
-    noise: Callable | None = None, # (l, scores, z) -> scores of one seed; pure
-    own: bool = False, # each seed has its own x and task
-    detach: bool | None = None, # stop the gradient into what routers see
-) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [R, B, ...], distribution with rows [R, B], weights [R, B, L, M]
-    "As `Composition.relaxed`, for all seeds. Raises `ValueError` naming `how` or `generators`."
-    check_choice("how", how, HOW[2:])
-    u = self.noise(None, x.shape[int(own)], generators) if how in DRAWN else None
-    rows, drawn = (lambda t: 0 if own and t is not None else None), None if u is None else 0
-    h, scores, weights = self.each("soft_pass", (x, u, task), (rows(x), drawn, rows(task)), 0, how=how, temperature=temperature, noise=noise, detach=detach)
-    return h, RoutingDistribution(self.law, self.sizes, scores), weights
-
-
-Stacked.distribution, Stacked.tree, Stacked.relaxed = _distribution, _tree, _relaxed
+    def __repr__(self):
+        return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'})"

@@ -41,14 +41,14 @@ class Members(NamedTuple):
 
 # %% ../../nbs/routing/12_terms.ipynb #dbc6868e
 def _over(score: Tensor, valid: Tensor) -> Tensor:
-    "Softmax of a score over the members of each example's set."
+    "Softmax of a score over the members of each example's set; 0 for all where the set is empty."
     score = score.masked_fill(~valid, -math.inf)
-    return (score - score.logsumexp(0)).exp()
+    return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
 
 
 def _share(value: Tensor, valid: Tensor) -> Tensor:
-    "A value, divided by the size of the set."
-    return value * valid / valid.sum(0)
+    "A value, divided by the size of the set; 0 for all where the set is empty."
+    return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
 
 
 WEIGHTS: dict[str, Callable[[Members], Tensor]] = {

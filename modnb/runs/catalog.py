@@ -49,7 +49,7 @@ def locate(
         return known[hits[0]]
     if hits:
         raise ParameterError(f"experiment: {name!r} may be {' or '.join(hits)}")
-    if "." in name:
+    if "." in name and all(part.isidentifier() for part in name.split(".")):
         return name
     short = [full.rpartition("/")[2] for full in known]
     raise ParameterError(f"experiment: {name!r} is unknown{nearest(name, [*short, *known])} (there are: {', '.join(known) or 'none'})")

@@ -11,21 +11,28 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
+from typing import TYPE_CHECKING
 
 from ..files import write_whole
+from ..names import Missing, need
 from .lock import Busy
-from .params import ParameterError, describe
-from .report import Missing, ReportError, need, report
+from .params import ParameterError, describe, known, one_preset, specs
+from .report import ReportError, report
 from .catalog import catalog
 from .clusters import job_script
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, run
-from .sweeps import Values, load_sweep
+from .store import storable
+from .sweeps import Values, in_words, load_sweep, parse_yaml
 from .table import Runs
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'command_run', 'command_report',
+__all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run', 'command_report',
            'command_table', 'command_status', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid',
            'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'parser', 'arguments', 'main']
 
@@ -42,11 +49,11 @@ def split_words(
         if name in given:
             raise ParameterError(f"{name}: given twice")
         given[name] = value
-    return given.pop("preset", None), given
+    return one_preset(None, given)
 
 # %% ../../nbs/runs/06_cli.ipynb #995d4143
 def show(
-    frame: "pandas.DataFrame",
+    frame: pd.DataFrame,
     format: str = "text", # text, csv, md or parquet
     out: str | None = None, # file to write; None: to stdout (not for parquet)
 ) -> None: # raises ParameterError for parquet without a file
@@ -54,7 +61,7 @@ def show(
     if format == "parquet":
         if out is None:
             raise ParameterError("format: parquet needs --out FILE")
-        write_whole(out, lambda part: frame.to_parquet(part))
+        write_whole(out, lambda part: storable(frame).to_parquet(part))
     else:
         text = {"text": text_table, "csv": lambda f: f.to_csv(index=False), "md": markdown_table}[format](frame)
         if out is None:
@@ -63,25 +70,33 @@ def show(
             write_whole(out, text)
 
 # %% ../../nbs/runs/06_cli.ipynb #eebdf797
-def text_table(frame: "pandas.DataFrame") -> str:
+def text_table(frame: pd.DataFrame) -> str:
     "A frame as aligned text; its index only if it says something."
     return (frame.to_string(index=not plain_index(frame)) if len(frame) else "nothing yet") + "\n"
 
 
-def plain_index(frame: "pandas.DataFrame") -> bool:
+def plain_index(frame: pd.DataFrame) -> bool:
     "Whether the index only counts the rows."
     return frame.index.nlevels == 1 and frame.index.name is None and list(frame.index) == list(range(len(frame)))
 
 
-def markdown_table(frame: "pandas.DataFrame") -> str:
+def markdown_table(frame: pd.DataFrame) -> str:
     "A frame as a Markdown table."
     rows = [frame.columns, ["---"] * len(frame.columns), *frame.itertuples(index=False)]
     return "".join(f"| {' | '.join(str(v).replace('|', chr(92) + '|') for v in r)} |\n" for r in rows)
 
 # %% ../../nbs/runs/06_cli.ipynb #73815498
+def named(name: str, given: dict[str, Any]) -> Experiment: # raises ParameterError
+    "The experiment that a command is about, whose parameters have these names: options of ours are not among them."
+    found = experiment(name)
+    known(found.Params, given)
+    return found
+
+
 def command_run(args: argparse.Namespace) -> None:
     "compute a run (or find it computed) and print its table"
     preset, given = split_words(args.words)
+    named(args.name, given)
     done = run(args.name, preset=preset, runs=args.runs, force=args.force, resume=not args.restart, progress=None if sys.stderr.isatty() else "plain", **given)
     show(done.summary())
     print(f"\n{done.folder.path}")
@@ -90,6 +105,7 @@ def command_run(args: argparse.Namespace) -> None:
 def command_report(args: argparse.Namespace) -> None:
     "execute the experiment's notebook: table, notebook, HTML"
     preset, given = split_words(args.words)
+    named(args.name, given)
     made = report(args.name, preset=preset, runs=args.runs, out=args.out, fresh=args.fresh, progress=None if sys.stderr.isatty() else "plain", **given)
     show(made.run.summary())
     print(f"\n{made.notebook}\n{made.html}")
@@ -124,16 +140,12 @@ def about(name: str, found: Experiment) -> str:
 # %% ../../nbs/runs/06_cli.ipynb #a8a46493
 def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
     "The grid that a command line is about: of a file, or of an experiment."
-    import yaml
-
     preset, given = split_words(args.words)
-    try:
-        lists = {name: Values(yaml.safe_load(text), None) for name, text in given.items()}
-    except yaml.YAMLError as error:
-        raise ParameterError(f"{' '.join(str(error).split())}") from None
+    lists = {name: Values(parse_yaml(text, f"{name}: {text!r}"), None) for name, text in given.items()}
     preset, rest = preset or args.preset, dict(runs=args.runs, ask=not args.yes)
     if Path(args.name).suffix not in (".yaml", ".yml"):
-        return Grid(args.name, preset=preset, **rest, **lists)
+        fields = specs(named(args.name, lists).Params)
+        return Grid(args.name, preset=preset, **rest, **in_words(fields, lists))
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
     return from_sweep(dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists), args.experiment, preset, **rest)

@@ -9,19 +9,19 @@ import contextlib
 import dataclasses
 import logging
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from ..names import nearest
+from ..names import nearest, need
 from .params import ParameterError
-from .report import need
 from .sweeps import load_yaml
 
 # %% auto #0
-__all__ = ['DEAF', 'SYSTEMS', 'Pool', 'cores', 'environment', 'sizes', 'local', 'tried', 'dask_pool', 'joined', 'batch_system',
-           'submitted', 'job_script', 'opened']
+__all__ = ['DEAF', 'SYSTEMS', 'Pool', 'cores', 'environment', 'sizes', 'without_script', 'local', 'tried', 'dask_pool', 'joined',
+           'batch_system', 'submitted', 'job_script', 'opened']
 
 # %% ../../nbs/runs/15_clusters.ipynb #4cd48987
 @dataclasses.dataclass
@@ -59,6 +59,19 @@ def sizes(
     return count, max(1, min(4, cores() // count))
 
 # %% ../../nbs/runs/15_clusters.ipynb #6d6a2f90
+@contextlib.contextmanager
+def without_script() -> Iterator[None]:
+    """Context in which new processes do not import the script that this process runs. Workers do not need it, since its functions are sent to them whole;
+    imported again, a script that starts its work outside of `if __name__ == "__main__"` would start it again in each of them, and one on stdin cannot be found."""
+    main = sys.modules["__main__"]
+    hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).update(dict.fromkeys(hidden))
+    try:
+        yield
+    finally:
+        vars(main).update(hidden)
+
+
 DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)" # Ctrl-C reaches every process of a terminal; the client stops its workers itself
 
 
@@ -81,7 +94,7 @@ def local(
         return SpecCluster(spec, {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}, silence_logs=logging.CRITICAL)
 
     settings = {"distributed.nanny.pre-spawn-environ": environment(threads), "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
-    with dask.config.set(settings), tried(cluster) as made, Client(made, set_as_default=False) as client:
+    with without_script(), dask.config.set(settings), tried(cluster) as made, Client(made, set_as_default=False) as client:
         yield dask_pool(client, title=f"{count} process{'es' if count > 1 else ''}")
 
 
@@ -139,7 +152,7 @@ def batch_system(
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
 
-    options = load_yaml(path)
+    options = load_yaml(path, typed=True)
     system, jobs = options.pop("system", None), options.pop("jobs", 1)
     if system not in SYSTEMS:
         raise ParameterError(f"system: {system!r} was given; allowed is one of {', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")

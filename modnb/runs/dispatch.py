@@ -14,12 +14,12 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
+from ..names import need
 from .clusters import Pool, opened
 from .grid import Grid
 from .lock import holder
 from .log import clock, in_kernel, outlets
 from .params import ParameterError
-from .report import need
 from .runner import Run
 from .table import standing
 from .work import Outcome, Work, compute, work_of
@@ -65,6 +65,9 @@ class Board:
     def __repr__(self) -> str:
         return self.line()
 
+    def _repr_html_(self) -> str:
+        return board_html(self)
+
 # %% ../../nbs/runs/16_dispatch.ipynb #4827d6c9
 def board_html(board: Board) -> str:
     "The board as a table, with a bar and the last failures."
@@ -75,9 +78,6 @@ def board_html(board: Board) -> str:
             for s, e in list(board.failed.items())[-8:]]
     failures = f"<table><tr><th>failed</th><th>error</th></tr>{''.join(rows)}</table>" if rows else ""
     return f'<div style="max-width:640px"><div>{markup.escape(board.line())}</div><div style="width:100%;font-size:0;line-height:0">{bar}</div>{failures}</div>'
-
-
-Board._repr_html_ = board_html
 
 # %% ../../nbs/runs/16_dispatch.ipynb #13fc7c6f
 def screen(progress: bool | str | None) -> Callable[[Board, bool], None]: # of (board, whether it is the last)
@@ -306,6 +306,3 @@ def compute_grid(
     if report != "none":
         write_pages(grid, report == "summary")
     return grid
-
-
-Grid.run = compute_grid

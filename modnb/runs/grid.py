@@ -6,24 +6,30 @@
 from __future__ import annotations
 
 import hashlib
+import html
 import itertools
 import math
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
 from .catalog import catalog
-from .params import ParameterError, Spec, known, read, signature, specs
+from .params import ParameterError, Spec, known, one_preset, read, signature, specs
 from .runner import Experiment, Run, experiment
 from .store import as_json
-from .sweeps import Sweep, Values, load_sweep, values_of
+from .sweeps import Sweep, Values, in_words, load_sweep, values_of
 from .table import Runs, count_states, results_frame, standing
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from modnb.runs.dispatch import Board
+
 # %% auto #0
-__all__ = ['MANY', 'checked', 'planned', 'agreed', 'translated', 'claimant', 'Grid', 'from_sweep', 'plain_value', 'status_of',
-           'results_of_grid', 'grid_folder', 'save_grid']
+__all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated', 'claimant', 'plain_value', 'status_of',
+           'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
 MANY = 100_000 # runs; more than this are planned only if somebody has said yes
@@ -32,14 +38,26 @@ MANY = 100_000 # runs; more than this are planned only if somebody has said yes
 def checked(
     fields: dict[str, Spec],
     lists: dict[str, Values],
-) -> dict[str, list]: # name -> plain values, at least one; raises ParameterError
+) -> dict[str, list[Any]]: # name -> plain values, at least one; raises ParameterError
     "The values of each parameter, read and checked."
-    return {name: [read(fields[name], v) for v in values_of(fields[name], what.given, what.each)] for name, what in lists.items()}
+    found: dict[str, list[Any]] = {}
+    for name, what in lists.items():
+        found[name] = [read(fields[name], v) for v in values_of(fields[name], what.given, what.each)]
+    return found
+
+
+def given_values(
+    found: Experiment,
+    lists: dict[str, Any], # parameter -> value, list of values, or `Values`
+) -> dict[str, list[Any]]: # as `checked`
+    "What was given for each parameter of an experiment, as lists of plain values."
+    known(found.Params, lists)
+    return checked(specs(found.Params), {n: v if isinstance(v, Values) else Values(v, None) for n, v in lists.items()})
 
 
 def planned(
     found: Experiment,
-    lists: dict[str, list], # from `checked`
+    lists: dict[str, list[Any]], # from `checked`
     preset: str | None,
     store: Runs,
 ) -> Iterator[Run]: # raises ParameterError for values that do not fit together
@@ -100,6 +118,59 @@ def claimant(sweep: Sweep) -> Experiment: # raises ParameterError where there is
         return found
     raise ParameterError("experiment: the file names none, and no experiment knows all of its parameters; add a line `experiment: NAME`")
 
+# %% ../../nbs/runs/13_grid.ipynb #8cd05080
+def plain_value(value: Any) -> Any:
+    "A value of a parameter as a table shows it."
+    return str(value) if isinstance(value, tuple) else value
+
+
+def status_of(
+    runs: list[Run],
+    varied: list[str], # parameters that get a column
+) -> pd.DataFrame: # run, varied parameters, state, attempts, wall_s, problem
+    "The state of each run of a grid."
+    import pandas as pd
+
+    rows = []
+    for run in runs:
+        state, problem, status, _ = standing(run.folder)
+        error = status.get("error", "").strip().splitlines()[-1:] if state in ("failed", "interrupted") else []
+        given = [plain_value(getattr(run.params, n)) for n in varied]
+        ended = [status.get("attempts"), status.get("wall_s"), problem or "".join(error)]
+        rows.append([run.signature, *given, state, *ended])
+    columns = ["run", *varied, "state", "attempts", "wall_s", "problem"]
+    return pd.DataFrame(rows, columns=columns).astype({"attempts": "Int64"})
+
+
+def describe_states(
+    runs: list[Run],
+    combinations: int, # of which some may be the same run
+) -> str:
+    "How many runs are in which state."
+    merged = combinations - len(runs)
+    also = f"; {merged:,} of {combinations:,} combinations are the same run as another" if merged else ""
+    return f"{count_states(standing(r.folder).state for r in runs)}{also}"
+
+# %% ../../nbs/runs/13_grid.ipynb #4a9a178b
+def grid_folder(
+    root: Path, # of all runs
+    name: str, # of the grid
+    runs: list[Run],
+) -> Path:
+    "Where the pages of a grid are; the same for the same runs."
+    text = ",".join(sorted(r.signature for r in runs))
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in name).lstrip(".")[:60]
+    return root / "grids" / f"{safe or 'grid'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
+
+
+def save_grid(grid: Grid) -> Path: # grid.json
+    "Write down which runs a grid has."
+    found = grid.experiment
+    about = dict(name=grid.name, experiment=found.name, module=found.module, version=found.version)
+    about |= dict(preset=grid.preset, varied=grid.varied)
+    about |= dict(runs=[dict(signature=r.signature, params=r.params.to_dict()) for r in grid.runs])
+    return write_whole(grid.folder / "grid.json", as_json("grid", about))
+
 # %% ../../nbs/runs/13_grid.ipynb #33a52b5f
 class Grid:
     "Runs of one experiment with different parameters, computed or not."
@@ -113,18 +184,19 @@ class Grid:
         runs: str | Path | Runs | None = None, # folder of all runs
         name: str | None = None, # of the grid; None: the experiment's
         ask: bool | Callable[[str], str] = True, # before more than 100,000 runs are planned
-        **lists, # parameter: value or list of values; `Values` where that must be told apart
-    ):
-        found = experiment(what)
-        known(found.Params, lists)
-        given = checked(specs(found.Params), {n: v if isinstance(v, Values) else Values(v, None) for n, v in lists.items()})
+        **lists: Any, # parameter: value or list of values; `Values` where that must be told apart
+    ) -> None:
+        store = runs if isinstance(runs, Runs) else Runs(runs)
+        self.experiment = experiment(what)
+        self.preset, lists = one_preset(preset, lists)
+        self.name = name or self.experiment.name
+        self.root = store.root
+        self.board: Board | None = None # how the last computation went
+        given = given_values(self.experiment, lists)
+        self.varied = [n for n, v in given.items() if len(set(v)) > 1]
         self.combinations = math.prod(map(len, given.values()))
         agreed(self.combinations, ask)
-        store = runs if isinstance(runs, Runs) else Runs(runs)
-        self.experiment, self.preset, self.name, self.root = found, preset, name or found.name, store.root
-        self.board = None # how the last computation went
-        self.runs = list({run.signature: run for run in planned(found, given, preset, store)}.values())
-        self.varied = [n for n, v in given.items() if len(set(v)) > 1]
+        self.runs = list({run.signature: run for run in planned(self.experiment, given, self.preset, store)}.values())
 
     @classmethod
     def from_yaml(
@@ -139,23 +211,28 @@ class Grid:
         "The grid of a file."
         return from_sweep(load_sweep(path), experiment, preset, runs=runs, ask=ask)
 
+    def run(self, client: Any = None, *, workers: int | None = None, resume: bool = True, retry: str | None = None,
+            report: str = "none", stack: int = 1, gpus: int = 0, per_gpu: int = 1,
+            resources: dict[str, float] | None = None, progress: bool | str | None = None) -> Grid:
+        "Compute those runs that are not done; the options are those of `modnb.runs.dispatch.compute_grid`."
+        from modnb.runs.dispatch import compute_grid # which needs this module
+
+        return compute_grid(self, client, workers=workers, resume=resume, retry=retry, report=report, stack=stack,
+                            gpus=gpus, per_gpu=per_gpu, resources=resources, progress=progress)
+
     @property
-    def merged(self) -> int:
-        "How many combinations are the same run as another."
-        return self.combinations - len(self.runs)
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    def __repr__(self) -> str:
-        also = f"; {self.merged:,} of {self.combinations:,} combinations are the same run as another" if self.merged else ""
-        return f"Grid({self.name}: {count_states(standing(r.folder).state for r in self.runs)}{also})"
-
-    def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.status().head(50).to_html(index=False)}"
+    def merged(self) -> int: return self.combinations - len(self.runs) # combinations that are the same run as another
+    @property
+    def folder(self) -> Path: return grid_folder(self.root, self.name, self.runs)
+    def save(self) -> Path: return save_grid(self)
+    def status(self) -> pd.DataFrame: return status_of(self.runs, self.varied)
+    def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
+    def __len__(self) -> int: return len(self.runs)
+    def __repr__(self) -> str: return f"Grid({self.name}: {describe_states(self.runs, self.combinations)})"
+    def _repr_html_(self) -> str: return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
-def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest) -> Grid: # raises ParameterError
+def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) -> Grid: # raises ParameterError
     "The grid of a file that has been read."
     name = name or sweep.experiment
     if name is None and not sweep.foreign:
@@ -163,6 +240,8 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest) -> Gr
     found = experiment(name) if name else claimant(sweep)
     fields = specs(found.Params)
     lists = translated(sweep, found.sweep) if sweep.foreign else dict(sweep.parameters)
+    lists = in_words(fields, lists)
+    known(found.Params, lists)
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:
@@ -171,46 +250,3 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest) -> Gr
     if "seed" in lists and "seeds" in fields: # each seed is a run of its own
         lists.setdefault("seeds", Values(1, False))
     return Grid(found, preset=preset, name=sweep.name, **rest, **lists)
-
-# %% ../../nbs/runs/13_grid.ipynb #be5eac12
-def plain_value(value: Any) -> Any:
-    "A value of a parameter as a table shows it."
-    return str(value) if isinstance(value, tuple) else value
-
-
-def status_of(grid: Grid) -> "pandas.DataFrame": # run, varied parameters, state, attempts, wall_s, problem
-    "How each run of a grid stands."
-    import pandas as pd
-
-    rows = []
-    for run in grid.runs:
-        state, problem, status, _ = standing(run.folder)
-        error = status.get("error", "").strip().splitlines()[-1:] if state in ("failed", "interrupted") else []
-        rows.append([run.signature, *(plain_value(getattr(run.params, n)) for n in grid.varied), state, status.get("attempts"), status.get("wall_s"), problem or "".join(error)])
-    return pd.DataFrame(rows, columns=["run", *grid.varied, "state", "attempts", "wall_s", "problem"]).astype({"attempts": "Int64"})
-
-
-def results_of_grid(grid: Grid) -> "pandas.DataFrame": # experiment, run, parameters, columns of the results
-    "Results of those runs of a grid that are done."
-    return results_frame(r.folder for r in grid.runs)
-
-
-Grid.status, Grid.to_frame = status_of, results_of_grid
-
-# %% ../../nbs/runs/13_grid.ipynb #2827d865
-def grid_folder(grid: Grid) -> Path:
-    "Where the pages of a grid are; the same for the same runs."
-    text = ",".join(sorted(r.signature for r in grid.runs))
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in grid.name).lstrip(".")[:60]
-    return grid.root / "grids" / f"{safe or 'grid'}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
-
-
-def save_grid(grid: Grid) -> Path: # grid.json
-    "Write down which runs a grid has."
-    about = dict(name=grid.name, experiment=grid.experiment.name, module=grid.experiment.module, version=grid.experiment.version, preset=grid.preset, varied=grid.varied,
-                 runs=[dict(signature=r.signature, params=r.params.to_dict()) for r in grid.runs])
-    return write_whole(grid_folder(grid) / "grid.json", as_json("grid", about))
-
-
-Grid.folder = property(grid_folder)
-Grid.save = save_grid

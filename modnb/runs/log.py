@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..files import write_whole
 from .params import plain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['STEP_ROWS', 'clock', 'short', 'Pace', 'to_display', 'to_terminal', 'to_lines', 'in_kernel', 'outlets', 'row',
@@ -154,7 +157,7 @@ def row(
 # %% ../../nbs/runs/03_log.ipynb #3f9c42f4
 def frame_of(
     rows: list[dict], # of `metrics.jsonl`
-) -> "pandas.DataFrame": # stage, kind, step, [member], one column per metric
+) -> pd.DataFrame: # stage, kind, step, [member], one column per metric
     "Rows as a frame; a row that holds lists becomes one row per member of the ensemble."
     import pandas as pd
 
@@ -293,7 +296,7 @@ class Log:
         "A callback for a training loop: takes objects with kind, step, steps and values, as `modnb.training` sends them."
         return lambda event: receive(self, stage, event)
 
-    def frame(self) -> "pandas.DataFrame":
+    def frame(self) -> pd.DataFrame:
         "The metrics so far; see `frame_of`."
         return frame_of(self.record.rows)
 

@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from string import Template
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..files import write_whole
@@ -23,13 +23,16 @@ from .runner import Run
 from .store import RunFolder, read_result
 from .table import count_states, standing, status_row
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
 __all__ = ['PAGE', 'headline_of', 'Row', 'row_of', 'first_figure', 'thumbnail', 'shown', 'cell', 'link', 'line', 'index_page',
            'grid_page']
 
 # %% ../../nbs/runs/11_pages.ipynb #9ec8ef59
 def headline_of(
-    frame: "pandas.DataFrame", # of a result
+    frame: pd.DataFrame, # of a result
     headline: Callable | None = None, # of the experiment
 ) -> dict[str, float]: # name -> number
     "The few numbers that sum up a result."

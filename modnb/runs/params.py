@@ -26,8 +26,8 @@ from ..names import nearest
 
 # %% auto #0
 __all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'pieces', 'scalar', 'one', 'read',
-           'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'describe', 'injected_names',
-           'from_notebook', 'signature']
+           'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
+           'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
 class ParameterError(ValueError):
@@ -108,13 +108,14 @@ def parse(
     return kind(text)
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
-def pieces(text: str) -> list:
-    "Read a text as the elements of a tuple: `[400, 400]`, `400,400`, `[add, mul]` or `400`."
+def pieces(text: str) -> list[str]:
+    "Read a text as the elements of a tuple: `[400, 400]`, `400,400`, `[add, mul]` or `400`. Numbers stay words, which the field reads as it reads any other."
     try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
+        found = ast.parse(text.strip(), mode="eval").body
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
         return [p.strip().strip("'\"") for p in text.strip().strip("[]()").split(",") if p.strip()]
-    return list(value) if isinstance(value, list | tuple) else [value]
+    each = found.elts if isinstance(found, ast.List | ast.Tuple) else [found]
+    return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str) else ast.get_source_segment(text.strip(), e) for e in each]
 
 # %% ../../nbs/runs/01_params.ipynb #c65e0231
 def scalar(
@@ -129,8 +130,10 @@ def scalar(
         return float(value) + 0.0 # -0.0 becomes 0.0: equal numbers are written alike
     if kind is int and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
-    if kind in (bool, str) and isinstance(value, kind):
+    if kind is bool and isinstance(value, bool):
         return value
+    if kind is str and isinstance(value, str):
+        return value.encode().decode() # a plain str; half a surrogate pair cannot be written to a file
     raise ValueError(f"not {SCALARS[kind]}")
 
 # %% ../../nbs/runs/01_params.ipynb #79fa1d17
@@ -199,7 +202,7 @@ def known(cls: type[Params], given) -> None:
             raise ParameterError(f"{name}: unknown parameter{nearest(name, names)} (allowed: {', '.join(names)})")
 
 # %% ../../nbs/runs/01_params.ipynb #f400c0f0
-RESERVED = ("experiment", "params", "preset", "runs", "resume", "force", "progress", "out", "html", "notebook", "timeout", "fresh", "kernel")
+RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html", "notebook", "timeout", "fresh", "kernel")
 
 
 def checked(cls: type[Params]) -> type[Params]:
@@ -262,9 +265,20 @@ def preset_values(
 ) -> dict[str, Any]: # raises ParameterError for a name that is unknown
     "The values of a preset."
     names = {"smoke": {}} | cls.presets
-    if preset is not None and preset not in names:
+    if preset is not None and (not isinstance(preset, str) or preset not in names):
         raise ParameterError(f"preset: {preset!r} is unknown{nearest(preset, names)} (allowed: {', '.join(names)})")
     return dict(names[preset]) if preset is not None else {}
+
+
+def one_preset(
+    preset: str | None,
+    given: dict[str, Any], # parameters, in which the preset may be called `preset` or `PRESET`, as in a notebook
+) -> tuple[str | None, dict[str, Any]]: # preset, the other parameters; raises ParameterError
+    "The preset, wherever it was given."
+    named = [v for v in (preset, given.get("preset"), given.get("PRESET")) if v is not None]
+    if any(v != named[0] for v in named):
+        raise ParameterError(f"preset: {' and '.join(map(repr, named))} were given")
+    return (named[0] if named else None), {n: v for n, v in given.items() if n not in ("preset", "PRESET")}
 
 # %% ../../nbs/runs/01_params.ipynb #42530b7d
 def describe(
@@ -275,12 +289,39 @@ def describe(
     return [dict(name=n, value=s.default if cls is params else getattr(params, n), allowed=s.allowed, doc=s.doc, signed=s.signed) for n, s in specs(cls).items()]
 
 # %% ../../nbs/runs/01_params.ipynb #5f833c2c
-def injected_names(
+def given_by_papermill(
     cells, # sources of the cells that were run: `In` of a kernel
-) -> list[str]: # names but `PRESET`
+) -> dict[str, Any]: # name -> value; what is not a literal, such as float('nan'), as text
     "What papermill assigned: it puts the parameters it was given into a cell of its own, also those that no cell declares."
-    bodies = [ast.parse(cell).body for cell in cells if cell.startswith("# Parameters\n")]
-    return [t.id for body in bodies for s in body if isinstance(s, ast.Assign) for t in s.targets if isinstance(t, ast.Name) and t.id != "PRESET"]
+    found = {}
+    for statement in (s for cell in cells if cell.startswith("# Parameters\n") for s in ast.parse(cell).body):
+        if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
+            try:
+                value = ast.literal_eval(statement.value)
+            except ValueError:
+                value = ast.unparse(statement.value)
+            found[statement.targets[0].id] = value
+    return found
+
+
+def overwritten(name: str, given: Any, now: Any) -> ParameterError:
+    "The error for a value of papermill that a later cell has replaced."
+    return ParameterError(f"{name}: papermill was given {given!r}, but a later cell has set {now!r}; "
+                          "the cell that sets the parameters needs the tag 'parameters'")
+
+
+def preset_of(
+    namespace: dict[str, Any], # of a notebook
+    given: dict[str, Any], # by papermill
+) -> str | None: # raises ParameterError
+    "The preset that a notebook is executed with; papermill may call it `preset`, as everything else does."
+    now = namespace.get("PRESET")
+    if "preset" in given and "PRESET" not in namespace:
+        raise ParameterError(f"preset: {given['preset']!r} was given, but this notebook has no PRESET, "
+                             "which its cell tagged 'parameters' sets")
+    if "PRESET" in given and given["PRESET"] != now:
+        raise overwritten("PRESET", given["PRESET"], now)
+    return one_preset(now, given)[0]
 
 
 def from_notebook(
@@ -289,10 +330,14 @@ def from_notebook(
     preset: str | None = None, # default: `PRESET` of the namespace
 ) -> Params: # raises ParameterError
     "Parameters from the flat names of a notebook: what differs from the defaults is explicit, the rest comes from the preset."
-    known(cls, injected_names(namespace.get("In", ())))
+    injected = given_by_papermill(namespace.get("In", ()))
+    known(cls, [name for name in injected if name not in ("preset", "PRESET")])
     given = {name: read(field, namespace[name]) for name, field in specs(cls).items() if name in namespace}
+    for name, value in injected.items():
+        if name in given and read(specs(cls)[name], value) != given[name]:
+            raise overwritten(name, value, given[name])
     explicit = {name: value for name, value in given.items() if value != specs(cls)[name].default}
-    return cls.make(explicit, namespace.get("PRESET") if preset is None else preset)
+    return cls.make(explicit, preset_of(namespace, injected) if preset is None else preset)
 
 # %% ../../nbs/runs/01_params.ipynb #0e9bddf8
 def signature(

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
+from ..names import need
 from .log import to_lines, to_terminal
-from .params import ParameterError, Params, describe, from_notebook, signature, specs
+from .params import ParameterError, Params, describe, from_notebook, one_preset, signature, specs
 from .catalog import PACKAGE, locate
 from .runner import Experiment, Run, experiment, plan
 from .kernels import KernelLost, WarmKernel, execute_on, literal
@@ -29,8 +30,8 @@ from .table import Runs
 
 # %% auto #0
 __all__ = ['KERNELS', 'Header', 'Mismatch', 'matching', 'header', 'shipped', 'notebook_path', 'summary_path', 'injected',
-           'follow', 'watching', 'ReportError', 'Report', 'Missing', 'need', 'execute', 'exporter', 'to_html', 'render',
-           'drawn', 'report', 'summary_report']
+           'follow', 'watching', 'ReportError', 'Report', 'execute', 'exporter', 'to_html', 'render', 'drawn', 'report',
+           'summary_report']
 
 # %% ../../nbs/runs/05_report.ipynb #21ec1098
 class Header:
@@ -181,24 +182,6 @@ class Report:
     notebook: Path
     html: Path | None
 
-
-class Missing(ImportError):
-    "A package of an extra is not installed."
-
-# %% ../../nbs/runs/05_report.ipynb #ba08f4b9
-def need(
-    *names: str, # modules
-    extra: str = "report", # that brings them
-) -> None: # raises Missing for the first that is not there
-    "Check that optional packages are installed, without importing them."
-    for name in names:
-        try:
-            found = importlib.util.find_spec(name)
-        except ImportError:
-            found = None
-        if found is None:
-            raise Missing(f"{name} is not installed: pip install 'modnb[{extra}]'")
-
 # %% ../../nbs/runs/05_report.ipynb #e4be6347
 KERNELS = 3 # that a notebook is tried on
 
@@ -294,6 +277,7 @@ def report(
     "Execute the notebook of an experiment and keep it beside the result."
     need("papermill", "nbclient", "ipykernel", "nbconvert")
     found = experiment(what)
+    preset, overrides = one_preset(preset, overrides)
     run = plan(found, preset=preset, runs=runs, **overrides)
     source = Path(notebook) if notebook else notebook_path(what if isinstance(what, str) else found.module or found.name)
     target = Path(out) if out else run.folder.path / "report.ipynb"

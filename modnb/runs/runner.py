@@ -5,23 +5,29 @@
 # %% ../../nbs/runs/04_runner.ipynb #0940442b
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import html
 import importlib
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .catalog import PACKAGE, locate
 from .lock import Busy, Lock
 from .log import Log
-from .params import ParameterError, Params, signature
+from .params import ParameterError, Params, one_preset, signature
 from .store import Result, RunFolder, begin, complete, finish, read_result
 from .table import Runs
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'Lost', 'attempt', 'run']
+__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'Lost', 'attempt', 'run']
 
 # %% ../../nbs/runs/04_runner.ipynb #18cae27f
 @dataclasses.dataclass(frozen=True)
@@ -32,10 +38,10 @@ class Experiment:
     Params: type[Params]
     run: Callable[[Params, Log], Result]
     version: int = 1 # to be raised whenever `run` computes something else
-    summary: Callable[[Result], "pandas.DataFrame"] | None = None
+    summary: Callable[[Result], pd.DataFrame] | None = None
     doc: str = ""
     module: str | None = None # where it was imported from
-    headline: Callable[["pandas.DataFrame"], dict[str, float]] | None = None # of the frame of one result
+    headline: Callable[[pd.DataFrame], dict[str, float]] | None = None # of the frame of one result
     sweep: dict[str, Any] = dataclasses.field(default_factory=dict) # foreign name -> our name, None (ignored), or {value: parameters}
     run_many: Callable[[list[Params], Log], list[Result]] | None = None # for parameters that differ in their `seed`: all of them in one pass
 
@@ -101,15 +107,15 @@ class Run:
         return read_result(self.folder)
 
     @property
-    def frame(self) -> "pandas.DataFrame":
+    def frame(self) -> pd.DataFrame:
         "The frame of the result."
         return self.result.frame
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> pd.DataFrame:
         "The frame of the result."
         return self.result.frame
 
-    def summary(self) -> "pandas.DataFrame":
+    def summary(self) -> pd.DataFrame:
         "The experiment's own short table; without one, the head of the frame."
         return self.experiment.summary(self.result) if self.experiment.summary else self.frame.head(20)
 
@@ -132,7 +138,7 @@ class Run:
         return f"Run({self.experiment.name}/{self.signature}: {self.folder.state}, {self.params})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>" + (self.result._repr_html_() if self.done else "")
+        return f"<p>{html.escape(repr(self))}</p>" + (self.result._repr_html_() if self.done else "")
 
 # %% ../../nbs/runs/04_runner.ipynb #bcf96e15
 def plan(
@@ -146,9 +152,39 @@ def plan(
 ) -> Run: # raises ParameterError
     "The run of an experiment with these parameters, computed or not."
     found = experiment(what)
+    preset, overrides = one_preset(preset, overrides)
     given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
     store = runs if isinstance(runs, Runs) else Runs(runs)
     return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)
+
+# %% ../../nbs/runs/04_runner.ipynb #d19f6a3c
+_counted = threading.Lock()
+_runs_inside, _threads_before = 0, 1
+
+
+@contextlib.contextmanager
+def fixed_threads(
+    count: int | None, # None: as many as there are
+) -> Iterator[None]:
+    "Context in which PyTorch computes with so many threads; the last run to leave it restores what the first one found."
+    global _runs_inside, _threads_before
+    if count is None:
+        yield
+        return
+    import torch
+
+    with _counted:
+        if not _runs_inside:
+            _threads_before = torch.get_num_threads()
+        _runs_inside += 1
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        with _counted:
+            _runs_inside -= 1
+            if not _runs_inside:
+                torch.set_num_threads(_threads_before)
 
 # %% ../../nbs/runs/04_runner.ipynb #8d7f501b
 class Lost(Busy):
@@ -165,7 +201,7 @@ def attempt(
     began = time.monotonic()
     status = begin(run.folder, run.params, run.preset, run.experiment.version, fresh, run.experiment.module)
     try:
-        with Log(run.folder.path, progress) as log:
+        with Log(run.folder.path, progress) as log, fixed_threads(getattr(run.params, "threads", None)):
             found = run.experiment.run(run.params, log)
         if not isinstance(found, Result):
             raise TypeError(f"{run.experiment.name}: run returned a {type(found).__name__}; allowed is a Result")

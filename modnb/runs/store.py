@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import html
 import importlib.metadata
 import json
 import os
@@ -18,24 +19,27 @@ import sys
 import traceback
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..files import sweep, write_whole
 from .lock import Lock, holder
 from .params import Params, plain
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
-__all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'save_frame', 'load_frame', 'load_ending', 'save_tensors',
-           'load_tensors', 'commit', 'versions', 'device_name', 'digest', 'now', 'read_json', 'note', 'flaw',
-           'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result', 'begin', 'finish', 'save_result',
-           'complete']
+__all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'storable', 'save_frame', 'load_frame', 'load_ending',
+           'save_tensors', 'load_tensors', 'commit', 'versions', 'device_name', 'thread_count', 'digest', 'now',
+           'read_json', 'note', 'flaw', 'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result',
+           'begin', 'finish', 'save_result', 'complete']
 
 # %% ../../nbs/runs/02_store.ipynb #2bdbb89c
 @dataclasses.dataclass(eq=False, repr=False)
 class Result:
     "What an experiment found."
 
-    frame: "pandas.DataFrame" # tidy: seed, layer, metric, value, ...
+    frame: pd.DataFrame # tidy: seed, layer, metric, value, ...
     tensors: dict[str, "torch.Tensor"] = dataclasses.field(default_factory=dict) # name -> tensor, of any dtype
     extra: dict[str, Any] = dataclasses.field(default_factory=dict) # what JSON can hold; arrays are made plain
 
@@ -43,7 +47,7 @@ class Result:
         if not (hasattr(self.frame, "columns") and hasattr(self.frame, "to_parquet")):
             raise TypeError(f"frame: {type(self.frame).__name__} was given; allowed is a pandas DataFrame")
 
-    def to_frame(self) -> "pandas.DataFrame":
+    def to_frame(self) -> pd.DataFrame:
         "The frame."
         return self.frame
 
@@ -56,7 +60,7 @@ class Result:
         return f"Result({'; '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        return f"<p>{self!r}</p>{self.frame.head(20).to_html(index=False)}"
+        return f"<p>{html.escape(repr(self))}</p>{self.frame.head(20).to_html(index=False)}"
 
 # %% ../../nbs/runs/02_store.ipynb #12e0323d
 def as_json(name: str, value: Any) -> str: # raises TypeError
@@ -70,6 +74,19 @@ def as_json(name: str, value: Any) -> str: # raises TypeError
     return json.dumps(value, default=other, indent=1)
 
 
+def storable(frame: pd.DataFrame) -> pd.DataFrame:
+    "The frame with whole numbers that 64 bits with a sign cannot hold as numbers without one, or else as texts."
+    def column(values):
+        numbers = [v for v in values if v is not None] if values.dtype == object else []
+        if not numbers or any(type(v) is not int for v in numbers) or -(2**63) <= min(numbers) and max(numbers) < 2**63:
+            return values
+        if min(numbers) >= 0 and max(numbers) < 2**64:
+            return values.astype("UInt64")
+        return values.map(lambda v: None if v is None else str(v))
+
+    return frame.assign(**{n: column(frame[n]) for n in frame if frame[n].dtype == object}) if frame.columns.is_unique else frame
+
+
 def save_frame(
     result: Result,
     path: Path,
@@ -79,12 +96,12 @@ def save_frame(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pandas(result.frame)
+    table = pa.Table.from_pandas(storable(result.frame))
     more = {b"modnb.extra": as_json("extra", result.extra).encode(), b"modnb.ending": json.dumps(ending or {}).encode()}
     write_whole(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **more}), part))
 
 # %% ../../nbs/runs/02_store.ipynb #3c1d2010
-def load_frame(path: Path) -> tuple["pandas.DataFrame", dict]:
+def load_frame(path: Path) -> tuple[pd.DataFrame, dict]:
     "Read frame and extra."
     import pyarrow.parquet as pq
 
@@ -157,6 +174,14 @@ def device_name(
     if torch is None or not torch.cuda.is_available() or asked not in (None, "auto") and not asked.startswith("cuda"):
         return asked if asked not in (None, "auto") else "cpu"
     return torch.cuda.get_device_name(asked if asked and ":" in asked else None)
+
+
+def thread_count(
+    asked: int | None = None, # the run's `threads` parameter
+) -> int | None: # None: nobody has asked, and PyTorch is not loaded
+    "With how many threads a run computes."
+    torch = sys.modules.get("torch")
+    return asked if asked is not None else torch.get_num_threads() if torch else None
 
 # %% ../../nbs/runs/02_store.ipynb #f5ca1993
 def digest(path: str | Path) -> str:
@@ -310,7 +335,7 @@ def begin(
     before = folder.status
     sweep(folder.path)
     status = dict(state="running", started=now(), ended=None, wall_s=0.0 if fresh else before.get("wall_s", 0.0), attempts=1 if fresh else before.get("attempts", 0) + 1,
-                  version=version, preset=preset, device=device_name(getattr(params, "device", None)), versions=versions(), commit=commit())
+                  version=version, preset=preset, device=device_name(getattr(params, "device", None)), threads=thread_count(getattr(params, "threads", None)), versions=versions(), commit=commit())
     write_whole(folder.path / "status.json", as_json("status", status)) # first, so that a done run with half its files cannot be
     for name in ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb", "report.html") if fresh else ():
         (folder.path / name).unlink(missing_ok=True)

@@ -7,46 +7,73 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
-from ..names import nearest
+from ..names import nearest, need
 from .params import ParameterError, Spec
 
 # %% auto #0
-__all__ = ['OURS', 'THEIRS', 'loader', 'load_yaml', 'Values', 'described', 'Sweep', 'load_sweep', 'values_of']
+__all__ = ['NULL', 'INT', 'SEEDS', 'OURS', 'THEIRS', 'loader', 'parse_yaml', 'load_yaml', 'Values', 'described', 'Sweep',
+           'load_sweep', 'values_of', 'whole_tuple', 'as_word', 'in_words']
 
 # %% ../../nbs/runs/12_sweeps.ipynb #9f121b4b
+NULL, INT = re.compile("~|null|Null|NULL|"), re.compile("0|-?[1-9][0-9]{0,17}") # the plain words that YAML gives a type
+
+
 @functools.cache
 def loader() -> type:
-    "A safe YAML loader that refuses a key given twice."
+    "A YAML loader that makes mappings, lists, texts, None and plain whole numbers, and refuses a key given twice."
     import yaml
 
+    core = yaml.constructor.SafeConstructor
+
     class Strict(yaml.SafeLoader):
+        yaml_implicit_resolvers = {}
+        yaml_constructors = {
+            "tag:yaml.org,2002:null": core.construct_yaml_null, "tag:yaml.org,2002:int": lambda self, node: int(node.value),
+            "tag:yaml.org,2002:str": core.construct_yaml_str, "tag:yaml.org,2002:seq": core.construct_yaml_seq,
+            "tag:yaml.org,2002:map": core.construct_yaml_map, None: core.construct_undefined}
+
         def construct_mapping(self, node, deep=False):
             names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
             if twice := [n for n in names if names.count(n) > 1]:
                 raise yaml.constructor.ConstructorError(None, None, f"{twice[0]!r} is given twice", node.start_mark)
             return super().construct_mapping(node, deep)
 
+    Strict.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(f"({NULL.pattern})$"), ["~", "n", "N", ""])
+    Strict.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(f"({INT.pattern})$"), list("-0123456789"))
+    Strict.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile("<<$"), ["<"])
     return Strict
 
 # %% ../../nbs/runs/12_sweeps.ipynb #842e9e62
-def load_yaml(path: str | Path) -> dict[str, Any]: # raises ParameterError
-    "A mapping from a YAML file, as plain data."
+def parse_yaml(text: str, source: str, typed: bool = False) -> Any: # raises ParameterError
+    "YAML as plain data. With `typed`, words are booleans, numbers and dates as YAML 1.1 has them."
+    need("yaml", extra="grid")
     import yaml
 
     try:
-        found = yaml.load(Path(path).read_text(encoding="utf-8"), loader())
+        return yaml.load(text, yaml.SafeLoader if typed else loader())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ParameterError(f"{source} is not YAML that is safe to load: {' '.join(str(error).split())}") from None
+
+
+def load_yaml(path: str | Path, typed: bool = False) -> dict[str, Any]: # raises ParameterError
+    "A mapping from a YAML file, see `parse_yaml`."
+    try:
+        text = Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise ParameterError(f"file: {path} cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"file: {path} is not YAML that is safe to load: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ParameterError(f"file: {path} is not a text in UTF-8 ({error.reason})") from None
+    found = parse_yaml(text, f"file: {path}", typed)
     if not isinstance(found, dict):
         raise ParameterError(f"file: {path} holds a {type(found).__name__}; a grid is a mapping with `experiment` and `parameters`")
     return found
 
 # %% ../../nbs/runs/12_sweeps.ipynb #fdfdcc50
+SEEDS = 1_000_000 # at most, in a grid
 OURS = ("experiment", "preset", "name", "seeds", "parameters")
 THEIRS = ("program", "command", "method", "metric", "description", "project", "entity", "run_cap")
 
@@ -62,7 +89,7 @@ def described(name: str, what: Any) -> Values: # raises ParameterError
     "Read one parameter of a file, in either layout."
     if not isinstance(what, dict):
         return Values(what, None)
-    if strange := sorted(set(what) - {"value", "values", "distribution"}):
+    if strange := sorted(str(key) for key in set(what) - {"value", "values", "distribution"}):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not {', '.join(strange)}")
     if what.get("distribution", "categorical") not in ("categorical", "constant"):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not the distribution {what['distribution']}")
@@ -95,8 +122,8 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     given, seeds = found.get("parameters") or {}, found.get("seeds")
     if not isinstance(given, dict):
         raise ParameterError(f"parameters: a {type(given).__name__} was given; allowed is a mapping of names to values")
-    if seeds is not None and (isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1):
-        raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1")
+    if seeds is not None and not (isinstance(seeds, int) and 1 <= seeds <= SEEDS):
+        raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1 and <= {SEEDS:,}")
     foreign = "experiment" not in found and bool(set(found) & set(THEIRS))
     return Sweep(str(found.get("name", Path(path).stem)), found.get("experiment"), found.get("preset"), seeds, {str(n): described(n, v) for n, v in given.items()}, foreign)
 
@@ -114,6 +141,27 @@ def values_of(
         return [given]
     if not several:
         raise ParameterError(f"{field.name}: an empty list was given; leave the parameter out for its default")
-    if each is None and field.many and not (all(isinstance(v, list | tuple) for v in several) or field.kind is not str and all(isinstance(v, str) for v in several)):
+    if each is None and field.many and not (all(isinstance(v, list | tuple) for v in several) or field.kind is not str and any(map(whole_tuple, several))):
         return [given]
     return several
+
+
+def whole_tuple(value: Any) -> bool:
+    "Whether a text is a tuple of its own, such as `8,8` or `[8]`, and not the word for one element."
+    return isinstance(value, str) and bool(re.search(r"[,\[(]", value))
+
+
+def as_word(value: Any) -> Any:
+    "A whole number as the word it was in a file, also inside of lists."
+    if isinstance(value, list):
+        return [as_word(v) for v in value]
+    return str(value) if type(value) is int else value
+
+
+def in_words(
+    fields: dict[str, Spec],
+    lists: dict[str, Values], # of a file or a shell
+) -> dict[str, Values]:
+    "The values for fields of texts as texts."
+    texts = [name for name, field in fields.items() if field.kind in (str, None)]
+    return {name: Values(as_word(v.given), v.each) if name in texts else v for name, v in lists.items()}

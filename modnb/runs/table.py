@@ -11,16 +11,20 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..names import nearest
 from .catalog import catalog, source_version
 from .params import ParameterError
 from .store import RunFolder, Standing, as_params, check
 
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow
+
 # %% auto #0
-__all__ = ['TOLD', 'runs_root', 'standing', 'catalog_module', 'status_row', 'results_of', 'joined', 'Runs', 'count_states',
-           'status_frame', 'results_frame']
+__all__ = ['TOLD', 'runs_root', 'standing', 'catalog_module', 'status_row', 'whole_column', 'below_each_other', 'exact',
+           'results_of', 'joined', 'Runs', 'count_states', 'status_frame', 'results_frame']
 
 # %% ../../nbs/runs/09_table.ipynb #83a455fc
 def runs_root(
@@ -67,6 +71,48 @@ def status_row(folder: RunFolder, found: Standing) -> list: # experiment, run, s
     error = status.get("error", "").splitlines()[-1:] if state in ("failed", "interrupted") else []
     return [folder.experiment, folder.signature, state, *(status.get(t) for t in TOLD), problem or "".join(error)]
 
+# %% ../../nbs/runs/09_table.ipynb #b6d03f1e
+def whole_column(values: list) -> pd.Series:
+    "Values as a column. Whole numbers stay whole next to None and beyond 2**63, where pandas by itself would make them floats."
+    import pandas as pd
+
+    numbers = [v for v in values if v is not None]
+    if not numbers or any(type(v) is not int for v in numbers) or len(numbers) == len(values):
+        return pd.Series(values)
+    kinds = {"Int64": (-(2**63), 2**63), "UInt64": (0, 2**64)}
+    fits = [kind for kind, (low, high) in kinds.items() if low <= min(numbers) and max(numbers) < high]
+    return pd.Series(values, dtype=fits[0] if fits else object)
+
+
+def below_each_other(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    "Frames as one; a column of whole numbers that some of them lack, or hold in another range, stays one of whole numbers."
+    import pandas as pd
+
+    for name in dict.fromkeys(n for f in frames for n in f):
+        kinds = {f[name].dtype.name for f in frames if name in f}
+        if kinds <= {"int64", "uint64", "Int64", "UInt64"} and (len(kinds) > 1 or any(name not in f for f in frames)):
+            signs = {kind.lower() for kind in kinds}
+            kind = object if len(signs) > 1 else "UInt64" if "uint64" in signs else "Int64"
+            frames = [f.astype({name: kind}) if name in f else f for f in frames]
+    return pd.concat(frames, ignore_index=True)
+
+
+def exact(table: pyarrow.Table) -> pd.DataFrame:
+    "A table as a frame; large whole numbers next to empty cells are not rounded to floats."
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = {pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
+    frame = table.to_pandas()
+    for name in table.column_names:
+        column = table[name]
+        if column.null_count and column.type in kinds and (column.null_count < len(column)):
+            largest = max(abs(v.as_py()) for v in pc.min_max(column).values())
+            if largest > 2**53:
+                frame[name] = column.to_pandas(types_mapper=kinds.get)
+    return frame
+
 # %% ../../nbs/runs/09_table.ipynb #b06b0092
 def results_of(
     folder: RunFolder,
@@ -85,19 +131,19 @@ def results_of(
 # %% ../../nbs/runs/09_table.ipynb #7f8231f1
 def joined(
     parts: list[tuple[dict[str, Any], Any]], # from `results_of`
-) -> "pandas.DataFrame": # parameters, then the columns of the results
+) -> pd.DataFrame: # parameters, then the columns of the results
     "Results of runs of one experiment as one frame."
     import pandas as pd
     import pyarrow as pa
 
     lengths = [table.num_rows for _, table in parts]
     try:
-        frame = pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts], promote_options="permissive").to_pandas()
-    except (pa.ArrowInvalid, pa.ArrowTypeError): # a column that holds texts here and numbers there
-        frame = pd.concat([table.to_pandas(ignore_metadata=True) for _, table in parts], ignore_index=True)
+        frame = exact(pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts], promote_options="permissive"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError): # a column that holds texts here and numbers there, or numbers of two ranges
+        frame = below_each_other([table.to_pandas(ignore_metadata=True) for _, table in parts])
     names = dict.fromkeys(name for given, _ in parts for name in given)
     rows = pd.Series(range(len(parts))).repeat(lengths).to_numpy()
-    given = {f"param_{n}" if n in frame else n: pd.Series([g.get(n) for g, _ in parts]).take(rows).array for n in names}
+    given = {f"param_{n}" if n in frame else n: whole_column([g.get(n) for g, _ in parts]).take(rows).array for n in names}
     return pd.concat([pd.DataFrame(given, index=frame.index), frame], axis=1)
 
 # %% ../../nbs/runs/09_table.ipynb #f000f1d3
@@ -130,7 +176,7 @@ class Runs:
             raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(self, experiment: str | None = None) -> "pandas.DataFrame": # one row per run; `problem` names damage or the error
+    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; `problem` names damage or the error
         "How all runs stand."
         return status_frame(self.of(experiment))
 
@@ -138,7 +184,7 @@ class Runs:
         self,
         experiment: str | None = None,
         stale: bool = False, # also results of earlier versions of the experiments
-    ) -> "pandas.DataFrame": # experiment, run, parameters, columns of the results
+    ) -> pd.DataFrame: # experiment, run, parameters, columns of the results
         "Results of all runs that are done, each row with the run's parameters."
         return results_frame(self.of(experiment), stale)
 
@@ -156,7 +202,7 @@ def count_states(states: Iterable[str]) -> str:
     return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(f'{states.count(s)} {s}' for s in sorted(set(states))) or 'none'}"
 
 
-def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
+def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
     "How these runs stand."
     import pandas as pd
 
@@ -164,7 +210,7 @@ def status_frame(folders: Iterable[RunFolder]) -> "pandas.DataFrame":
     return pd.DataFrame([status_row(f, standing(f, version)) for f in folders], columns=["experiment", "run", "state", *TOLD, "problem"])
 
 
-def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> "pandas.DataFrame":
+def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataFrame:
     "Results of those of these runs that are done."
     import pandas as pd
 
@@ -174,4 +220,4 @@ def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> "pandas.
         found = standing(folder, version)
         if found.state in wanted:
             parts.setdefault(folder.experiment, []).append(results_of(folder, found))
-    return pd.concat([joined(p) for p in parts.values()] or [pd.DataFrame(columns=["experiment", "run"])], ignore_index=True)
+    return below_each_other([joined(p) for p in parts.values()] or [pd.DataFrame(columns=["experiment", "run"])])

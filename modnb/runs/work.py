@@ -18,7 +18,7 @@ from typing import Any
 
 from .lock import Busy, Lock
 from .log import Log
-from .runner import Experiment, Lost, Run, experiment, plan
+from .runner import Experiment, Lost, Run, experiment, fixed_threads, plan
 from .store import begin, complete, finish
 
 # %% auto #0
@@ -59,7 +59,7 @@ def attempt_many(
     began, found = time.monotonic(), runs[0].experiment
     open_ = {r.signature: (r, begin(r.folder, r.params, r.preset, found.version, not resume, found.module) | {"stack": [o.signature for o in runs]}) for r in todo}
     try:
-        with Log(stack_folder(runs), progress) as log:
+        with Log(stack_folder(runs), progress) as log, fixed_threads(getattr(runs[0].params, "threads", None)):
             results = dict(zip((r.signature for r in runs), found.run_many([r.params for r in runs], log), strict=True))
         for signature, (run, status) in list(open_.items()):
             if not locks[signature].held:

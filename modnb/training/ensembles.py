@@ -6,10 +6,12 @@
 from __future__ import annotations
 
 import copy
+import html
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import nn
@@ -21,8 +23,12 @@ from .fit import Course, Fit, Keeper, _check_arguments, describe_run, measure, r
 from .groups import Feed, Group, Member, choose_size, rows_of, split_evenly, stacks_updates
 from .memory import kept_memory
 
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
 # %% auto #0
-__all__ = ['kinds_of', 'Run', 'RunKeeper', 'member_checkpoint', 'EnsembleFit', 'plot_ensemble', 'fit_ensemble']
+__all__ = ['kinds_of', 'Run', 'RunKeeper', 'member_checkpoint', 'plot_members', 'EnsembleFit', 'fit_ensemble']
 
 # %% ../../nbs/training/07_ensembles.ipynb #4f3ef46f
 def kinds_of(courses: Sequence[Course]) -> list[list[int]]:
@@ -180,59 +186,68 @@ def member_checkpoint(
     if not 0 <= member < len(state["members"]): raise IndexError(f"member: {member} given; the checkpoint holds {len(state['members'])}")
     return save(to, {"run": state["run"][f"member {member}"], "rng": state["rng"], **state["members"][member]})
 
-# %% ../../nbs/training/07_ensembles.ipynb #fac7a91c
-class EnsembleFit(Sequence):
-    "Trained networks, each with the history of its training."
-    def __init__(self,
-        fits: list[Fit], # of the members
-        failed: dict[int, str], # member -> what happened
-        groups: list[int], # sizes of the groups at the start
-    ):
-        self.fits, self.failed, self.groups = fits, failed, groups
-
-    def __len__(self): return len(self.fits)
-    def __getitem__(self, member): return self.fits[member]
-
-    @property
-    def nets(self) -> list[nn.Module]: return [f.net for f in self.fits]
-
-    @property
-    def history(self):
-        "Tidy DataFrame: member, stage, step, metric, value."
-        import pandas as pd
-        return pd.DataFrame([(i, *row) for i, f in enumerate(self.fits) for row in f.log.rows], columns=["member", "stage", "step", "metric", "value"])
-
-    def to_frame(self): return self.history
-
-    def last(self) -> dict[str, float]:
-        "Medians over members of the newest values; failed members do not count."
-        rows = [f.log.last() for i, f in enumerate(self.fits) if i not in self.failed]
-        return {n: torch.tensor([r[n] for r in rows if n in r], dtype=torch.float64).nanmedian().item() for n in dict.fromkeys(n for r in rows for n in r)}
-
-    def __repr__(self):
-        values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
-        return f"EnsembleFit of {len(self)} networks{f', {len(self.failed)} failed' if self.failed else ''}, after {max(f.step for f in self.fits)} steps; medians: {values}"
-
-    def _repr_html_(self):
-        cells = "".join(f"<th>median {name}</th><td>{value:.4g}</td>" for name, value in self.last().items())
-        return f"<table><tr><th>networks</th><td>{len(self)}</td><th>failed</th><td>{len(self.failed)}</td><th>steps</th><td>{max(f.step for f in self.fits)}</td>{cells}</tr></table>"
-
 # %% ../../nbs/training/07_ensembles.ipynb #605db63b
-def plot_ensemble(result: EnsembleFit,
-    ax=None, # matplotlib Axes; None makes a new one
+def plot_members(
+    frame: pd.DataFrame, # member, step, metric, value
+    ax: Axes | None = None, # where to draw; None makes a new one
     metric: str = "train_loss", # name of an evaluated value
-):
-    "A thin curve for each member and their median; returns the Axes. ValueError: `metric` is an unknown name."
+) -> Axes:
+    "A thin curve for each member and their median. Raises `ValueError` if `metric` is an unknown name."
     import matplotlib.pyplot as plt
-    frame = result.history
-    table = frame[frame.metric == _one_of("metric", metric, frame.metric.unique())].pivot(index="step", columns="member", values="value")
+    one = frame[frame.metric == _one_of("metric", metric, frame.metric.unique())]
+    table = one.pivot(index="step", columns="member", values="value")
     ax = plt.subplots(figsize=(5, 3))[1] if ax is None else ax
     ax.plot(table.index, table, color="0.7", lw=0.8)
     ax.plot(table.index, table.median(axis=1), color="C0")
     ax.set(xlabel="step", ylabel=metric)
     return ax
 
-EnsembleFit.plot = plot_ensemble
+# %% ../../nbs/training/07_ensembles.ipynb #fac7a91c
+class EnsembleFit(Sequence[Fit]):
+    "Trained networks, each with the history of its training."
+    def __init__(self,
+        fits: list[Fit], # of the members
+        failed: dict[int, str], # member -> what happened
+        groups: list[int], # sizes of the groups at the start
+    ) -> None:
+        self.fits = fits
+        self.failed = failed
+        self.groups = groups
+
+    def __len__(self) -> int: return len(self.fits)
+    @overload
+    def __getitem__(self, member: int) -> Fit: ...
+    @overload
+    def __getitem__(self, member: slice) -> list[Fit]: ...
+    def __getitem__(self, member: int | slice) -> Fit | list[Fit]: return self.fits[member]
+
+    @property
+    def nets(self) -> list[nn.Module]: return [f.net for f in self.fits]
+
+    @property
+    def history(self) -> pd.DataFrame:
+        "Tidy DataFrame: member, stage, step, metric, value."
+        import pandas as pd
+        return pd.DataFrame([(i, *row) for i, f in enumerate(self.fits) for row in f.log.rows], columns=["member", "stage", "step", "metric", "value"])
+
+    def to_frame(self) -> pd.DataFrame: return self.history
+
+    def plot(self, ax: Axes | None = None, metric: str = "train_loss") -> Axes:
+        "A curve for each member; see `plot_members`."
+        return plot_members(self.history, ax, metric)
+
+    def last(self) -> dict[str, float]:
+        "Medians over members of the newest values; failed members do not count."
+        rows = [f.log.last() for i, f in enumerate(self.fits) if i not in self.failed]
+        return {n: torch.tensor([r[n] for r in rows if n in r], dtype=torch.float64).nanmedian().item() for n in dict.fromkeys(n for r in rows for n in r)}
+
+    def __repr__(self) -> str:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in self.last().items())
+        return f"EnsembleFit of {len(self)} networks{f', {len(self.failed)} failed' if self.failed else ''}, after {max(f.step for f in self.fits)} steps; medians: {values}"
+
+    def _repr_html_(self) -> str:
+        cells = "".join(f"<th>median {html.escape(name)}</th><td>{value:.4g}</td>" for name, value in self.last().items())
+        return f"<table><tr><th>networks</th><td>{len(self)}</td><th>failed</th><td>{len(self.failed)}</td><th>steps</th><td>{max(f.step for f in self.fits)}</td>{cells}</tr></table>"
 
 # %% ../../nbs/training/07_ensembles.ipynb #109fb026
 def _check_ensemble(nets, streams, given, group):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from ..data.arithmetic import AddMul
+from ..data.stream import Stream
 from ..models.feedforward import FeedForward
 from .fit import fit
 
@@ -17,7 +18,7 @@ def two_tasks(
     layer_sizes: tuple[int, ...] = (48, 48), # hidden units
     steps: int = 600, # updates at most; training ends when every problem is solved
     seed: int = 0, # of initialization and data
-) -> tuple[FeedForward, AddMul, dict]: # network, task, streams {"all", "add", "mul"} for its masks
+) -> tuple[FeedForward, AddMul, dict[str, Stream]]: # network, task, streams {"all", "add", "mul"} for its masks
     "A feedforward network trained to add and multiply one-digit numbers."
     task = AddMul(digits=1)
     net = FeedForward(task.n_inputs, layer_sizes, task.n_outputs, seed=seed)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,9 @@ import numpy as np
 from ..metrics.collapse import METRICS, Activation
 from ..metrics.statistics import summarize
 from .plots import PALETTE, grouped_bars
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['GATINGS', 'COLORS', 'LABELS', 'METRIC_LABELS', 'in_order', 'legend', 'palette_png', 'store_small', 'by_data_seed',
@@ -75,7 +79,7 @@ def store_small(
 def by_data_seed(
     frame, # columns data_seed, value, those in `by`
     by: Sequence[str], # columns that make a point
-): # DataFrame: by..., n, mean, sd, low, high, over data seeds
+) -> pd.DataFrame: # by..., n, mean, sd, low, high, over data seeds
     "Means and intervals over data seeds, of means within them."
     return summarize(frame.groupby([*by, "data_seed"], sort=False, as_index=False).value.mean(), by)
 
@@ -103,14 +107,14 @@ def lines(
 def diagonal(
     frame, # columns rules, width
     pairs: Sequence[tuple[int, int]] = ((2, 32), (4, 64), (8, 128), (16, 256), (32, 512)), # (rules, width), as in the paper
-): # DataFrame: the rows on the diagonal
+) -> pd.DataFrame: # the rows on the diagonal
     "Rows of those cells in which capacity grows with the rules."
     return frame[[pair in set(pairs) for pair in zip(frame["rules"], frame["width"])]]
 
 # %% ../../nbs/view/01_gating.ipynb #be68a253
 def with_random(
     frame, # columns metric (of `METRICS`), rules, gating, value, and what else identifies a network
-): # DataFrame: those rows and the baseline's, gating "random", for every pair of seeds
+) -> pd.DataFrame: # those rows and the baseline's, gating "random", for every pair of seeds
     "The same frame with the baseline of uniform gates."
     import pandas as pd
     known = {r: Activation.random(int(r)).metrics for r in set(frame["rules"])}

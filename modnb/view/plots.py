@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from numpy.typing import ArrayLike
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import StrMethodFormatter
@@ -215,7 +216,7 @@ def learning_curves(
 
 # %% ../../nbs/view/00_plots.ipynb #6c7fcaa7
 def keep_prob_histogram(
-    probabilities: Mapping[str, np.ndarray] | np.ndarray, # function -> keep probabilities, any shape; or those of one function
+    probabilities: Mapping[str, ArrayLike] | ArrayLike, # function -> keep probabilities, any shape; or those of one function
     ax=None,
     bins: int = 100,
     colors: Mapping[str, str] | None = None, # function -> color, where not its own

@@ -30,13 +30,13 @@ from ...view.gating import METRIC_LABELS, with_random
 
 # %% auto #0
 __all__ = ['VERSION', 'GATINGS', 'CELL', 'CHECKPOINT', 'EVALUATION', 'KEYS', 'COLUMNS', 'WHERE', 'PAIR', 'Params', 'n_steps',
-           'make_task', 'make_net', 'make_lr', 'make_loss', 'Watch', 'Bests', 'make_streams', 'Member', 'averaged',
-           'train', 'test', 'sampled_adaptation', 'measure', 'one_network', 'run', 'performance', 'gate_metric',
-           'below', 'grows', 'gaps', 'about_errors', 'about_gates', 'about_learning', 'problems', 'claims', 'verdict',
-           'score_table', 'summary', 'headline']
+           'group_size', 'make_task', 'make_net', 'make_lr', 'make_loss', 'Watch', 'Bests', 'make_streams', 'Member',
+           'averaged', 'train', 'test', 'sampled_adaptation', 'measure', 'one_network', 'run', 'performance',
+           'gate_metric', 'below', 'grows', 'gaps', 'about_errors', 'about_gates', 'about_learning', 'problems',
+           'claims', 'verdict', 'score_table', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #3075c3fe
-VERSION = 1
+VERSION = 2
 GATINGS = ("gt-modular", "modular-op", "modular", "monolithic")
 
 
@@ -65,7 +65,8 @@ class Params(Base):
     top_k: Optional[int] = param(None, "remedy: modules kept for each example; None: all", min=1)
     gumbel: float = param(0.0, "remedy: Gumbel noise on the scores in training", min=0)
     straight_through: bool = False # remedy: the best module has all, with the gradient of the soft gate
-    together: bool = param(True, "train the seeds of a regime in one pass", signed=False)
+    group: Optional[int] = param(None, "networks that are trained in one pass; None: all for mlp, 1 for the others", min=1)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #65e26ecf
@@ -89,6 +90,11 @@ Params.check = _check
 def n_steps(params: Params) -> int:
     "Updates of a run."
     return params.steps or (100_000 if params.arch == "mlp" else 500_000)
+
+
+def group_size(params: Params) -> int:
+    "How many networks are updated in one pass: never measured while it runs, since it changes the last digits."
+    return params.group or (params.data_seeds * params.model_seeds if params.arch == "mlp" else 1)
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #6a61736e
 def make_task(
@@ -212,7 +218,8 @@ def train(
     watches = bests.watches = [Watch(t, drawn[m.data_seed], best) for m, t, best in zip(members, tasks, bests.found(len(members)))]
     start = [w(net)["error"] for w, net in zip(watches, nets)]
     try: done = fit_ensemble(nets, streams, make_loss(params, tasks[0]), n_steps(params), lr=make_lr(params), clip=1.0 if params.arch == "rnn" else None, evaluate=watches, every=params.every,
-                             checkpoint=log.path(f"{gating}.pt"), checkpoint_every=CHECKPOINT, callbacks=[averaged(log.callback(gating)), bests], group="auto" if params.together else 1)
+                             checkpoint=log.path(f"{gating}.pt"), checkpoint_every=CHECKPOINT, callbacks=[averaged(log.callback(gating)), bests],
+                             group=group_size(params))
     finally: bests.save()
     curves = [[(0, e), *((step, v) for _, step, name, v in f.log.rows if name == "error")] for e, f in zip(start, done)]
     return list(zip(members, tasks, nets, watches, curves))

@@ -25,7 +25,7 @@ __all__ = ['VERSION', 'SWEEP', 'CLAIMS', 'Params', 'build', 'accuracies', 'train
            'verdict']
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #33b74da5
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -43,18 +43,24 @@ class Params(Base):
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #549d4120
 Params.presets = {
-    "quick": dict(layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000, batch_size=1024, lr=4e-3, stop_accuracy=0.999,
+    "quick": dict(backend="compiled",
+                  layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000, batch_size=1024, lr=4e-3, stop_accuracy=0.999,
                   mask_steps=1500, mask_batch_size=256, mask_lr=0.05, mask_init=4.0, seeds=3),
-    "paper": dict(layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, seeds=10),
+    "paper": dict(backend="compiled",
+                  layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", seeds=10),
 }
 
 
@@ -106,7 +112,8 @@ def find_masks(params: Params, task: AddMul, nets: list[torch.nn.Module], seeds:
     def evaluate(masks): return tried(nets[0], masks) if one else [tried(n, m) for n, m in zip(nets, masks)]
     name = str(seeds[0]) if one else f"{seeds[0]}-{seeds[-1]}"
     found = learn_masks(nets[0] if one else nets, streams[0] if one else streams, task.loss, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr,
-                        init=params.mask_init, estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 5)),
+                        batching=params.batching, backend=params.backend,
+                        init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 5)),
                         checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"seed {name}: masks")])
     return [found] if one else found
 

@@ -25,7 +25,7 @@ __all__ = ['VERSION', 'FUNCTIONS', 'PAPER', 'TOLERANCE', 'CLAIMS', 'Params', 'ne
            'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #4173932c
-VERSION = 1
+VERSION = 2
 FUNCTIONS = ("all", "add", "mul")
 PAPER = (1e-5, 1.5e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.1e-4, 1.25e-4, 1.5e-4, 1.75e-4, 2e-4, 2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3)
 
@@ -48,18 +48,24 @@ class Params(Base):
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(1e-1, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     valid: int = param(2000, "validation problems, at most 10,000", min=1, max=10_000)
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #a8122c27
 Params.presets = {
-    "quick": dict(betas=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), tolerance=0.01, low=1e-5, high=1e-2, ratio=1.5, layer_sizes=(192, 192, 128), digits=2, train_steps=4000, batch_size=1024, lr=4e-3,
+    "quick": dict(backend="compiled",
+                  betas=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), tolerance=0.01, low=1e-5, high=1e-2, ratio=1.5, layer_sizes=(192, 192, 128), digits=2, train_steps=4000, batch_size=1024, lr=4e-3,
                   stop_accuracy=0.999, mask_steps=1000, mask_batch_size=256, mask_lr=0.1, mask_init=4.0, valid=4000, seeds=2),
-    "paper": dict(betas=PAPER, tolerance=0.01, low=1e-6, high=1e-2, ratio=1.25, layer_sizes=(800,) * 4, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, valid=10_000, seeds=10),
+    "paper": dict(backend="compiled",
+                  betas=PAPER, tolerance=0.01, low=1e-6, high=1e-2, ratio=1.25, layer_sizes=(800,) * 4, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", valid=10_000, seeds=10),
 }
 
 
@@ -98,7 +104,8 @@ def accuracies(task: AddMul, net, data) -> dict[str, float]: # operation, or "al
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #de67b800
 def options(params: Params) -> dict:
     "What all trainings of masks have in common."
-    return dict(samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, every=max(100, params.mask_steps // 4))
+    return dict(batching=params.batching, backend=params.backend,
+                samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, every=max(100, params.mask_steps // 4))
 
 
 def learn(params: Params, task: AddMul, nets: list[nn.Module], seeds: list[int], beta: float, data, log: Log) -> list[dict[str, Masks]]: # per network: function -> masks

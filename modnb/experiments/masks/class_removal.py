@@ -5,7 +5,7 @@
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c743ad2e
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import TYPE_CHECKING, Literal, Optional
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ from ...metrics.sharing import remaining
 from ...runs import Log, Params as Base, Result, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
 __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'removals', 'find_masks', 'confusions',
            'half_masks', 'measure', 'one_seed', 'run', 'matrices', 'drops', 'summary', 'accuracy', 'headline', 'claims',
            'verdict']
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #8ae855d3
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -51,6 +54,7 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(3e-4, "price of keeping a weight; divided by beta_batch", min=0)
     beta_batch: Optional[int] = param(None, "what beta is divided by; None: mask_batch_size", min=1)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
@@ -58,11 +62,15 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "channels-last" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c25b3649
 Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), tested=5000, train_steps=2500, lr=4e-3, mask_steps=150, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=3e-3, seeds=2),
-    "paper": dict(data="cifar10", channels=(32, 64, 128, 256), dropout=True, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, beta=3e-4, seeds=10),
+    "paper": dict(backend="compiled",
+                  data="cifar10", channels=(32, 64, 128, 256), dropout=True, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
 }
 RESNET = dict(net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1, lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
 
@@ -103,7 +111,8 @@ def learn(params: Params, images: ImageSet, net, functions: dict, seed: int, sta
     "Masks for some functions: name -> classes whose images they see."
     streams = {f: images.stream(params.mask_batch_size, params.train_split, classes=c, augment=params.augment, seed=1234 + seed) for f, c in functions.items()}
     beta = params.beta * params.mask_batch_size / (params.beta_batch or params.mask_batch_size)
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator, where=lambda name, p: True,
+    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=beta, steps=params.mask_steps, lr=params.mask_lr, clip=(params.clipping, 1.0), estimator=params.estimator, where=lambda name, p: True,
+                       batching=params.batching, backend=params.backend,
                        seed=seed, every=min(1000, params.mask_steps), checkpoint=log.path(f"{stage}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {stage}")], **options)
 
 
@@ -201,7 +210,7 @@ def summary(result: Result):
     return drops(result.frame).groupby("removed", sort=False)[["before", "after", "drop", "other drop", "others"]].mean().mul(100).round(1)
 
 
-def accuracy(frame, mask: str) -> "pandas.Series": # by seed
+def accuracy(frame, mask: str) -> pd.Series: # by seed
     "Accuracy on all images under a mask, class by class."
     t = part(frame, "confusion").query("`mask` == @mask")
     return t[t.metric == "says " + t.function].groupby("seed").value.sum() / t.groupby("seed").value.sum()

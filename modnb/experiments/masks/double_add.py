@@ -28,7 +28,7 @@ __all__ = ['VERSION', 'NETWORKS', 'FUNCTIONS', 'SWEEP', 'CLAIMS', 'FREE', 'FORCE
            'verdict']
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #2a059683
-VERSION = 1
+VERSION = 2
 NETWORKS = ("ff", "ff_copied", "together", "only_one_io")
 FUNCTIONS = ("all", "pair 1", "pair 2")
 
@@ -48,6 +48,7 @@ class Params(Base):
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(3e-1, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: Optional[float] = param(None, "price of keeping a weight; divided by mask_batch_size. None: the paper's, 4e-4 feedforward, 1e-4 LSTM", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
@@ -55,12 +56,17 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #06b30e1e
 Params.presets = {
-    "quick": dict(layer_sizes=(256, 256, 256), hidden_size=96, n_layers=1, digits=2, train_steps=3000, batch_size=256, lr=6e-3, stop_accuracy=0.997,
+    "quick": dict(backend="compiled",
+                  layer_sizes=(256, 256, 256), hidden_size=96, n_layers=1, digits=2, train_steps=3000, batch_size=256, lr=6e-3, stop_accuracy=0.997,
                   mask_steps=600, mask_lr=0.08, beta=1e-3, valid=2000, seeds=3),
-    "paper": dict(layer_sizes=(2000,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, valid=10_000, seeds=10),
+    "paper": dict(backend="compiled",
+                  layer_sizes=(2000,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", valid=10_000, seeds=10),
 }
 
 
@@ -145,7 +151,8 @@ def find_masks(params: Params, network: str, nets: list[nn.Module], seeds: list[
     def evaluate(masks): return tried(nets[0], masks) if one else [tried(n, m) for n, m in zip(nets, masks)]
     name = f"{network}-{seeds[0]}" if one else f"{network}-{seeds[0]}-{seeds[-1]}"
     found = learn_masks(nets[0] if one else nets, streams[0] if one else streams, task.loss, samples=params.samples, beta=beta_of(params, network), steps=params.mask_steps, lr=params.mask_lr,
-                        init=params.mask_init, estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)),
+                        batching=params.batching, backend=params.backend,
+                        init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)),
                         checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"{name}: masks")])
     for f in [found] if one else found: f.masks = {name: in_order(m) for name, m in f.masks.items()}
     return [found] if one else found

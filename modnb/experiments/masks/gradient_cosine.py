@@ -24,7 +24,7 @@ __all__ = ['VERSION', 'SWEEP', 'Params', 'build', 'train', 'find_masks', 'gradie
            'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #d03a370d
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -41,17 +41,22 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #b139111f
 Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), train_steps=1500, lr=4e-3, mask_steps=200, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, tested=5000, seeds=3),
-    "paper": dict(data="cifar10", channels=(32, 64, 128, 256), dropout=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, beta=3e-4, seeds=10),
+    "paper": dict(backend="compiled", batching="channels-last",
+                  data="cifar10", channels=(32, 64, 128, 256), dropout=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
 }
 
 
@@ -85,7 +90,8 @@ def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log):
     "A mask without the removed class, and the control."
     others = [c for c in range(len(images.classes)) if c != params.removed]
     streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + seed) for f, c in (("all", None), ("without", others))}
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, estimator=params.estimator,
+    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator,
+                       batching=params.batching, backend=params.backend,
                        where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #6aebdc91

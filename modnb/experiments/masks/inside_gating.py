@@ -29,7 +29,7 @@ __all__ = ['VERSION', 'TRUNK', 'OVERLAP', 'Params', 'stream_of', 'loss_of', 'err
            'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #043fa899
-VERSION = 1
+VERSION = 2
 TRUNK = ("first.weight", "second.weight") # the layers that modules are made of
 
 
@@ -46,6 +46,7 @@ class Params(Base):
     mask_batch_size: int = param(64, "examples per update of a mask", min=1)
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(2, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
@@ -53,11 +54,15 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each has its own rules and networks", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #0e23ec1c
 Params.presets = {
     "quick": dict(rules=4, width=16, train_steps=3000, lr=3e-3, mask_steps=1200, mask_batch_size=128, samples=4, examples=4000, seeds=3),
-    "paper": dict(rules=8, width=32, train_steps=100_000, lr=1e-4, decay=False, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, samples=4, examples=20_000, seeds=5),
+    "paper": dict(backend="compiled",
+                  rules=8, width=32, train_steps=100_000, lr=1e-4, decay=False, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, clipping="published", samples=4, examples=20_000, seeds=5),
 }
 
 
@@ -104,7 +109,8 @@ def find_masks(params: Params, task: MLPRules, net: torch.nn.Module, gating: str
     names = {f"rule {r}{again}": r for again in ("", " again") for r in range(task.rules)}
     streams = {f: stream_of(task, params.mask_batch_size, 1000 * (seed + 1) + i, data[0].device, r) for i, (f, r) in enumerate(names.items())}
     def evaluate(masks): return {f"{f}/error": errors(task, masked(net, m), data)[f.removesuffix(" again")] for f, m in masks.items()}
-    return learn_masks(net, streams, loss_of(task), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, seed=seed,
+    return learn_masks(net, streams, loss_of(task), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seed,
+                       batching=params.batching, backend=params.backend,
                        evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks of {gating}")])
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #c791a975

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,13 +20,16 @@ from ...metrics.statistics import summarize
 from ...runs import Log, Params as Base, Result, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 # %% auto #0
 __all__ = ['VERSION', 'COMPARISONS', 'MEANING', 'SWEEP', 'Params', 'class_sets', 'build', 'train', 'variants', 'learn',
            'find_masks', 'common', 'compared', 'accuracies', 'measure', 'one_seed', 'run', 'ious', 'noise',
            'stability_table', 'corrected', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #273dc58a
-VERSION = 1
+VERSION = 2
 COMPARISONS = ("both", "data", "noise", "estimator", "beta")
 MEANING = {"both": "other batches and drawn masks", "data": "other batches", "noise": "other drawn masks", "estimator": "another estimator", "beta": "another price",
            "network": "another network", "functions": "another function"}
@@ -50,18 +53,23 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds; each trains its own network, and neighbors are compared", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #b3038ad2
 Params.presets = {
     "quick": dict(data="cifar10", channels=(16, 24, 32, 48), pairs=3, train_steps=1200, lr=2e-3, mask_steps=150, mask_lr=0.05, mask_init=3.0, tested=5000, seeds=3),
-    "paper": dict(data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
-                  mask_lr=1e-3, beta=3e-4, seeds=10),
+    "paper": dict(backend="compiled", batching="channels-last",
+                  data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
+                  mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
 }
 
 
@@ -112,7 +120,8 @@ def variants(params: Params, seed: int) -> dict[str, dict]: # name -> what diffe
 def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, stage: str, log: Log, **options):
     "Masks of some functions: name -> classes."
     streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in wanted.items()}
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, where=lambda name, p: True, every=min(1000, params.mask_steps),
+    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, clip=(params.clipping, 1.0), where=lambda name, p: True, every=min(1000, params.mask_steps),
+                       batching=params.batching, backend=params.backend,
                        checkpoint=log.path(f"{stage}.pt"), callbacks=[log.callback(stage)], **options)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #fad6ae59
@@ -212,7 +221,7 @@ def stability_table(frame): # DataFrame: a row per comparison
     return pd.DataFrame(texts).reindex([m for m in MEANING if m in texts["IoU (%)"]]).rename(index=MEANING).fillna("").rename_axis("masks that differ in")
 
 
-def corrected(frame) -> "pandas.Series": # by seed: 0 chance, 1 what the method can find; missing where a function is no more like itself than chance
+def corrected(frame) -> pd.Series: # by seed: 0 chance, 1 what the method can find; missing where a function is no more like itself than chance
     "Overlap of different functions, on the scale from chance to that of a function with itself."
     iou, chance = (ious(frame, metric=m).pivot(index="seed", columns="mask", values="value") for m in ("iou", "iou_chance"))
     room = iou["both"] - chance["both"]

@@ -27,7 +27,7 @@ __all__ = ['VERSION', 'PAPER', 'SWEEP', 'TESTS', 'NAMES', 'CLAIMS', 'Params', 'm
            'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #9b5103fb
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -57,6 +57,7 @@ class Params(Base):
     mask_batch_size: Optional[int] = param(None, "questions per update of a mask; None: batch_size", min=1)
     mask_lr: float = param(0.3, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: float = param(1e-4, "price of keeping a weight, see price_over", min=0)
     price_over: Literal["batch_size", "mask_batch_size"] = "batch_size" # what beta is divided by
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
@@ -67,10 +68,14 @@ class Params(Base):
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     processes: int = param(1, "that generate questions which are not in the cache", signed=False, min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #3a7ddf72
-PAPER = dict(pairs=666_666, tested=10_000, interpolated=10_000, extrapolated=10_000, scale=1.0, max_question=None, width=512, heads=8, ff=2048, layers=6, dropout=0.1, train_steps=30_000, batch_size=256, lr=1e-4,
-             mask_steps=30_000, mask_lr=0.03, beta=2e-5, samples=8, clip=0.1, seeds=5)
+PAPER = dict(backend="compiled",
+             pairs=666_666, tested=10_000, interpolated=10_000, extrapolated=10_000, scale=1.0, max_question=None, width=512, heads=8, ff=2048, layers=6, dropout=0.1, train_steps=30_000, batch_size=256, lr=1e-4,
+             mask_steps=30_000, mask_lr=0.03, beta=2e-5, samples=8, clip=0.1, clipping="published", seeds=5)
 Params.presets = {
     "quick": dict(pairs=40_000, max_question=11, tested=200, interpolated=5000, extrapolated=2000, width=64, ff=128, train_steps=6000, lr=5e-3, cooldown=2500,
                   mask_steps=1500, mask_lr=0.05, mask_init=4.0, seeds=2),
@@ -165,7 +170,8 @@ def find_masks(params: Params, task: Mathematics, net: Transformer, seed: int, d
     streams = {name: task.stream(split, mask_rows(params), 1234 + seed, device) for name, split in (("all", "train"), (params.masked_level, f"train_{params.masked_level}"))}
     def evaluate(masks): return {f"{f}/accuracy on {name}": accuracy(masked(net, m), d) for f, m in masks.items() for name, d in data.items()}
     return learn_masks(net, streams, task.loss, samples=params.samples, beta=price(params), steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, estimator=params.estimator,
-                       where=[weights_only, no_embeddings], clip=params.clip, seed=seed, by_length=ByLength(sequences.by_length, sequences.trim, params.groups) if params.groups > 1 else None,
+                       batching=params.batching, backend=params.backend,
+                       where=[weights_only, no_embeddings], clip=(params.clipping, params.clip), seed=seed, by_length=ByLength(sequences.by_length, sequences.trim, params.groups) if params.groups > 1 else None,
                        evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #c4ffb49b

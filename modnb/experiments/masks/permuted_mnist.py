@@ -27,7 +27,7 @@ __all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'used_by', 'prep
            'preferences', 'headline', 'claims', 'against_chance', 'verdict', 'sharing_bars']
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #6c4f7931
-VERSION = 1
+VERSION = 2
 
 
 class Params(Base):
@@ -39,6 +39,7 @@ class Params(Base):
     batch_size: int = param(64, "images per update", min=1)
     lr: float = param(5e-2, "learning rate (Adam) of weights and logits alike", min=0)
     mask_init: float = 2.0 # first logits of the first task
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     mask_used_init: float = 2.0 # first logits of weights that an earlier task uses
     mask_new_init: tuple[float, ...] = (2.0, 0.0, -1.0) # first logits of all other weights; each is a variant of its own
     reset_first_layer: bool = True # the first layer is never shared: it starts anew for each task
@@ -47,11 +48,15 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #11a5c1b0
 Params.presets = {
     "quick": dict(data="mnist", layer_sizes=(96, 96, 32), tasks=4, steps=800, batch_size=128, lr=2e-2, beta=2e-3, seeds=3),
-    "paper": dict(data="mnist", layer_sizes=(800, 800, 64), tasks=11, steps=30_000, batch_size=128, lr=1e-2, beta=1.28e-3, samples=8, seeds=10),
+    "paper": dict(backend="compiled",
+                  data="mnist", layer_sizes=(800, 800, 64), tasks=11, steps=30_000, batch_size=128, lr=1e-2, beta=1.28e-3, clipping="published", samples=8, seeds=10),
 }
 
 
@@ -119,7 +124,8 @@ def train(params: Params, data: ImageSet, p: int, nets: list[nn.Module], seeds: 
     def tried(net, masks, weights): return {f"{name}/accuracy": accuracy(net, weights, masks[name], valid)}
     def evaluate(masks, weights): return tried(nets[0], masks, weights) if one else [tried(*each) for each in zip(nets, masks, weights)]
     label = f"seed {seeds[0]}" if len(set(seeds)) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
-    return learn_masks(nets, streams[0] if one else streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.steps, lr=params.lr, where=lambda name, param: True, seed=[1000 * s + p for s in seeds],
+    return learn_masks(nets, streams[0] if one else streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.steps, lr=params.lr, clip=(params.clipping, 1.0), where=lambda name, param: True, seed=[1000 * s + p for s in seeds],
+                       batching=params.batching, backend=params.backend,
                        evaluate=evaluate, every=min(5000, max(1, params.steps // 4)), checkpoint=log.path(f"task{p}-{seeds[0]}-{seeds[-1]}.pt"), callbacks=[log.callback(f"{label}: {name}")], **options)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #6d4e5609

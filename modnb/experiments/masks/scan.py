@@ -30,7 +30,7 @@ __all__ = ['VERSION', 'SPLITS', 'SWEEP', 'CLAIMS', 'Params', 'texts', 'test_sets
            'verdict']
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #453f1381
-VERSION = 1
+VERSION = 2
 SPLITS = ("simple", "jump", "length", "turn_left")
 
 
@@ -59,6 +59,7 @@ class Params(Base):
     mask_batch_size: int = param(32, "commands per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
     beta: Optional[float] = param(None, "price of keeping a weight, divided by mask_batch_size; None: 3e-5 for the LSTM, 6e-4 for the Transformer", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     groups: int = param(2, "groups by length that a batch of the masks is cut into, for speed", min=1)
@@ -68,13 +69,17 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #360b9914
 Params.presets = {
     "quick": dict(hidden_size=64, max_actions=10, length_cut=6, train_steps=1000, batch_size=128, lr=5e-3, dropout=0.1, stop_accuracy=0.99,
                   mask_steps=350, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=4e-4, seeds=2),
-    "paper": dict(hidden_size=200, width=100, ff=200, layers=3, max_actions=None, length_cut=22, train_steps=25_000, batch_size=256, lr=1e-3, teacher_forcing=0.5,
-                  mask_steps=25_000, mask_batch_size=256, mask_lr=1e-2, baselines=False, seeds=10),
+    "paper": dict(backend="compiled",
+                  hidden_size=200, width=100, ff=200, layers=3, max_actions=None, length_cut=22, train_steps=25_000, batch_size=256, lr=1e-3, teacher_forcing=0.5,
+                  mask_steps=25_000, mask_batch_size=256, mask_lr=1e-2, clipping="published", baselines=False, seeds=10),
 }
 
 
@@ -184,7 +189,8 @@ def find_masks(params: Params, task: Scan, net: torch.nn.Module, seed: int, data
     few = {s: some(data[s], params.tested) for s in SPLITS}
     def evaluate(masks): return {f"{f}/accuracy on {s}": accuracy(task, pruned(net, m), few[s]) for f, m in masks.items() for s in dict.fromkeys((f, "simple"))}
     return learn_masks(net, {s: stream(params, task, s, params.mask_batch_size, 1234 + seed, device) for s in SPLITS}, task.loss, samples=params.samples, beta=beta, steps=params.mask_steps,
-                       lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, where=[weights_only, no_embeddings], clip=5.0, seed=seed,
+                       batching=params.batching, backend=params.backend,
+                       lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, where=[weights_only, no_embeddings], clip=(params.clipping, 5.0), seed=seed,
                        by_length=ByLength(lambda x, y: sequences.by_length(x[:3], y), trim, params.groups),
                        evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
 

@@ -20,7 +20,7 @@ from ...runs import Log, Params as Base, Result, param
 __all__ = ['VERSION', 'FEW', 'EM', 'Params', 'run', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #91eb1240
-VERSION = 2
+VERSION = 3
 FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
 
 
@@ -40,6 +40,7 @@ class Params(Base):
     every: int = param(100, "updates between measurements", min=1)
     seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 
 Params.presets = {"quick": dict(rows=("all",), steps=3000, every=300), "paper": dict(rows=("all",), steps=3000, every=300, seeds=50)}

@@ -18,7 +18,7 @@ __all__ = ['VERSION', 'FEW', 'TASKS', 'Params', 'Stage', 'run', 'task_table', 's
            'verdict']
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #67ac0c0d
-VERSION = 2
+VERSION = 3
 FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
 
 
@@ -31,6 +31,7 @@ class Params(Base):
     every: int = param(20, "updates between measurements", min=1)
     seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 
 Params.presets = {"quick": dict(rows=("all",), steps=2000, every=500), "paper": dict(rows=("all",), steps=2000, every=500, seeds=50)}

@@ -18,7 +18,7 @@ __all__ = ['VERSION', 'SOLVED_HERE', 'FEW', 'MAIN', 'SEEN', 'HELD', 'Params', 'f
            'choice_by_pair', 'both_table', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/held_out_composition.ipynb #91cea66e
-VERSION = 2
+VERSION = 3
 SOLVED_HERE = 0.05
 FEW = ("oracle", "exact marginal", "Kirsch EM, E every step")
 MAIN = ("oracle", "exact marginal", "truncated EM, Q=4", "Kirsch EM, E every 10th", "Kirsch EM, E every step", "Gumbel straight-through", "soft output", "noisy top-2, w=0.1", "importance weights", "REINFORCE, leave-one-out")
@@ -41,6 +41,7 @@ class Params(Base):
     every: int = param(100, "updates between measurements", min=1)
     seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 
 Params.presets = {"quick": dict(rows=MAIN, steps=4000, every=500, restarts=3), "paper": dict(rows=("all",), steps=4000, every=500, restarts=3, seeds=50)}

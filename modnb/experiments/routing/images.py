@@ -34,7 +34,7 @@ __all__ = ['VERSION', 'PLAIN', 'KNOWN', 'MAIN', 'EM', 'SCORE', 'ACTIVE', 'SIZE',
            'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/images.ipynb #6f880f73
-VERSION = 1
+VERSION = 2
 PLAIN = {"plain CNN, equal active width": "width", "plain CNN, equal size": "size"}
 KNOWN = (*PLAIN, *(name for name, (_, kind, options) in ROWS.items() if kind not in ("noisy_top_k", "supervised") and "uniform" not in options))
 MAIN = (*PLAIN, "Kirsch EM, E every step", "Kirsch EM, E every 10th", "soft output", "REINFORCE, leave-one-out")
@@ -58,6 +58,7 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 # %% ../../../nbs/experiments/routing/images.ipynb #48a68913
 def _check(self: Params):

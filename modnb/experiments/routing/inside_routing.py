@@ -34,7 +34,7 @@ __all__ = ['VERSION', 'NETWORKS', 'PLAIN', 'OPEN', 'NEW', 'Params', 'three_parts
            'verdict']
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #c1746c49
-VERSION = 1
+VERSION = 2
 NETWORKS = {"given": ("oracle", "mode"), "EM": ("Kirsch EM, E every 10th", "mode"), "REINFORCE": ("REINFORCE, leave-one-out", "mode"), "soft output": ("soft output", "soft")} # row of the comparison, and how scores become weights
 PLAIN = {"plain": 1, "plain, wide": 4} # parameters, over those of a routed network
 OPEN = "EM, no router"
@@ -59,10 +59,14 @@ class Params(Base):
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds; each has its own data and networks", min=1)
+    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
+    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
+    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
 
 Params.presets = {"quick": dict(rules=8, dimensions=8, mask_examples=4000, test_examples=2000, steps=3000, mask_steps=1000, seeds=10),
-                  "paper": dict(rules=8, dimensions=8, mask_examples=20_000, test_examples=10_000, steps=3000, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, seeds=10)}
+                  "paper": dict(backend="compiled",
+                                rules=8, dimensions=8, mask_examples=20_000, test_examples=10_000, steps=3000, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, seeds=10)}
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #d9e5229b
 def three_parts(params: Params) -> tuple[Task, Task, Task]:
@@ -143,7 +147,8 @@ def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task
     for r in range(params.seeds):
         sets = sets_of(task, r, name, stranger)
         data.append({f"{f}{again}": resample(x, y, batch_size=params.mask_batch_size, seed=10_000 * (params.seed + r) + 2 * i + bool(again)) for again in ("", " again") for i, (f, (x, y)) in enumerate(sets.items())})
-    return learn_masks(nets, data, relative(task.y.square().sum(-1).mean()), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
+    return learn_masks(nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
+                       batching=params.batching, backend=params.backend,
                        where=lambda name, p: name.endswith("weight") and not name.startswith("router"), seed=list(range(params.seed, params.seed + params.seeds)), checkpoint=log.path(f"masks {name}.pt"), callbacks=[log.callback(f"masks: {name}")])
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #814416c0

@@ -28,7 +28,7 @@ __all__ = ['VERSION', 'PLAIN', 'KNOWN', 'MAIN', 'FEW', 'CELLS', 'HOW', 'EM', 'SC
            'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/language.ipynb #b819882d
-VERSION = 1
+VERSION = 2
 PLAIN = {"plain GRU, equal active width": "width", "plain GRU, equal size": "size"}
 KNOWN = (*PLAIN, *(name for name, (_, kind, options) in ROWS.items() if kind != "noisy_top_k" and "uniform" not in options))
 MAIN = (*PLAIN, "oracle", "Kirsch EM, E every step", "Kirsch EM, E every 10th", "truncated EM, Q=4", "Gumbel straight-through", "soft output", "REINFORCE, leave-one-out", "REINFORCE, moving average")
@@ -62,6 +62,7 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds, trained in one stack", min=1)
     device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 # %% ../../../nbs/experiments/routing/language.ipynb #b0266eed
 def _check(self: Params):

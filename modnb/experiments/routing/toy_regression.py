@@ -20,7 +20,7 @@ from ...runs import Log, Params as Base, Result, param
 __all__ = ['VERSION', 'FEW', 'EM', 'Params', 'run', 'on', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #43a0f589
-VERSION = 2
+VERSION = 3
 FEW = ("oracle", "Kirsch EM, E every step", "REINFORCE, leave-one-out", "soft output")
 
 
@@ -38,6 +38,7 @@ class Params(Base):
     control: bool = True # run the negative control too
     seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
 
 Params.presets = {"quick": dict(rows=("all",), steps=2000), "paper": dict(rows=("all",), steps=2000, seeds=50)}

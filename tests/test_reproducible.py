@@ -1,0 +1,85 @@
+"""Equal runs have equal digits: nothing that an experiment computes is decided by a clock, by free memory or by the threads that a process happens to have."""
+import ast
+import importlib
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from tree import ROOT
+
+from modnb.experiments.gating import rules
+from modnb.experiments.masks import add_mul
+from modnb.runs import run
+
+SOURCES = sorted(p for p in (ROOT / "modnb" / "experiments").glob("*/*.py") if p.stem != "__init__")
+WANTED = {"learn_masks": {"batching", "backend"}, "choose_beta": {"batching", "backend"}, "fit_ensemble": {"group"}} # what a call has to say
+SMALL = {"add_mul": dict(layer_sizes=(16, 16), train_steps=30, mask_steps=50), "rules": dict(gatings=("modular", "monolithic"), steps=30, tokens=500)}
+
+
+@pytest.fixture
+def busy():
+    "Two processes that use the machine."
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    yield
+    for other in others:
+        other.kill()
+        other.wait()
+
+
+@pytest.fixture
+def threads():
+    "Another number of threads than the run asks for."
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("module", [add_mul, rules], ids=lambda m: m.__name__.rpartition(".")[2])
+def test_busy_machine_and_other_threads_change_no_digit(module, tmp_path, request):
+    given = SMALL[module.__name__.rpartition(".")[2]]
+    alone = run(module, runs=tmp_path / "alone", progress=False, **given)
+    for fixture in ("busy", "threads"):
+        request.getfixturevalue(fixture)
+    again = run(module, runs=tmp_path / "busy", progress=False, **given)
+    pd.testing.assert_frame_equal(alone.frame, again.frame, check_exact=True)
+    assert alone.signature == again.signature and alone.status["threads"] == again.status["threads"] == 1
+    assert torch.get_num_threads() == 2 and alone.result.tensors.keys() == again.result.tensors.keys()
+    assert all(torch.equal(t, again.result.tensors[name]) for name, t in alone.result.tensors.items())
+
+
+def said(call, module):
+    "The arguments that a call names, with those of a function of the module whose dictionary it unpacks."
+    names = {k.arg: k.value for k in call.keywords if k.arg}
+    for made in (k.value for k in call.keywords if k.arg is None and isinstance(k.value, ast.Call)):
+        names |= dict.fromkeys(getattr(module, made.func.id)(module.Params()))
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: p.stem)
+def test_experiment_leaves_nothing_to_a_race(path):
+    module = importlib.import_module(f"modnb.experiments.{path.parent.name}.{path.stem}")
+    assert module.Params().threads == 1 and module.Params.make(preset="quick").threads == 1
+    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
+    for call in calls:
+        wanted = WANTED.get(getattr(call.func, "id", None), set())
+        given = said(call, module) if wanted else {}
+        assert wanted <= given.keys(), f"{path.name}:{call.lineno} does not say {', '.join(sorted(wanted - given.keys()))}"
+        assert not any(isinstance(v, ast.Constant) and v.value == "auto" for v in given.values()), f"{path.name}:{call.lineno} says 'auto'"
+
+
+def test_smoke_and_presets_name_a_route_and_kernels():
+    for path in SOURCES:
+        module = importlib.import_module(f"modnb.experiments.{path.parent.name}.{path.stem}")
+        if "learn_masks" in path.read_text(encoding="utf-8"):
+            for name in {"smoke": {}} | module.Params.presets:
+                params = module.Params.make(preset=name)
+                assert params.batching in ("vmap", "loop", "channels-last") and params.backend in ("eager", "compiled")
+
+
+def test_group_size_follows_from_the_parameters_alone():
+    make = rules.Params.make
+    assert rules.group_size(make(preset="quick")) == 10 and rules.group_size(make({"group": 3}, "quick")) == 3
+    assert rules.group_size(make({"arch": "mha"}, "paper")) == rules.group_size(make({"arch": "rnn"}, "quick")) == 1
