@@ -11,13 +11,13 @@ from torch import nn
 import modnb.masks
 import modnb.training
 from modnb.masks.ablation import ablate, pruned, variants
-from modnb.masks.algebra import masked
+from modnb.masks.algebra import check_model, masked
 from modnb.masks.batching import Batched
 from modnb.masks.choice import choose_beta
 from modnb.masks.learner import MaskLearner
 from modnb.masks.learning import learn_masks
 from modnb.masks.network import model_hash, select, unwrapped
-from modnb.masks.units import make_units
+from modnb.masks.units import frozen_parameters, make_units
 from modnb.models.copies import full_copy, structural_copy
 from modnb.training.ensembles import fit_ensemble
 from modnb.training.fit import measure
@@ -94,7 +94,7 @@ def both_ways(net, batch):
 
 
 CALLS = {    # public function -> ways to call it with a network and a batch
-    learn_masks: [learning(batching=b) for b in ("auto", "loop", "channels-last")] + [learning(memory="low"), learning(train_weights=True), learning(evaluate=lambda m: {"a/kept": m["a"].kept}),
+    learn_masks: [learning(batching=b) for b in ("auto", "loop", "channels-last")] + [learning(memory="low"), learning(train_weights=True), learning(evaluate=lambda m: {"a/kept": m["a"].kept}), learning(clip="published"),
                                                                                       lambda net, batch: learning()([net, setting()[0]], batch)],
     masked: [lambda net, batch: masked(net, WEIGHT)(batch[0].clone()).sum(), lambda net, batch: masked(net, WEIGHT).eval()(batch[0].clone())],
     ablate: [lambda net, batch: ablate(net, masks(net), lambda view: {"score": score(view)})],
@@ -104,6 +104,8 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     MaskLearner: [one_step], Batched: [both_ways],
     select: [lambda net, batch: select(net)], model_hash: [lambda net, batch: model_hash(net)], unwrapped: [lambda net, batch: unwrapped(net)],
     make_units: [lambda net, batch: make_units([net], linear, "row")],
+    frozen_parameters: [lambda net, batch: frozen_parameters([net], make_units([net], linear, "weight"))],
+    check_model: [lambda net, batch: check_model(model_hash(net), net)],
     full_copy: [lambda net, batch: full_copy(net)(batch[0].clone())],
     structural_copy: [lambda net, batch: structural_copy(net, {n: p.detach().clone() for n, p in net.named_parameters()})(batch[0].clone())],
     choose_size: [lambda net, batch: choose_size([Member(n, F.cross_entropy, "sgd", 0.0, None) for n in (full_copy(net), full_copy(net))], tuple(torch.stack([t, t]) for t in batch), least=0.0)],
@@ -111,7 +113,7 @@ CALLS = {    # public function -> ways to call it with a network and a batch
 }
 TRAINED = {    # function -> why a network that it is given may change
     "fit": "trains it", "train_classifier": "trains it", "Learner": "trains it", "Member": "trains it", "Fit": "holds it", "trainable": "gives its parameters",
-    "call_net": "is a call of it", "Twin": "Batched watches it", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode"}
+    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode"}
 
 
 def takes_a_network():
@@ -123,6 +125,7 @@ def takes_a_network():
             for name in getattr(module, "__all__", ()):
                 thing = getattr(module, name)
                 if not callable(thing) or getattr(thing, "__module__", None) != info.name: continue
+                if not (inspect.isfunction(thing) or (isinstance(thing, type) and thing.__init__ is not dict.__init__)): continue    # a name for a type
                 if isinstance(thing, type) and issubclass(thing, Exception): continue
                 if {"net", "nets", "network"} & set(inspect.signature(thing).parameters): found[name] = thing
     return found
