@@ -221,7 +221,7 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
                 if hidden := watch.read & set(weights):
                     raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} by a way that masks do not "
                                      "reach, such as a closure over a module or a list of parameters; use the attribute of the module")
-                loss = differentiable_loss(batched.loss(outputs, own(targets)))
+                loss = scalar_loss(batched.loss(outputs, own(targets)))
             break
         except Written as name:
             if (name := str(name)) in twin.written | set(weights):
@@ -276,6 +276,12 @@ def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 
     gap = _disagreement(found, _gradients(lambda w: batched.loop(w, *given), weights))
     if gap < tolerance or _exact_gap(batched, weights, *given) < tolerance: return found, ""
     return None, f"its gradient under vmap differs from the loop's by {gap:.0e}"
+
+
+def _noisy(batched: Batched, weights, inputs, targets, nets) -> bool:
+    "Whether the loop gives other gradients each time, so that no route can be compared with it."
+    weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
+    return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights) for _ in range(2))) > 1e-6
 
 
 def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
@@ -430,7 +436,8 @@ class Batched:
         with _same_noise(next(iter(weights.values())).device):
             if self.route is None: grads = _choose_route(self, weights, inputs, targets, nets, race)
             elif self.route == "vmap":
-                found, why = _trial(self, weights, inputs, targets, nets)
+                found, why = _agree(self, weights, inputs, targets, nets)
+                if found is None and _noisy(self, weights, inputs, targets, nets): found, why = _trial(self, weights, inputs, targets, nets)
                 if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
                 grads = found[1:]
         if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
@@ -456,6 +463,7 @@ class Batched:
             loss = _watched_loss(self, self.twins[net], weights, inputs, targets)
             _disallow_own_parameters(self.nets[net], loss)
             if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(self, net, weights, inputs, targets)
+            if not self.through_inputs: differentiable_loss(loss)
         self.watched.add(net)
 
     def _batchable_twin(self) -> Twin:

@@ -18,7 +18,7 @@ from .copies import structural_copy
 from .gated_mlp import GatedMLP
 
 # %% auto #0
-__all__ = ['BY_HAND', 'difference', 'same_shape', 'affine', 'affine_twice', 'stacked_mlp', 'Stack']
+__all__ = ['FLAT', 'BY_HAND', 'difference', 'same_shape', 'affine', 'affine_twice', 'stacked_mlp', 'Stack']
 
 # %% ../../nbs/models/11_stacked.ipynb #986e091d
 def _held(f: FunctionType) -> tuple: # defaults and the values of a closure
@@ -51,6 +51,9 @@ def _alike(a, b, seen: frozenset = frozenset()) -> bool: # seen: pairs of module
     except (TypeError, ValueError, RuntimeError): return False
 
 # %% ../../nbs/models/11_stacked.ipynb #838e5cf6
+FLAT = {"_flat_weights", "_flat_weight_refs"}    # where recurrent layers hold their parameters a second time
+
+
 def _rest(module: nn.Module) -> dict:
     "What a module holds beside parameters, buffers, modules and mode."
     hooks = module._forward_pre_hooks.values()
@@ -74,7 +77,8 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
             for part in mine:
                 if look(mine[part]) != look(other.get(part)): return f"shape or kind of {at(part)!r}"
         mine, other = _rest(m), _rest(n)
-        for part in dict.fromkeys([*mine, *other]):
+        skipped = FLAT if isinstance(m, nn.RNNBase) and not gradients else set()
+        for part in dict.fromkeys(n for n in (*mine, *other) if n not in skipped):
             if not (part in mine and part in other and _alike(mine[part], other[part], seen)): return repr(at(part))
     return ""
 
@@ -82,7 +86,7 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
 def difference(
     a: nn.Module, # network
     b: nn.Module, # another
-    gradients: bool = True, # also compare which parameters require a gradient
+    gradients: bool = True, # are to be trained: compare which parameters require a gradient, too; recurrent layers differ
 ) -> str: # empty if there is none
     "The first thing in which two networks differ, apart from the values of parameters and buffers."
     return _difference(a, b, gradients, frozenset())

@@ -343,9 +343,10 @@ def choose_size(
 ) -> int: # from 1 to S
     "How many to update together."
     S, device = len(members), members[0].device
-    if S == 1 or type(members[0].optimizer) not in ELEMENTWISE or not stacks_well(members[:2], rows_of(batch, [0, 1])): return 1
+    if S == 1 or type(members[0].optimizer) not in ELEMENTWISE: return 1
+    if not stacks_well([_copied(m) for m in members[:2]], rows_of(batch, [0, 1])): return 1
     if device.type == "cpu" and race(members, batch, [1], 1, 0.0)[1][0] > SLOW: return 1
-    possible = free_bytes(device) / 4 / max(1, bytes_per_member(members[0], rows_of(batch, [0])))
+    possible = free_bytes(device) / 4 / max(1, bytes_per_member(_copied(members[0]), rows_of(batch, [0])))
     halved = {-(-S // 2**k) for k in range(S.bit_length() + 1)}      # all, half of them, a quarter, ..., one
     seconds = race(members, batch, sorted(n for n in halved if n == 1 or n <= possible), least=least)
     share = {n: statistics.median(mine / alone for mine, alone in zip(t, seconds[1])) for n, t in seconds.items()}

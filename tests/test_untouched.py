@@ -1,0 +1,160 @@
+"""Nothing of the user's is ever changed: every public function that takes a network leaves it, and the batches, bit for bit as they were."""
+import importlib
+import inspect
+import pkgutil
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import modnb.masks
+import modnb.training
+from modnb.masks.ablation import ablate, pruned, variants
+from modnb.masks.algebra import check_model, masked
+from modnb.masks.batching import Batched
+from modnb.masks.choice import choose_beta
+from modnb.masks.learner import MaskLearner
+from modnb.masks.learning import learn_masks
+from modnb.masks.network import model_hash, select, unwrapped
+from modnb.masks.units import frozen_parameters, make_units
+from modnb.models.copies import full_copy, structural_copy
+from modnb.training.ensembles import fit_ensemble
+from modnb.training.fit import measure
+from modnb.training.groups import Member, choose_size
+
+
+class Restless(nn.Module):
+    "Changes its input, a buffer, two attributes and a parameter in every call, also in eval mode."
+    def __init__(self):
+        super().__init__()
+        self.table, self.bag = nn.Embedding(4, 6, max_norm=0.1), nn.EmbeddingBag(4, 6, max_norm=0.1)
+        self.linear, self.norm = nn.Linear(6, 6), nn.BatchNorm1d(6)
+        self.register_buffer("calls", torch.zeros(()))
+        self.number, self.latest, self.kept = 0, None, [1]
+
+    def forward(self, x):
+        x.mul_(2)
+        self.calls += 1
+        self.number = self.number + 1
+        row = F.embedding(torch.tensor([1]), self.table.weight, max_norm=0.05) + self.table(torch.tensor([2])) + self.bag(torch.tensor([[0, 3]]))
+        self.latest = self.norm(self.linear(x) + row)
+        return self.latest
+
+
+def setting():
+    "A network with a frozen norm inside, gradients, and a parameter that needs none; and a batch."
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net, x, y = Restless(), torch.randn(8, 6), torch.randint(0, 6, (8,))
+    net.train()
+    net.norm.eval()
+    net.linear.bias.requires_grad_(False)
+    net.linear.weight.grad = torch.ones(6, 6)
+    return net, (x, y)
+
+
+def snapshot(net, batch):
+    "All that must stay."
+    def plain(value): return (value.detach().clone(), value.requires_grad, value.grad if value.is_leaf else None) if isinstance(value, torch.Tensor) else value
+    held = [{n: plain(v) for n, v in vars(m).items() if not n.startswith("_")} for m in net.modules()]
+    hooks = [len(v) for m in net.modules() for n, v in vars(m).items() if n.endswith("_hooks")]
+    tensors = {n: plain(t) for n, t in (*net.named_parameters(), *net.named_buffers())}
+    return held, hooks, tensors, [t.clone() for t in batch], [type(m) for m in net.modules()], list(net.kept)
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor): return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
+    return a is b or a == b
+
+
+WEIGHT = {"linear.weight": torch.rand(6, 6, generator=torch.Generator().manual_seed(0)) < 0.5}
+def linear(name, param): return name.startswith("linear")
+def score(view): return float(view(torch.ones(4, 6)).detach().sum())
+def masks(net): return {"a": modnb.masks.Masks(WEIGHT, model=model_hash(net))}
+
+
+def learning(**options):
+    def call(net, batch): return learn_masks(net, {"a": [batch]}, F.cross_entropy, **({"samples": 2, "steps": 2, "where": linear} | options))
+    return call
+
+
+def one_step(net, batch): MaskLearner(net, ["a"], F.cross_entropy, samples=2, steps=2, where=linear).step(0, [batch])
+
+
+def both_ways(net, batch):
+    weights = {"linear.weight": torch.stack([net.linear.weight.detach()] * 2).requires_grad_()}
+    given = [t.view(2, 4, *t.shape[1:]) for t in batch]
+    for batching in ("auto", "loop", "channels-last"):
+        batched = Batched(net, F.cross_entropy, batching)
+        batched.settle(weights, *given)
+        batched.loop(weights, *given).sum().backward()
+
+
+CALLS = {    # public function -> ways to call it with a network and a batch
+    learn_masks: [learning(batching=b) for b in ("auto", "loop", "channels-last")] + [learning(memory="low"), learning(train_weights=True), learning(evaluate=lambda m: {"a/kept": m["a"].kept}), learning(clip="published"),
+                                                                                      lambda net, batch: learning()([net, setting()[0]], batch)],
+    masked: [lambda net, batch: masked(net, WEIGHT)(batch[0].clone()).sum(), lambda net, batch: masked(net, WEIGHT).eval()(batch[0].clone())],
+    ablate: [lambda net, batch: ablate(net, masks(net), lambda view: {"score": score(view)})],
+    variants: [lambda net, batch: [view(batch[0].clone()) for view in variants(net, masks(net)).values()]],
+    pruned: [lambda net, batch: pruned(net, WEIGHT)(batch[0].clone())],
+    choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
+    MaskLearner: [one_step], Batched: [both_ways],
+    select: [lambda net, batch: select(net)], model_hash: [lambda net, batch: model_hash(net)], unwrapped: [lambda net, batch: unwrapped(net)],
+    make_units: [lambda net, batch: make_units([net], linear, "row")],
+    frozen_parameters: [lambda net, batch: frozen_parameters([net], make_units([net], linear, "weight"))],
+    check_model: [lambda net, batch: check_model(model_hash(net), net)],
+    full_copy: [lambda net, batch: full_copy(net)(batch[0].clone())],
+    structural_copy: [lambda net, batch: structural_copy(net, {n: p.detach().clone() for n, p in net.named_parameters()})(batch[0].clone())],
+    choose_size: [lambda net, batch: choose_size([Member(n, F.cross_entropy, "sgd", 0.0, None) for n in (full_copy(net), full_copy(net))], tuple(torch.stack([t, t]) for t in batch), least=0.0)],
+    fit_ensemble: [lambda net, batch: fit_ensemble([full_copy(net), full_copy(net)], [[batch], [batch]], F.cross_entropy, 2)],
+}
+TRAINED = {    # function -> why a network that it is given may change
+    "fit": "trains it", "train_classifier": "trains it", "Learner": "trains it", "Member": "trains it", "Fit": "holds it", "trainable": "gives its parameters",
+    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode"}
+
+
+def takes_a_network():
+    "Public classes and functions of masks and training that have an argument for a network."
+    found = {}
+    for package in (modnb.masks, modnb.training):
+        for info in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            module = importlib.import_module(info.name)
+            for name in getattr(module, "__all__", ()):
+                thing = getattr(module, name)
+                if not callable(thing) or getattr(thing, "__module__", None) != info.name: continue
+                if not (inspect.isfunction(thing) or (isinstance(thing, type) and thing.__init__ is not dict.__init__)): continue    # a name for a type
+                if isinstance(thing, type) and issubclass(thing, Exception): continue
+                if {"net", "nets", "network"} & set(inspect.signature(thing).parameters): found[name] = thing
+    return found
+
+
+def test_every_public_function_that_takes_a_network_is_here():
+    assert {name for name, thing in takes_a_network().items() if thing not in CALLS} == set(TRAINED)
+
+
+@pytest.mark.parametrize("call", [pytest.param(call, id=f"{thing.__name__}-{i}") for thing, calls in CALLS.items() for i, call in enumerate(calls)])
+def test_untouched(call):
+    net, batch = setting()
+    before = snapshot(net, batch)
+    call(net, batch)
+    for what, old, new in zip(("attributes", "hooks", "parameters and buffers", "batch", "classes", "list"), before, snapshot(net, batch)): assert same(old, new), what
+
+
+def test_trials_leave_no_trace_in_the_training():
+    "The first calls are watched and compared; the masks are those of the plain loop, and the random numbers go on as if nothing had been."
+    (net, batch), states = setting(), []
+    logits = []
+    for batching in ("loop", "auto"):
+        torch.manual_seed(0)
+        logits.append(learning(batching=batching, steps=5)(net, batch).logits["a"]["linear.weight"])
+        states.append(torch.get_rng_state())
+    assert torch.allclose(*logits, atol=1e-4) and torch.equal(*states)
+
+
+def test_measure_puts_modes_back():
+    net, batch = setting()
+    measure(net, lambda n: {"score": score(n)})
+    assert [m.training for m in (net, net.norm, net.linear)] == [True, False, True]
