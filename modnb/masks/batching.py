@@ -253,7 +253,7 @@ def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
         return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)))
     except (RuntimeError, TypeError, ValueError): return math.inf
 
-
+# %% ../../nbs/masks/04_batching.ipynb #2ca935d6
 def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
@@ -262,7 +262,7 @@ def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | Non
         with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
         why = f"writes into its parameter {error}" if isinstance(error, Written) else str(error).strip().split("\n")[0]
-        return None, _module_at(error, batched._batchable_twin().module) + why
+        return None, _module_at(error, _batchable_twin(batched).module) + why
     if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
@@ -331,7 +331,7 @@ def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) 
     batched._choose(route)
     return grads
 
-# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
+# %% ../../nbs/masks/04_batching.ipynb #33b189a0
 ROUTES = {    # what a user names -> route, and whether the loop runs in channels-last memory order
     "auto": (None, False),
     "vmap": ("vmap", False),
@@ -364,7 +364,50 @@ def _disallow_own_parameters(net: nn.Module, loss: Tensor):
         raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
                          "forward pass of net return what the loss needs of its weights")
 
+# %% ../../nbs/masks/04_batching.ipynb #216df0f9
+def _first_call(batched: Batched, net: int, weights, inputs, targets):
+    "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
+    with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
+        weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
+        loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
+        _disallow_own_parameters(batched.nets[net], loss)
+        if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(batched, net, weights, inputs, targets)
+        if not batched.through_inputs: differentiable_loss(loss)
+    batched.watched.add(net)
 
+
+def _batchable_twin(batched: Batched) -> Twin:
+    "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
+    if batched._batchable is None:
+        first = batched.twins[0]
+        batched._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+        batched._batchable.written, batched._batchable.changed = first.written, first.changed
+    return batched._batchable
+
+
+def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
+    "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
+    if batched._stacked[0] != (masked, nets):
+        each = [dict((*batched.nets[i].named_parameters(), *batched.nets[i].named_buffers())) for i in nets]
+        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
+    changed = {f"{path}.{name}".lstrip(".") for path, _, name in batched.twins[0].changed} | batched.twins[0].written
+    return {n: t.clone() if n in changed else t for n, t in batched._stacked[1].items()}
+
+
+def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> dict[str, tuple | None]: # name -> memory order
+    "Decide the route of a first draw, and say which memory order suits it."
+    grads = None
+    with _same_noise(next(iter(weights.values())).device):
+        if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, race)
+        elif batched.route == "vmap":
+            found, why = _agree(batched, weights, inputs, targets, nets)
+            if found is None and _noisy(batched, weights, inputs, targets, nets): found, why = _trial(batched, weights, inputs, targets, nets)
+            if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
+            grads = found[1:]
+    if batched.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
+    return {n: loop_order(batched, w.dim() - 1) for n, w in weights.items()}
+
+# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
@@ -403,7 +446,7 @@ class Batched:
         way: str = "stay", # see `Twin.run`: "copy" if other calls come before the backward pass of this
     ) -> Tensor: # scalar loss, differentiable in `weights`
         "The loss of one weight set. A backward pass must precede the next call, unless `way` is \"copy\"."
-        if net not in self.watched: self._first_call(net, weights, inputs, targets)
+        if net not in self.watched: _first_call(self, net, weights, inputs, targets)
         return self._loss(self.twins[net], weights, inputs, targets, way)
 
     def loop(self, weights, inputs, targets, nets: Sequence[int] = ()) -> Tensor: # [R]
@@ -419,11 +462,11 @@ class Batched:
         nets: Sequence[int] = (), # which network each set belongs to; () for the only one
     ) -> Tensor: # [R] losses, differentiable in `weights`
         first = nets[0] if nets else 0
-        if first not in self.watched: self._first_call(first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
-        twin = self._batchable_twin()
+        if first not in self.watched: _first_call(self, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
+        twin = _batchable_twin(self)
         def call(rest, w, x, y): return self._loss(twin, rest | w, x, y, "call")
         if len(self.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
-        return torch.vmap(call, randomness="different")(self._rest(tuple(weights), tuple(nets)), weights, inputs, targets)
+        return torch.vmap(call, randomness="different")(_rest(self, tuple(weights), tuple(nets)), weights, inputs, targets)
 
     def settle(self,
         weights: dict[str, Tensor], # name -> [R, *shape]: a first draw
@@ -432,16 +475,7 @@ class Batched:
         race: bool = True, # let time decide between two routes that are right
     ) -> dict[str, tuple | None]: # name -> memory order of its gradient
         "Decide the route, if that is left open, and say which memory order suits the weights."
-        grads = None
-        with _same_noise(next(iter(weights.values())).device):
-            if self.route is None: grads = _choose_route(self, weights, inputs, targets, nets, race)
-            elif self.route == "vmap":
-                found, why = _agree(self, weights, inputs, targets, nets)
-                if found is None and _noisy(self, weights, inputs, targets, nets): found, why = _trial(self, weights, inputs, targets, nets)
-                if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
-                grads = found[1:]
-        if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
-        return {n: loop_order(self, w.dim() - 1) for n, w in weights.items()}
+        return _settled(self, weights, inputs, targets, nets, race)
 
     def _choose(self, route: str, reason: str = ""):
         "Take a route and say so."
@@ -455,29 +489,3 @@ class Batched:
         if self.channels_last:
             inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
         with _differentiable(twin.module): return scalar_loss(self.loss(twin.run(weights, inputs, way), targets))
-
-    def _first_call(self, net: int, weights, inputs, targets):
-        "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
-        with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
-            weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
-            loss = _watched_loss(self, self.twins[net], weights, inputs, targets)
-            _disallow_own_parameters(self.nets[net], loss)
-            if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(self, net, weights, inputs, targets)
-            if not self.through_inputs: differentiable_loss(loss)
-        self.watched.add(net)
-
-    def _batchable_twin(self) -> Twin:
-        "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
-        if self._batchable is None:
-            first = self.twins[0]
-            self._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
-            self._batchable.written, self._batchable.changed = first.written, first.changed
-        return self._batchable
-
-    def _rest(self, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
-        "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
-        if self._stacked[0] != (masked, nets):
-            each = [dict((*self.nets[i].named_parameters(), *self.nets[i].named_buffers())) for i in nets]
-            self._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
-        changed = {f"{path}.{name}".lstrip(".") for path, _, name in self.twins[0].changed} | self.twins[0].written
-        return {n: t.clone() if n in changed else t for n, t in self._stacked[1].items()}
