@@ -69,6 +69,16 @@ def _differentiable(net: nn.Module):
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.cudnn.enabled = cudnn
 
+# %% ../../nbs/masks/04_batching.ipynb #227e9d27
+ABSENT = object()    # an attribute that a module did not have
+
+
+def _state(net: nn.Module) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
+    "What the modules hold beside their parameters."
+    kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
+    return {(path, kind, name): value for path, m in net.named_modules() for kind, of in kinds.items()
+            for name, value in of(m).items()}
+
 # %% ../../nbs/masks/04_batching.ipynb #cde3e64f
 class Twin:
     "A copy of a network in eval mode that runs under other weights and leaves no trace, in the network or in itself."
@@ -95,20 +105,14 @@ class Twin:
         "Copies of the parameters that a call writes."
         return {n: self.parameters[n].clone() for n in sorted(self.written)}
 
-    def state(self) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
-        "What the modules hold beside their parameters."
-        kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
-        return {(path, kind, name): value for path, m in self.module.named_modules() for kind, of in kinds.items()
-                for name, value in of(m).items()}
-
     @contextlib.contextmanager
     def noting_changes(self):
         "Context of a first call: remember what it changes, and put it back."
-        before = self.state()
+        before = _state(self.module)
         tensors = {key: value for key, value in before.items() if isinstance(value, Tensor)}
         saved = {key: t.clone() for key, t in tensors.items()}
         with Watch(self.parameters, tensors) as watch: yield watch
-        now = self.state()
+        now = _state(self.module)
         changed = {key for key in before | now if before.get(key) is not now.get(key)} | watch.written
         self.changed = {key: saved.get(key, before.get(key, ABSENT)) for key in changed}
         self.put_back()
@@ -133,9 +137,6 @@ class Twin:
         if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
         put_weights(self.places, weights)
         return call_net(self.module, inputs)
-
-
-ABSENT = object()    # an attribute that a module did not have
 
 # %% ../../nbs/masks/04_batching.ipynb #4ca7ea03
 REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activation checkpointing
@@ -312,7 +313,7 @@ def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # th
     "Time the routes, each with the memory order that suits it."
     turned = {n: laid(w, orders[n]) for n, w in weights.items()}
     seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets), "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
-    if any(isinstance(m, nn.Conv2d) for m in batched.looped.modules()) and next(iter(weights.values())).device.type == "cpu":
+    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(iter(weights.values())).device.type == "cpu":
         batched.channels_last = True
         last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
         seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
@@ -323,12 +324,12 @@ def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # th
 
 def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list | None: # gradients under vmap, if it is chosen
     "Decide the route and say so."
-    if len(next(iter(weights.values()))) == 1: return batched._choose("loop")
+    if len(next(iter(weights.values()))) == 1: return _choose(batched, "loop")
     found, why = _agree(batched, weights, inputs, targets, nets)
-    if found is None: return batched._choose("loop", why)
+    if found is None: return _choose(batched, "loop", why)
     grads = found[1:]
     route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets) if race else "vmap"
-    batched._choose(route)
+    _choose(batched, route)
     return grads
 
 # %% ../../nbs/masks/04_batching.ipynb #33b189a0
@@ -407,6 +408,23 @@ def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> di
     if batched.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
     return {n: loop_order(batched, w.dim() - 1) for n, w in weights.items()}
 
+# %% ../../nbs/masks/04_batching.ipynb #bcfa55a9
+def _choose(batched: Batched, route: str, reason: str = ""):
+    "Take a route and say so."
+    batched.route, batched.reason = route, reason or batched.reason
+    level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
+    logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
+
+
+def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
+    "The losses of all sets in one call."
+    first = nets[0] if nets else 0
+    if first not in batched.watched: _first_call(batched, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
+    twin = _batchable_twin(batched)
+    def call(rest, w, x, y): return batched._loss(twin, rest | w, x, y, "call")
+    if len(batched.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
+    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs, targets)
+
 # %% ../../nbs/masks/04_batching.ipynb #c5b25fac
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
@@ -426,18 +444,13 @@ class Batched:
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
         self._batchable, self._stacked = None, (None, {})
-        if self.reason: self._choose("loop")
+        if self.reason: _choose(self, "loop")
 
     @property
     def chosen(self) -> str:
         "The value of `batching` that takes the same route again, without any choice; \"none\" before one is made."
         if self.route is None: return "none"
         return next(name for name, route in ROUTES.items() if route == (self.route, self.channels_last))
-
-    @property
-    def looped(self) -> nn.Module:
-        "The copy of the first network that runs in the loop."
-        return self.twins[0].module
 
     def one(self,
         weights: dict[str, Tensor], # name -> parameter's shape
@@ -461,12 +474,7 @@ class Batched:
         inputs, targets, # tensor, tuple or dict of tensors [R, chunk, ...]
         nets: Sequence[int] = (), # which network each set belongs to; () for the only one
     ) -> Tensor: # [R] losses, differentiable in `weights`
-        first = nets[0] if nets else 0
-        if first not in self.watched: _first_call(self, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
-        twin = _batchable_twin(self)
-        def call(rest, w, x, y): return self._loss(twin, rest | w, x, y, "call")
-        if len(self.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
-        return torch.vmap(call, randomness="different")(_rest(self, tuple(weights), tuple(nets)), weights, inputs, targets)
+        return _vmapped(self, weights, inputs, targets, nets)
 
     def settle(self,
         weights: dict[str, Tensor], # name -> [R, *shape]: a first draw
@@ -476,12 +484,6 @@ class Batched:
     ) -> dict[str, tuple | None]: # name -> memory order of its gradient
         "Decide the route, if that is left open, and say which memory order suits the weights."
         return _settled(self, weights, inputs, targets, nets, race)
-
-    def _choose(self, route: str, reason: str = ""):
-        "Take a route and say so."
-        self.route, self.reason = route, reason or self.reason
-        level, why = (logging.WARNING, f" ({self.reason})") if self.reason else (logging.INFO, "")
-        logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", self.chosen, why)
 
     def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
         "Loss of a twin under weights; inputs and targets stay as they are."
