@@ -69,6 +69,16 @@ def _differentiable(net: nn.Module):
         torch.backends.mha.set_fastpath_enabled(fast)
         torch.backends.cudnn.enabled = cudnn
 
+# %% ../../nbs/masks/04_batching.ipynb #227e9d27
+ABSENT = object()    # an attribute that a module did not have
+
+
+def _state(net: nn.Module) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
+    "What the modules hold beside their parameters."
+    kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
+    return {(path, kind, name): value for path, m in net.named_modules() for kind, of in kinds.items()
+            for name, value in of(m).items()}
+
 # %% ../../nbs/masks/04_batching.ipynb #cde3e64f
 class Twin:
     "A copy of a network in eval mode that runs under other weights and leaves no trace, in the network or in itself."
@@ -95,20 +105,14 @@ class Twin:
         "Copies of the parameters that a call writes."
         return {n: self.parameters[n].clone() for n in sorted(self.written)}
 
-    def state(self) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
-        "What the modules hold beside their parameters."
-        kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
-        return {(path, kind, name): value for path, m in self.module.named_modules() for kind, of in kinds.items()
-                for name, value in of(m).items()}
-
     @contextlib.contextmanager
     def noting_changes(self):
         "Context of a first call: remember what it changes, and put it back."
-        before = self.state()
+        before = _state(self.module)
         tensors = {key: value for key, value in before.items() if isinstance(value, Tensor)}
         saved = {key: t.clone() for key, t in tensors.items()}
         with Watch(self.parameters, tensors) as watch: yield watch
-        now = self.state()
+        now = _state(self.module)
         changed = {key for key in before | now if before.get(key) is not now.get(key)} | watch.written
         self.changed = {key: saved.get(key, before.get(key, ABSENT)) for key in changed}
         self.put_back()
@@ -133,9 +137,6 @@ class Twin:
         if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
         put_weights(self.places, weights)
         return call_net(self.module, inputs)
-
-
-ABSENT = object()    # an attribute that a module did not have
 
 # %% ../../nbs/masks/04_batching.ipynb #4ca7ea03
 REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activation checkpointing
@@ -253,7 +254,7 @@ def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
         return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)))
     except (RuntimeError, TypeError, ValueError): return math.inf
 
-
+# %% ../../nbs/masks/04_batching.ipynb #2ca935d6
 def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
@@ -262,7 +263,7 @@ def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | Non
         with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
         why = f"writes into its parameter {error}" if isinstance(error, Written) else str(error).strip().split("\n")[0]
-        return None, _module_at(error, batched._batchable_twin().module) + why
+        return None, _module_at(error, _batchable_twin(batched).module) + why
     if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
@@ -312,7 +313,7 @@ def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # th
     "Time the routes, each with the memory order that suits it."
     turned = {n: laid(w, orders[n]) for n, w in weights.items()}
     seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets), "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
-    if any(isinstance(m, nn.Conv2d) for m in batched.looped.modules()) and next(iter(weights.values())).device.type == "cpu":
+    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(iter(weights.values())).device.type == "cpu":
         batched.channels_last = True
         last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
         seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
@@ -323,15 +324,15 @@ def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # th
 
 def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list | None: # gradients under vmap, if it is chosen
     "Decide the route and say so."
-    if len(next(iter(weights.values()))) == 1: return batched._choose("loop")
+    if len(next(iter(weights.values()))) == 1: return _choose(batched, "loop")
     found, why = _agree(batched, weights, inputs, targets, nets)
-    if found is None: return batched._choose("loop", why)
+    if found is None: return _choose(batched, "loop", why)
     grads = found[1:]
     route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets) if race else "vmap"
-    batched._choose(route)
+    _choose(batched, route)
     return grads
 
-# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
+# %% ../../nbs/masks/04_batching.ipynb #33b189a0
 ROUTES = {    # what a user names -> route, and whether the loop runs in channels-last memory order
     "auto": (None, False),
     "vmap": ("vmap", False),
@@ -364,7 +365,67 @@ def _disallow_own_parameters(net: nn.Module, loss: Tensor):
         raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
                          "forward pass of net return what the loss needs of its weights")
 
+# %% ../../nbs/masks/04_batching.ipynb #216df0f9
+def _first_call(batched: Batched, net: int, weights, inputs, targets):
+    "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
+    with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
+        weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
+        loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
+        _disallow_own_parameters(batched.nets[net], loss)
+        if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(batched, net, weights, inputs, targets)
+        if not batched.through_inputs: differentiable_loss(loss)
+    batched.watched.add(net)
 
+
+def _batchable_twin(batched: Batched) -> Twin:
+    "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
+    if batched._batchable is None:
+        first = batched.twins[0]
+        batched._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+        batched._batchable.written, batched._batchable.changed = first.written, first.changed
+    return batched._batchable
+
+
+def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
+    "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
+    if batched._stacked[0] != (masked, nets):
+        each = [dict((*batched.nets[i].named_parameters(), *batched.nets[i].named_buffers())) for i in nets]
+        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
+    changed = {f"{path}.{name}".lstrip(".") for path, _, name in batched.twins[0].changed} | batched.twins[0].written
+    return {n: t.clone() if n in changed else t for n, t in batched._stacked[1].items()}
+
+
+def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> dict[str, tuple | None]: # name -> memory order
+    "Decide the route of a first draw, and say which memory order suits it."
+    grads = None
+    with _same_noise(next(iter(weights.values())).device):
+        if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, race)
+        elif batched.route == "vmap":
+            found, why = _agree(batched, weights, inputs, targets, nets)
+            if found is None and _noisy(batched, weights, inputs, targets, nets): found, why = _trial(batched, weights, inputs, targets, nets)
+            if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
+            grads = found[1:]
+    if batched.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
+    return {n: loop_order(batched, w.dim() - 1) for n, w in weights.items()}
+
+# %% ../../nbs/masks/04_batching.ipynb #bcfa55a9
+def _choose(batched: Batched, route: str, reason: str = ""):
+    "Take a route and say so."
+    batched.route, batched.reason = route, reason or batched.reason
+    level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
+    logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
+
+
+def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
+    "The losses of all sets in one call."
+    first = nets[0] if nets else 0
+    if first not in batched.watched: _first_call(batched, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
+    twin = _batchable_twin(batched)
+    def call(rest, w, x, y): return batched._loss(twin, rest | w, x, y, "call")
+    if len(batched.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
+    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs, targets)
+
+# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
@@ -383,18 +444,13 @@ class Batched:
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
         self._batchable, self._stacked = None, (None, {})
-        if self.reason: self._choose("loop")
+        if self.reason: _choose(self, "loop")
 
     @property
     def chosen(self) -> str:
         "The value of `batching` that takes the same route again, without any choice; \"none\" before one is made."
         if self.route is None: return "none"
         return next(name for name, route in ROUTES.items() if route == (self.route, self.channels_last))
-
-    @property
-    def looped(self) -> nn.Module:
-        "The copy of the first network that runs in the loop."
-        return self.twins[0].module
 
     def one(self,
         weights: dict[str, Tensor], # name -> parameter's shape
@@ -403,7 +459,7 @@ class Batched:
         way: str = "stay", # see `Twin.run`: "copy" if other calls come before the backward pass of this
     ) -> Tensor: # scalar loss, differentiable in `weights`
         "The loss of one weight set. A backward pass must precede the next call, unless `way` is \"copy\"."
-        if net not in self.watched: self._first_call(net, weights, inputs, targets)
+        if net not in self.watched: _first_call(self, net, weights, inputs, targets)
         return self._loss(self.twins[net], weights, inputs, targets, way)
 
     def loop(self, weights, inputs, targets, nets: Sequence[int] = ()) -> Tensor: # [R]
@@ -418,12 +474,7 @@ class Batched:
         inputs, targets, # tensor, tuple or dict of tensors [R, chunk, ...]
         nets: Sequence[int] = (), # which network each set belongs to; () for the only one
     ) -> Tensor: # [R] losses, differentiable in `weights`
-        first = nets[0] if nets else 0
-        if first not in self.watched: self._first_call(first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
-        twin = self._batchable_twin()
-        def call(rest, w, x, y): return self._loss(twin, rest | w, x, y, "call")
-        if len(self.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
-        return torch.vmap(call, randomness="different")(self._rest(tuple(weights), tuple(nets)), weights, inputs, targets)
+        return _vmapped(self, weights, inputs, targets, nets)
 
     def settle(self,
         weights: dict[str, Tensor], # name -> [R, *shape]: a first draw
@@ -432,22 +483,7 @@ class Batched:
         race: bool = True, # let time decide between two routes that are right
     ) -> dict[str, tuple | None]: # name -> memory order of its gradient
         "Decide the route, if that is left open, and say which memory order suits the weights."
-        grads = None
-        with _same_noise(next(iter(weights.values())).device):
-            if self.route is None: grads = _choose_route(self, weights, inputs, targets, nets, race)
-            elif self.route == "vmap":
-                found, why = _agree(self, weights, inputs, targets, nets)
-                if found is None and _noisy(self, weights, inputs, targets, nets): found, why = _trial(self, weights, inputs, targets, nets)
-                if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
-                grads = found[1:]
-        if self.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
-        return {n: loop_order(self, w.dim() - 1) for n, w in weights.items()}
-
-    def _choose(self, route: str, reason: str = ""):
-        "Take a route and say so."
-        self.route, self.reason = route, reason or self.reason
-        level, why = (logging.WARNING, f" ({self.reason})") if self.reason else (logging.INFO, "")
-        logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", self.chosen, why)
+        return _settled(self, weights, inputs, targets, nets, race)
 
     def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
         "Loss of a twin under weights; inputs and targets stay as they are."
@@ -455,29 +491,3 @@ class Batched:
         if self.channels_last:
             inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
         with _differentiable(twin.module): return scalar_loss(self.loss(twin.run(weights, inputs, way), targets))
-
-    def _first_call(self, net: int, weights, inputs, targets):
-        "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
-        with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
-            weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
-            loss = _watched_loss(self, self.twins[net], weights, inputs, targets)
-            _disallow_own_parameters(self.nets[net], loss)
-            if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(self, net, weights, inputs, targets)
-            if not self.through_inputs: differentiable_loss(loss)
-        self.watched.add(net)
-
-    def _batchable_twin(self) -> Twin:
-        "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
-        if self._batchable is None:
-            first = self.twins[0]
-            self._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
-            self._batchable.written, self._batchable.changed = first.written, first.changed
-        return self._batchable
-
-    def _rest(self, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
-        "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
-        if self._stacked[0] != (masked, nets):
-            each = [dict((*self.nets[i].named_parameters(), *self.nets[i].named_buffers())) for i in nets]
-            self._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
-        changed = {f"{path}.{name}".lstrip(".") for path, _, name in self.twins[0].changed} | self.twins[0].written
-        return {n: t.clone() if n in changed else t for n, t in self._stacked[1].items()}

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['Data', 'Found', 'MaskOptions', 'learn_masks']
 
-# %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
+# %% ../../nbs/masks/11_learning.ipynb #cd0ad8f0
 def _named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
     "What `evaluate` returned under one name. Raises `ValueError` or `TypeError` if it is no number under \"function/metric\"."
     function = next((f for f in sorted(functions, key=lambda f: -len(str(f))) if str(key).startswith(f"{f}/")), None)
@@ -43,7 +43,7 @@ def _named_number(key: str, value, functions: Sequence) -> tuple: # function, me
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
 
-
+# %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
 def _log(learner: MaskLearner, step: int, losses: Tensor) -> list[tuple]:
     "History rows of one step: network, step, function, then loss, price, share of weights kept."
     numbers = {"loss": losses.tolist(), "price": learner.price((step - 1) / learner.steps).tolist(), "kept": learner.kept().tolist()}
