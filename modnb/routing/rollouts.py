@@ -114,9 +114,8 @@ class Rollouts:
         "Candidates of a pass through the network; without a router log p(a | x) is 0."
         with self.frozen():
             h, a, q = self.rollout(**how)
-            like = h if q is None else q.scores
-            ll = like.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
-            return Scored(a, ll, torch.zeros_like(ll) if q is None else q.log_prob(a))
+            ll = q.scores.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
+            return Scored(a, ll, q.log_prob(a))
 
     def score(self, a: Tensor) -> Scored: return self.scored(a=a) # int64 [C, *batch, L, K]
 
@@ -209,6 +208,6 @@ class LookAt:
         self.noise = noise or Noise(0, device)
         self.detach = detach
         self.prefixes = prefixes
-        self.choices = None if net.law is None else UniformRoutings(net, device) # of a `Buffer`
+        self.choices = UniformRoutings(net, device) if net.routed else None # of a `Buffer`
 
     def __call__(self, batch: Batch) -> Rollouts: return Rollouts(self, batch)
