@@ -19,7 +19,7 @@ from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remem
 from .terms import Members, check_terms, make_baseline, term_value
 
 # %% auto #0
-__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'term_members', 'Buffered', 'make_buffered']
+__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'term_members', 'Remembering', 'Buffered', 'make_buffered']
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
 SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gradient, reward)
@@ -79,33 +79,9 @@ def term_members(
         raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
     return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
 
-
-class Buffered(Estimator):
-    "The general estimator over samples and a buffer."
-    def __init__(self, look,
-        terms, # list of (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
-        buffer: Buffer | None = None, # Q routings per example (or per task: `index` is then the task)
-        samples: int = 10, # S, drawn on each visit
-        score: str = "joint", # what the buffer keeps: a name in SCORES
-        reward="log_prob", # of the weights `reward` and `advantage`: "log_prob", "prob", or a function (routings, batch) -> [C, *batch]
-        baseline="none", # of the weight `advantage`, see `make_baseline`
-        distinct: bool = True, # buffer and union hold each routing once
-        e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
-        push: str = "all", # samples that may enter the buffer: "all", or only the "best" of each example
-        least_reward: float = -math.inf, # entries with a lower score never enter
-        **options,
-    ):
-        self.terms = check_terms(terms)
-        self.sets = {t.routings for t in self.terms}
-        self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
-        super().__init__(look, **options)
-        at_least(e_every=e_every)
-        _check(self.terms, score, reward, samples)
-        _check_buffer(buffer, self.sets, e_every, push, least_reward)
-        self.buffer, self.samples, self.score, self.reward = buffer, samples, score, reward
-        self.baseline, self.distinct, self.e_every = make_baseline(baseline), distinct, e_every
-        self.push, self.least_reward = push, least_reward
-
+# %% ../../nbs/routing/14_buffered.ipynb #d96e74bc
+class Remembering(Estimator):
+    "What `Buffered` does with samples and a buffer."
     def rewards(self, view, found: Compared, batch: Batch) -> Tensor: # [C, *batch]
         "The reward of each candidate. Raises `ValueError` naming `reward` where it returns another shape."
         if not callable(self.reward): return REWARDS[self.reward](found.fixed.ll)
@@ -141,6 +117,33 @@ class Buffered(Estimator):
         "Fresh samples for other examples than those of the update."
         view = self.view(batch)
         return self.remember(view, self.candidates(view, batch, self.samples), batch)[2]
+
+# %% ../../nbs/routing/14_buffered.ipynb #9f34ffdf
+class Buffered(Remembering):
+    "The general estimator over samples and a buffer."
+    def __init__(self, look,
+        terms, # list of (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
+        buffer: Buffer | None = None, # Q routings per example (or per task: `index` is then the task)
+        samples: int = 10, # S, drawn on each visit
+        score: str = "joint", # what the buffer keeps: a name in SCORES
+        reward="log_prob", # of the weights `reward` and `advantage`: "log_prob", "prob", or a function (routings, batch) -> [C, *batch]
+        baseline="none", # of the weight `advantage`, see `make_baseline`
+        distinct: bool = True, # buffer and union hold each routing once
+        e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
+        push: str = "all", # samples that may enter the buffer: "all", or only the "best" of each example
+        least_reward: float = -math.inf, # entries with a lower score never enter
+        **options,
+    ):
+        self.terms = check_terms(terms)
+        self.sets = {t.routings for t in self.terms}
+        self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
+        super().__init__(look, **options)
+        at_least(e_every=e_every)
+        _check(self.terms, score, reward, samples)
+        _check_buffer(buffer, self.sets, e_every, push, least_reward)
+        self.buffer, self.samples, self.score, self.reward = buffer, samples, score, reward
+        self.baseline, self.distinct, self.e_every = make_baseline(baseline), distinct, e_every
+        self.push, self.least_reward = push, least_reward
 
     def part(self, term, view, batch: Batch, found: Compared | None, best: Compared | None) -> Compared:
         "The set of a term."

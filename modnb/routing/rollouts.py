@@ -23,7 +23,7 @@ from .router import lacking
 from ..training.fit import in_mode
 
 # %% auto #0
-__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Rollouts', 'UniformRoutings', 'LookAt']
+__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Passes', 'Rollouts', 'UniformRoutings', 'LookAt']
 
 # %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
 def _mentions(code) -> bool:
@@ -82,8 +82,8 @@ def first_not_finite(
     return f"module {modules} of slot {slot}, {name} ({kind}), gives values that are not finite"
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c0744720
-class Rollouts:
-    "Candidates of a minibatch, by running the network."
+class Passes:
+    "Passes of a network with a minibatch, and their scores."
     slot = 2 # a routing is [L, K]
     axes = 1 # of a minibatch, [B]
 
@@ -114,21 +114,10 @@ class Rollouts:
         "Candidates of a pass through the network; without a router log p(a | x) is 0."
         with self.frozen():
             h, a, q = self.rollout(**how)
-            like = h if q is None else q.scores
-            ll = like.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
-            return Scored(a, ll, torch.zeros_like(ll) if q is None else q.log_prob(a))
+            ll = q.scores.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
+            return Scored(a, ll, q.log_prob(a))
 
     def score(self, a: Tensor) -> Scored: return self.scored(a=a) # int64 [C, *batch, L, K]
-
-    def draw(self, samples: int) -> Scored:
-        "Routings drawn from the router."
-        self.need_router()
-        return self.scored(S=samples, generator=self.noise.generator)
-
-    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
-        "Known routings, then draws; in one pass where drawing needs no module."
-        if self.of.net.sequential: return join(self.score(old), self.draw(samples))
-        return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
 
     def fixed(self, found: Scored) -> Scored:
         "The scores to compare: without gradient, in eval mode."
@@ -139,6 +128,19 @@ class Rollouts:
         "Where its values stop being finite, for an error message."
         task = None if self.batch.task is None else self.batch.task[place[0]][None]
         return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
+
+# %% ../../nbs/routing/20_rollouts.ipynb #7e7567cd
+class Rollouts(Passes):
+    "Candidates of a minibatch, by running the network."
+    def draw(self, samples: int) -> Scored:
+        "Routings drawn from the router."
+        self.need_router()
+        return self.scored(S=samples, generator=self.noise.generator)
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
+        "Known routings, then draws; in one pass where drawing needs no module."
+        if self.of.net.sequential: return join(self.score(old), self.draw(samples))
+        return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
 
     def encode(self, routing: Tensor) -> Tensor: return routing
     def decode(self, a: Tensor) -> Tensor: return a
@@ -209,6 +211,6 @@ class LookAt:
         self.noise = noise or Noise(0, device)
         self.detach = detach
         self.prefixes = prefixes
-        self.choices = None if net.law is None else UniformRoutings(net, device) # of a `Buffer`
+        self.choices = UniformRoutings(net, device) if net.routed else None # of a `Buffer`
 
     def __call__(self, batch: Batch) -> Rollouts: return Rollouts(self, batch)
