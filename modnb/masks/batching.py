@@ -221,7 +221,8 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
                 outputs = twin.run(weights, own(inputs))
                 if hidden := watch.read & set(weights):
                     raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do "
-                                     "not reach, such as a closure over a module or a list of parameters; use the attribute of the module")
+                                     "not reach, such as a closure over a module or a list of parameters; "
+                                     "use the attribute of the module")
                 loss = scalar_loss(batched.loss(outputs, own(targets)))
             break
         except Written as name:
