@@ -174,7 +174,7 @@ def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Uni
 
 @dataclass
 class Frozen:
-    "A parameter of S networks that is not masked, where the gradient that it gets is of interest."
+    "A parameter of S networks that is not masked but whose gradient is needed."
     name: str
     value: Tensor # [S, N] its values
     shape: torch.Size # of the parameter
