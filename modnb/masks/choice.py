@@ -71,7 +71,7 @@ class NoPrice(ValueError):
 # %% ../../nbs/masks/13_choice.ipynb #377db99d
 def _trials(path, run: dict) -> list:
     "Trials of an earlier call. Raises `CheckpointError` if they belong to another network or other settings."
-    return [tuple(t) for t in load_same_run(path, run)["trials"]] if path and os.path.exists(path) else []
+    return [tuple(t) for t in load_same_run(path, run, "remove it")["trials"]] if path and os.path.exists(path) else []
 
 
 def _plain_options(options: Mapping) -> dict:

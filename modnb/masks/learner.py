@@ -215,6 +215,16 @@ def _turned_piles(learner: MaskLearner, turn: str) -> dict[str, Tensor]:
     of = {name: u for u in learner.units for name in (u.name, f"logits of {u.name}")}
     return {name: getattr(of[name], turn)(pile) if name in of else pile for name, pile in learner.piles.items()}
 
+
+def _arrange(learner: MaskLearner, orders: Mapping):
+    "Store weights, logits and piles in other memory orders."
+    natural = {u.name: u.unpack(learner.logits[u.name]) for u in learner.units}
+    learner.piles = _turned_piles(learner, "unpack")
+    for u in learner.units:
+        u.arrange(orders[u.name])
+        learner.logits[u.name] = u.pack(natural[u.name])
+    learner.piles = _turned_piles(learner, "pack")
+
 # %% ../../nbs/masks/10_learner.ipynb #25a16782
 @dataclass
 class StepState:
@@ -403,6 +413,26 @@ def _about(learner: MaskLearner) -> dict:
     return about | {"estimator": f"{estimator.name} {vars(estimator)}", "by_length": dealt and dealt.groups,
                     "units": {u.name: u.size for u in learner.units}}
 
+
+def _weights(learner: MaskLearner, net: int, rounded: bool) -> dict[str, Tensor]: # parameter -> values
+    "The masked parameters' present values."
+    values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in learner.units}
+    return {u.name: values[u.name].to(u.dtype) for u in learner.units} if rounded else values
+
+
+def _price(learner: MaskLearner, progress: float) -> Tensor: # [F, S]
+    "Price of the current masks."
+    price = learner.estimator.price
+    priced = [price(learner.logits[u.name].detach(), progress) * u.weights_per_unit() for u in learner.units]
+    return learner._charge * sum(p.sum(-1) for p in priced)
+
+
+def _kept(learner: MaskLearner) -> Tensor: # [F, S]
+    "Share of weights that the current masks keep."
+    final = {u.name: learner.estimator.finish(learner.logits[u.name].detach()) for u in learner.units}
+    kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in learner.units)
+    return kept / sum(u.value.shape[1] for u in learner.units)
+
 # %% ../../nbs/masks/10_learner.ipynb #4a1c72e6
 def _state(learner: MaskLearner, step: int, rows: list) -> dict:
     "All that the rest of the training depends on, in the parameters' own order."
@@ -421,7 +451,7 @@ def _state(learner: MaskLearner, step: int, rows: list) -> dict:
 
 def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
     "Put the training where a checkpoint left it."
-    state = load_same_run(path, _about(learner))
+    state = load_same_run(path, _about(learner), "remove it")
     for u in learner.units:
         u.arrange(range(len(u.shape)))
         learner.logits[u.name] = state["logits"][u.name].float().to(learner.device)
@@ -435,6 +465,13 @@ def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on wi
     return state["step"], list(state["rows"])
 
 # %% ../../nbs/masks/10_learner.ipynb #fbdc918a
+def _listed(net) -> list[nn.Module]:
+    "One network or several as a list. Raises `ValueError` naming `net` if there is none."
+    nets = [net] if isinstance(net, nn.Module) else list(net)
+    if not nets: raise ValueError("net: an empty list of networks")
+    return nets
+
+
 def _check_memory(memory: str, batching: str):
     "Raises `ValueError` naming `memory` if it is unknown or impossible."
     if memory not in ("auto", "fast", "low"):
@@ -466,6 +503,40 @@ def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, 
             for step in range(64 * block, 64 * block + 64) for f, s in learner.sets]
     return torch.stack(made).view(64, len(functions), len(seeds), samples, 2).to(learner.device)
 
+
+def _keys(learner: MaskLearner, step: int) -> Tensor: # int32 [F, S, K, 2]
+    "Keys of one step."
+    block, i = divmod(step, 64)
+    if learner._block != block: learner._keys, learner._block = _block_of_keys(learner, block), block
+    return learner._keys[i]
+
+
+def _backend(learner: MaskLearner, backend: str) -> str:
+    "Kernels that are worth their compilation."
+    if backend != "auto": return backend
+    drawn = learner.steps * learner.samples * sum(logits.numel() for logits in learner.logits.values())
+    return "compiled" if drawn > 1e9 else "eager"
+
+
+def _parts(learner: MaskLearner, data: list) -> list[Part]:
+    "The calls of a step."
+    nets = len(learner.nets)
+    several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
+    names = [learner.functions[f] for f, _ in learner.sets]
+    return parts_of([several[f][s] for f, s in learner.sets], learner.samples, names, learner.by_length)
+
+
+def _make_logits(learner: MaskLearner, where, granularity, fixed, init, train_weights):
+    "The masked parameters of a learner, their first logits, and what it knows of each of them."
+    units = learner.units = make_units(learner.nets, where, granularity)
+    learner.rest = frozen_parameters(learner.nets, units) if learner.published else []
+    learner.device, learner.settled = units[0].value.device, False
+    learner.fixed, learner.train_weights, learner.free = _check_fixed(fixed, units), bool(train_weights), {}
+    if learner.train_weights: learner.free = _trained_weights(learner, granularity, train_weights)
+    learner.init = per_weight("init", init, units) if isinstance(init, Mapping) else number("init", init)
+    learner.logits = {u.name: _start(learner, u) for u in units}
+    learner.piles = _empty_piles(learner)
+
 # %% ../../nbs/masks/10_learner.ipynb #3781b88a
 class MaskLearner:
     "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
@@ -473,8 +544,7 @@ class MaskLearner:
                  lr=1e-2, init=2.0, estimator="gumbel", where=weights_only, granularity="weight", batching="auto",
                  backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0,
                  train_weights=False, fixed=()): # as in `learn_masks`
-        self.nets = [net] if isinstance(net, nn.Module) else list(net)
-        if not self.nets: raise ValueError("net: an empty list of networks")
+        self.nets = _listed(net)
         _check_memory(memory, batching)
         self.functions, self.memory, self.by_length = list(functions), memory, by_length
         self.steps, self.seeds = whole("steps", steps), seeds_of(seed, len(self.nets))
@@ -483,18 +553,10 @@ class MaskLearner:
         self.published = way == "published" and self.clip is not None
         self.estimator = get_estimator(estimator)
         self.samples = whole("samples", samples) if self.estimator.stochastic else 1
-        self.units = make_units(self.nets, where, granularity)
-        self.rest = frozen_parameters(self.nets, self.units) if self.published else []
-        self.device, self.settled = self.units[0].value.device, False
-        self.fixed, self.train_weights, self.free = _check_fixed(fixed, self.units), bool(train_weights), {}
-        if self.train_weights: self.free = _trained_weights(self, granularity, train_weights)
-        self.init = per_weight("init", init, self.units) if isinstance(init, Mapping) else number("init", init)
         self.models, self.batched = [model_hash(n) for n in self.nets], Batched(self.nets, loss, batching)
         self._moments, self._rows, self._block, self._replayed, self.at = None, None, None, None, 0
-        self.logits = {u.name: _start(self, u) for u in self.units}
-        self.piles = _empty_piles(self)
-        drawn = self.steps * self.samples * sum(logits.numel() for logits in self.logits.values())
-        self.backend = ("compiled" if drawn > 1e9 else "eager") if backend == "auto" else backend
+        _make_logits(self, where, granularity, fixed, init, train_weights)
+        self.backend = _backend(self, backend)
 
     @property
     def sets(self) -> list[tuple[int, int]]:
@@ -503,15 +565,11 @@ class MaskLearner:
 
     def keys(self, step: int) -> Tensor: # int32 [F, S, K, 2]
         "Keys of a step's noise: a function of seed, function and step. Made in blocks, so that a device seldom waits."
-        block, i = divmod(step, 64)
-        if self._block != block: self._keys, self._block = _block_of_keys(self, block), block
-        return self._keys[i]
+        return _keys(self, step)
 
     def parts(self, data: list) -> list[Part]:
         "The calls of a step. `data`: a batch per function, or a list of S batches for each."
-        several = [[d] * len(self.nets) if not isinstance(d, list) or len(self.nets) == 1 else d for d in data]
-        names = [self.functions[f] for f, _ in self.sets]
-        return parts_of([several[f][s] for f, s in self.sets], self.samples, names, self.by_length)
+        return _parts(self, data)
 
     def settle(self, data: list):
         "Choose route and memory order on a first batch, and make the optimizer."
@@ -519,12 +577,7 @@ class MaskLearner:
 
     def arrange(self, orders: Mapping):
         "Store weights, logits and piles in other memory orders."
-        natural, piles = {u.name: u.unpack(self.logits[u.name]) for u in self.units}, _turned_piles(self, "unpack")
-        for u in self.units:
-            u.arrange(orders[u.name])
-            self.logits[u.name] = u.pack(natural[u.name])
-        self.piles = piles
-        self.piles = _turned_piles(self, "pack")
+        _arrange(self, orders)
 
     def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
         "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
@@ -532,15 +585,11 @@ class MaskLearner:
 
     def price(self, progress: float) -> Tensor: # [F, S]
         "Price of the current masks, in the units of the loss."
-        price = self.estimator.price
-        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
-        return self._charge * sum(p.sum(-1) for p in priced)
+        return _price(self, progress)
 
     def kept(self) -> Tensor: # [F, S]
         "Share of weights that the current masks keep."
-        final = {u.name: self.estimator.finish(self.logits[u.name].detach()) for u in self.units}
-        kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in self.units)
-        return kept / sum(u.value.shape[1] for u in self.units)
+        return _kept(self)
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
@@ -553,8 +602,7 @@ class MaskLearner:
 
     def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
         "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
-        values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in self.units}
-        return {u.name: values[u.name].to(u.dtype) for u in self.units} if rounded else values
+        return _weights(self, net, rounded)
 
     def state(self, step: int, rows: list) -> dict:
         "All that the rest of the training depends on."

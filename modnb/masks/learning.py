@@ -6,8 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
@@ -154,11 +156,21 @@ def _functions(data, nets: int) -> list[str | int]:
     return names
 
 
+def _checkpoint_path(checkpoint, function) -> str:
+    "File of the training of one function, or of all where it is None. A name that fits no file has its checksum there."
+    if function is None: return f"{checkpoint}"
+    name = str(function)
+    if not re.fullmatch(r"[\w .+-]{1,40}", name): name = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{checkpoint}.{name}"
+
+
 def _check_nets(net):
     "Raises `TypeError` or `ValueError` naming `net`."
     for each in [net] if isinstance(net, nn.Module) else net:
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
             raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
+        if any(p.is_meta for p in each.parameters()):
+            raise ValueError(f"net: {type(each).__name__} is on the meta device, which has shapes but no numbers; load its weights first")
 
 
 @contextlib.contextmanager
@@ -252,7 +264,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     parts = []
     for group in [functions] if together else [[f] for f in functions]:
         learner = MaskLearner(net, group, loss, **options)
-        path = None if checkpoint is None else f"{checkpoint}" if together else f"{checkpoint}.{group[0]}"
+        path = None if checkpoint is None else _checkpoint_path(checkpoint, None if together else group[0])
         parts.append((learner, _train(learner, data, evaluate, every, list(callbacks), path)))
     found = [_found(parts, s) for s in range(len(parts[0][0].nets))]
     return found[0] if single else found
