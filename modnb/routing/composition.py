@@ -125,6 +125,8 @@ def check_parts(net: nn.Module, router: Router | None, slots: int | None):
     "Raises `ValueError` naming an argument of the wrong type."
     if not isinstance(net, nn.Module): raise ValueError(f"net: a {type(net).__name__} given; need an nn.Module")
     if not modular_layers(net): raise ValueError("net: has no ModularLayer")
+    inner = next((name or "itself" for name, m in net.named_modules() if isinstance(m, Composition)), None)
+    if inner is not None: raise ValueError(f"net: has a Composition in it ({inner}), which routes its own layers; give the network of that one")
     if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
     if slots is not None: check_count("slots", slots)
 

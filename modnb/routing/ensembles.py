@@ -37,13 +37,13 @@ class InTurn:
     def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
     def state(self, r: int) -> dict[str, Tensor]: return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()} # of one seed
 
-    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None): # as `Stacked.rollout`
+    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None, checked=False): # as `Stacked.rollout`
         "Score given routings, draw S, or take the mode, for all seeds. Raises `ValueError` naming `generators`."
         if S is not None and (generators is None or len(generators) != self.seeds): raise ValueError(f"generators: need one for each of {self.seeds} seeds")
         lead = int(S is not None or a is not None and a.dim() > 4)
         of = lambda t, r: t[r] if own and t is not None else t
         given = lambda r: None if a is None else a.select(lead, r)
-        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach)
+        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach, checked)
                 for r, net in enumerate(self.nets)]
         h, chosen = (torch.stack([e[i] for e in each], lead) for i in (0, 1))
         scores = torch.stack([e[2].scores for e in each], lead if self.sequential else 0)

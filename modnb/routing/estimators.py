@@ -80,6 +80,8 @@ class Supervised(Estimator):
         if batch.oracle is None: raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
         view = self.view(batch)
         found = view.score(view.encode(batch.oracle[None]))
+        finite = found.joint.isfinite()
+        check_finite(view, found.a, finite, finite[0])
         return view, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40

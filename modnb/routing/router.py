@@ -298,6 +298,8 @@ class Router(nn.Module):
         self.when = when_it_decides(sees, when)
         self.detach = detach
         self.views = views_of(views, self.slots)
+        learned = [view for view in dict.fromkeys(self.views) if isinstance(view, nn.Module)]
+        if learned: self.learned_views = nn.ModuleList(learned) # trained, moved and saved with the router
         counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
         self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
         self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)

@@ -153,6 +153,8 @@ def plan(
     "The run of an experiment with these parameters, computed or not."
     found = experiment(what)
     preset, overrides = one_preset(preset, overrides)
+    if preset is None and params is not None:
+        preset = params.preset
     given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
     store = runs if isinstance(runs, Runs) else Runs(runs)
     return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)

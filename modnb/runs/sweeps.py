@@ -117,6 +117,9 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     for key in found:
         if key not in (*OURS, *THEIRS):
             raise ParameterError(f"{key}: unknown key{nearest(key, OURS)} (allowed: {', '.join(OURS)}, and those of W&B sweeps)")
+    for key in ("experiment", "preset"):
+        if not isinstance(found.get(key), str | None):
+            raise ParameterError(f"{key}: {found[key]!r} was given; allowed is a text")
     if found.get("method", "grid") != "grid":
         raise ParameterError(f"method: {found['method']!r} was given; allowed is 'grid'")
     given, seeds = found.get("parameters") or {}, found.get("seeds")
