@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..data.stream import batches
 from .algebra import Masks
+from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner
@@ -145,7 +146,9 @@ def _functions(data, nets: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     each = [data] if isinstance(data, Mapping) or nets == 1 else list(data) if isinstance(data, (list, tuple)) else [data]
     for d in each:
-        if not isinstance(d, Mapping) or not d: raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not isinstance(d, Mapping):
+            raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not d: raise ValueError("data: is empty; it must map names of functions to batches")
         if list(d) != list(each[0]): raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
     if each[0] is not data and len(each) != nets: raise ValueError(f"data: {len(each)} mappings for {nets} networks")
     names = [_plain_name(f) for f in each[0]]
@@ -156,9 +159,16 @@ def _functions(data, nets: int) -> list[str | int]:
 
 def _check_nets(net):
     "Raises `TypeError` or `ValueError` naming `net`."
-    for each in [net] if isinstance(net, nn.Module) else net:
+    nets = [net] if isinstance(net, nn.Module) else net
+    check_shapes([unwrapped(each) for each in nets])
+    for each in nets:
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
             raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
+
+
+def _check_loss(loss):
+    "Raises `TypeError` naming `loss` unless it can be called."
+    if not callable(loss): raise TypeError(f"loss: {loss!r} given; it must be a function loss(outputs, targets)")
 
 
 @contextlib.contextmanager
@@ -242,6 +252,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
     single = isinstance(net, nn.Module)
     _check_nets(net)
+    _check_loss(loss)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
         if value < least: raise ValueError(f"{name}: {value} is below {least}")
