@@ -224,7 +224,7 @@ def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Cal
 @_outside_inference()
 def learn_masks( # type: ignore[misc] # mypy does not match these options with the overloads' TypedDict
     net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Data | Sequence[Data], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
+    data: Data | Sequence[Data], # function -> batches (inputs, targets), inputs a tensor, a tuple or any mapping; finite data are cycled. Several networks: shared, or a mapping for each
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
@@ -241,7 +241,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
+    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published" or ("published", norm): as the published code clips, see `clipping`
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)
