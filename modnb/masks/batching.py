@@ -25,7 +25,8 @@ from ..training.checkpoint import rng_state, set_rng_state
 from ..training.fit import call_net, differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'Batched']
+__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes',
+           'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #79439a82
 class _Embedding(nn.Embedding):
@@ -259,6 +260,12 @@ def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 # %% ../../nbs/masks/04_batching.ipynb #2ca935d6
+def _why(error: Exception) -> str:
+    "An error in one line, without PyTorch's request to report it."
+    if isinstance(error, Written): return f"writes into its parameter {error}"
+    return str(error).strip().split("\n")[0].split(", please file")[0]
+
+
 def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
@@ -267,8 +274,7 @@ def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | Non
     try:
         with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
-        why = f"writes into its parameter {error}" if isinstance(error, Written) else str(error).strip().split("\n")[0]
-        return None, _module_at(error, _batchable_twin(batched).module) + why
+        return None, _module_at(error, _batchable_twin(batched).module) + _why(error)
     if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
@@ -353,12 +359,17 @@ def _check_route(batching: str):
     raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
 
 
-def _unlike(nets: Sequence[nn.Module]) -> str:
-    "The difference that keeps networks from running as one, or "". Raises `ValueError` if their parameters differ."
+def check_shapes(nets: Sequence[nn.Module]):
+    "Raises `ValueError` naming `net` if parameters or buffers differ in name or shape."
     def shapes(net): return {n: t.shape for n, t in (*net.named_parameters(), *net.named_buffers())}
     for i, net in enumerate(nets):
         if shapes(net) != shapes(nets[0]):
             raise ValueError(f"net: network {i} differs from network 0 in the names or shapes of its parameters")
+
+
+def _unlike(nets: Sequence[nn.Module]) -> str:
+    "What keeps networks from running as one; empty if nothing does. Raises `ValueError` if their parameters differ."
+    check_shapes(nets)
     found = ((i, difference(nets[0], net, gradients=False)) for i, net in enumerate(nets))
     return next((f"network {i} differs from network 0 in {what}" for i, what in found if what), "")
 

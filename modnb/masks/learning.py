@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from ..data.stream import batches
 from .algebra import Masks
+from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner
@@ -147,7 +148,9 @@ def _functions(data, nets: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     each = [data] if isinstance(data, Mapping) or nets == 1 else list(data) if isinstance(data, (list, tuple)) else [data]
     for d in each:
-        if not isinstance(d, Mapping) or not d: raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not isinstance(d, Mapping):
+            raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not d: raise ValueError("data: is empty; it must map names of functions to batches")
         if list(d) != list(each[0]): raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
     if each[0] is not data and len(each) != nets: raise ValueError(f"data: {len(each)} mappings for {nets} networks")
     names = [_plain_name(f) for f in each[0]]
@@ -166,11 +169,18 @@ def _checkpoint_path(checkpoint, function) -> str:
 
 def _check_nets(net):
     "Raises `TypeError` or `ValueError` naming `net`."
-    for each in [net] if isinstance(net, nn.Module) else net:
+    nets = [net] if isinstance(net, nn.Module) else net
+    check_shapes([unwrapped(each) for each in nets])
+    for each in nets:
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
             raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
         if any(p.is_meta for p in each.parameters()):
             raise ValueError(f"net: {type(each).__name__} is on the meta device, which has shapes but no numbers; load its weights first")
+
+
+def _check_loss(loss):
+    "Raises `TypeError` naming `loss` unless it can be called."
+    if not callable(loss): raise TypeError(f"loss: {loss!r} given; it must be a function loss(outputs, targets)")
 
 
 @contextlib.contextmanager
@@ -226,7 +236,7 @@ def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Cal
 @_outside_inference()
 def learn_masks( # type: ignore[misc] # mypy does not match these options with the overloads' TypedDict
     net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Data | Sequence[Data], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
+    data: Data | Sequence[Data], # function -> batches (inputs, targets), inputs a tensor, a tuple or any mapping; finite data are cycled. Several networks: shared, or a mapping for each
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
@@ -243,7 +253,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
+    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published" or ("published", norm): as the published code clips, see `clipping`
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)
@@ -254,6 +264,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
     single = isinstance(net, nn.Module)
     _check_nets(net)
+    _check_loss(loss)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
         if value < least: raise ValueError(f"{name}: {value} is below {least}")
