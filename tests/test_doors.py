@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from modnb.masks import Masks, ablate, learn_masks, masked, pruned
 from modnb.masks.batching import Batched, _disagreement, _gradients
 from modnb.training import fit_ensemble
+from modnb.training.checkpoint import CheckpointError
 
 ROUTES = ("auto", "vmap", "loop", "channels-last")
 
@@ -269,6 +270,34 @@ def test_functions_with_the_names_of_our_rows():
     measure = lambda view: {"mean": view(rows()[0]).mean()}
     for names in (["full"], ["x", "not x"]): assert message(ablate, mlp(), dict.fromkeys(names, mask), measure).startswith("masks: ")
     assert len(ablate(mlp(), dict.fromkeys(["x", "not x"], mask), measure, inverse=False)) == 3
+
+
+@pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])
+@pytest.mark.parametrize("batching", ["auto", "loop"])
+def test_sparse_gradients_are_those_of_the_dense_layer(layer, batching):
+    x, y = torch.arange(24).view(8, 3) % 5, torch.arange(8) % 3
+    found = []
+    for sparse in (False, True):
+        torch.manual_seed(0)
+        table = layer(6, 4, sparse=sparse)
+        net = nn.Sequential(table, nn.Flatten(), nn.Linear(12 if layer is nn.Embedding else 4, 3))
+        data, only = {"a": [(x, y)]}, [lambda name, p: "bias" not in name, lambda name, p: name.startswith("2")]
+        found += [learn(net, data, batching=batching, where=only[0]), learn(net, data, batching=batching, clip="published", where=only)]
+    assert distance(found[0], found[2]) < 1e-5 and distance(found[1], found[3]) < 1e-5
+
+
+def test_networks_without_numbers():
+    assert message(learn, nn.Sequential(nn.LazyLinear(3))).startswith("net: its parameter '0.weight' has no shape yet")
+    assert message(learn, mlp().to("meta")).startswith("net: Sequential is on the meta device")
+
+
+def test_a_checkpoint_of_each_function_whatever_its_name(tmp_path):
+    names = ["add", "a/b", "b" * 300, "\n"]
+    options = dict(together=False, checkpoint=tmp_path / "masks.pt")
+    found = [learn(mlp(), {name: [rows()] for name in names}, **options) for _ in range(2)]
+    assert found[0].rows == found[1].rows
+    assert len(list(tmp_path.iterdir())) == 4 and (tmp_path / "masks.pt.add").exists()
+    with pytest.raises(CheckpointError, match="lr is 0.1 there and 0.2 here; .* or remove it"): learn(mlp(), dict.fromkeys(names, [rows()]), lr=0.2, **options)
 
 
 def test_wrappers():

@@ -47,3 +47,14 @@ def test_untouched(make, vocabulary, steps):
     whole = Masks({name: torch.ones_like(m) for name, m in masks.items()})
     assert torch.allclose(vector(masked(net, whole)(**batch)), outputs, atol=1e-5)
     if steps > 1: assert masks.density < 1 and not torch.allclose(vector(masked(net, masks)(**batch)), outputs, atol=1e-5)
+
+
+def test_the_mask_that_asks_nothing():
+    "The network looks at a mask of two axes and is looped; one of four axes it passes on, with the same masks in the end."
+    net, (batch, target) = small(), (inputs(8, 50), torch.arange(8) % 2)
+    hidden = (1 - batch["attention_mask"])[:, None, None].float() * torch.finfo(torch.float32).min
+    loss = lambda output, y: torch.nn.functional.cross_entropy(vector(output)[:, :2], y)
+    options = dict(samples=2, beta=1e-2, steps=3, lr=0.2, init=1.0, where=WHERE)
+    found = [learn_masks(net, {"a": [(batch | {"attention_mask": m}, target)]}, loss, **options) for m in (batch["attention_mask"], hidden)]
+    assert [f.route for f in found] == ["loop", "vmap"] and found[0].reason.startswith("the network (BertModel): ")
+    assert max(float((t - found[1].logits["a"][n]).abs().max()) for n, t in found[0].logits["a"].items()) < 1e-3

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ['FULL', 'NOT', 'variants', 'ablate', 'pruned', 'halves']
 
 # %% ../../nbs/masks/12_ablation.ipynb #fdfad18d
-FULL, NOT = "full", "not "    # names of the network as it is, and of an inverse mask
+FULL, NOT = "full", "not "    # name of the row without a mask; prefix of inverse masks
 
 
 def _check_names(functions: Sequence, inverse: bool):
-    "Raise `ValueError` if a function has the name of a row that is ours."
+    "Raises `ValueError` if a function has the name of a reserved row."
     for f in functions:
         of = f.removeprefix(NOT) if isinstance(f, str) and inverse else f
         if f == FULL or (of != f and of in functions):
@@ -46,6 +46,18 @@ def variants(
     return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
 
 
+def _measured(measure: Callable, view: masked) -> list[tuple[str, float]]: # metric, value
+    "What a network scores. Raises `TypeError` naming `measure` unless that is a dict of numbers."
+    found, rows = measure(view.eval()), []
+    if not hasattr(found, "items"):
+        raise TypeError(f"measure: must return a dict of numbers, not a {type(found).__name__}")
+    for metric, value in found.items():
+        try: rows.append((metric, float(value)))
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"measure: returned a {type(value).__name__} as {metric!r}; it must be a number") from None
+    return rows
+
+
 @torch.no_grad()
 def ablate(
     net: nn.Module, # network; it is measured in eval mode and never changed
@@ -56,7 +68,7 @@ def ablate(
     "Measure a network under each mask and its inverse. Raises `ValueError` if a function has the name of another row."
     import pandas as pd
     views = variants(net, masks, inverse)
-    rows = [(v, k, float(x)) for v, view in views.items() for k, x in measure(view.eval()).items()]
+    rows = [(name, *row) for name, view in views.items() for row in _measured(measure, view)]
     return pd.DataFrame(rows, columns=["mask", "metric", "value"])
 
 # %% ../../nbs/masks/12_ablation.ipynb #9f062d22

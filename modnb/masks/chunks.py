@@ -21,7 +21,7 @@ def chunked(
     samples: int, # K
     name: str = "", # function whose data it is, for the error
 ) -> tuple: # same structure, each tensor [K, rows / K, ...]
-    "Cut a batch into K consecutive chunks. Raises `ValueError` naming `samples` if K does not divide the rows."
+    "Cut a batch into K consecutive chunks. Raises `ValueError` naming `samples` if K does not divide the rows, or `data` if it is no batch."
     if not (isinstance(batch, (tuple, list)) and len(batch) == 2): raise ValueError(f"data[{name!r}]: a batch must be a pair (inputs, targets), not {type(batch).__name__}")
     leaves = tree_flatten(tuple(batch))[0]
     for t in leaves:
@@ -30,6 +30,7 @@ def chunked(
         raise ValueError(f"data[{name!r}]: inputs and targets must be tensors with one row per example, or tuples or dicts of them; {what} given")
     rows = {len(t) for t in leaves}
     if len(rows) != 1: raise ValueError(f"data[{name!r}]: tensors of one batch differ in their number of rows: {sorted(rows)}")
+    if rows == {0}: raise ValueError(f"data[{name!r}]: a batch has no rows")
     if (n := rows.pop()) % samples: raise ValueError(f"samples: {samples} masks cannot share the {n} rows of a batch of data[{name!r}] evenly")
     return tree_map(lambda t: t.reshape(samples, n // samples, *t.shape[1:]), tuple(batch))
 

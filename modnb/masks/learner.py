@@ -32,7 +32,7 @@ __all__ = ['CLIPPINGS', 'number', 'whole', 'seeds_of', 'per_weight', 'clipping',
 
 # %% ../../nbs/masks/10_learner.ipynb #7aae782a
 def number(name: str, value) -> float:
-    "A real number of any library as a `float`. Raises `ValueError` naming it if it is none, or not finite."
+    "A real number of any library as a `float`. Raises `ValueError` with its name if it is not a finite number."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
     if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
         raise ValueError(f"{name}: {value!r} given; it must be a number")
@@ -41,7 +41,7 @@ def number(name: str, value) -> float:
 
 
 def whole(name: str, value) -> int:
-    "An integer of any size and library as an `int`. Raises `ValueError` naming it if it is none."
+    "An integer of any size and library as an `int`. Raises `ValueError` with its name if it is not an integer."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
     if not isinstance(plain, numbers.Integral) or isinstance(plain, bool):
         raise ValueError(f"{name}: {value!r} given; it must be an integer")
@@ -96,7 +96,7 @@ def clipping(
 
 # %% ../../nbs/masks/10_learner.ipynb #7f5f8c01
 def _add_up(learner: MaskLearner):
-    "Add the gradient of logits that stay to what has piled up of it, as the published clipping counts it."
+    "Add the gradient of fixed logits to its pile, as the published clipping counts it."
     for u in learner.units:
         if u.name not in learner.fixed: continue
         if learner.published: learner.piles["logits of " + u.name].add_(u.gradient)
@@ -104,7 +104,7 @@ def _add_up(learner: MaskLearner):
 
 
 def _clip(learner: MaskLearner):
-    "Scale each function's gradient to a global norm of at most `clip`, and with it what has piled up."
+    "Scale each function's gradient, and the piles with it, to a global norm of at most `clip`."
     grads = {f"the logits of {u.name!r}": u.gradient for u in learner.units}
     if learner.train_weights: grads |= {f"the weights {u.name!r}": u.value.grad[None] for u in learner.units}
     grads |= {f"the frozen {name}": pile for name, pile in learner.piles.items()}
@@ -127,7 +127,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _fits(learner: MaskLearner) -> bool:
-    "Whether all masked copies, their largest gradient, Adam's state and what piles up have room."
+    "Whether all masked copies, their largest gradient, Adam's state and the piles fit into memory."
     scalars = sum(u.value[0].numel() for u in learner.units)
     sets, largest = len(learner.sets) * learner.samples, max(u.value[0].numel() for u in learner.units)
     copies = sets * (scalars + 2 * largest) * max(u.dtype.itemsize for u in learner.units)
@@ -136,7 +136,7 @@ def _fits(learner: MaskLearner) -> bool:
 
 
 def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
-    "What the network is called with in a first step."
+    "The parameters that the network is called with in a first step."
     keys = learner.keys(0)
     drawn = {u.name: draw_copies(u, learner.estimator, learner.logits[u.name], keys, None, backend=learner.backend)
              for u in learner.units}
@@ -187,14 +187,14 @@ def _start_training(learner: MaskLearner):
     fused = kind in ("cpu", "cuda") or None
     learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=fused, capturable=kind == "cuda")
     if learner._moments is not None: _put_moments(learner)
-    # what the training's progress changes cannot be recorded
+    # a step that depends on the training's progress cannot be recorded
     steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)
     learner._replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
     learner.settled = True
 
 
 def _put_moments(learner: MaskLearner):
-    "Adam's state from a checkpoint, in today's memory order."
+    "Adam's state from a checkpoint, in the current memory order."
     turned = zip(learner.units * 2, learner._moments)
     state = {i: {n: u.pack(t) if t.dim() else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
     learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
@@ -214,6 +214,16 @@ def _turned_piles(learner: MaskLearner, turn: str) -> dict[str, Tensor]:
     "The piles with those of masked parameters turned by `Units.pack` or `Units.unpack`."
     of = {name: u for u in learner.units for name in (u.name, f"logits of {u.name}")}
     return {name: getattr(of[name], turn)(pile) if name in of else pile for name, pile in learner.piles.items()}
+
+
+def _arrange(learner: MaskLearner, orders: Mapping):
+    "Store weights, logits and piles in other memory orders."
+    natural = {u.name: u.unpack(learner.logits[u.name]) for u in learner.units}
+    learner.piles = _turned_piles(learner, "unpack")
+    for u in learner.units:
+        u.arrange(orders[u.name])
+        learner.logits[u.name] = u.pack(natural[u.name])
+    learner.piles = _turned_piles(learner, "pack")
 
 # %% ../../nbs/masks/10_learner.ipynb #25a16782
 @dataclass
@@ -311,7 +321,7 @@ def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
 
 
 def _complete(learner: MaskLearner, now: StepState):
-    "Finish the gradients: prices that are no constant, and units that no loss has reached."
+    "Finish the gradients: prices that are not constant, and units that no loss has reached."
     for u in learner.units:
         constant, reached = _constant(learner, u), {(f, s) for n, f, s in now.begun if n == u.name}
         if learner.batched.route == "vmap" and reached: reached = set(learner.sets)
@@ -324,7 +334,7 @@ def _complete(learner: MaskLearner, now: StepState):
 
 
 def _check_losses(learner: MaskLearner, losses: Tensor):
-    "Raise `FloatingPointError` if a loss is not finite."
+    "Raises `FloatingPointError` if a loss is not finite."
     for f, values in zip(learner.functions, losses.tolist()):
         for v in values:
             if not math.isfinite(v):
@@ -333,7 +343,7 @@ def _check_losses(learner: MaskLearner, losses: Tensor):
 
 
 def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]):
-    "Raise `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
+    "Raises `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
     for name, t in tensors.items():
         for f, finite in zip(learner.functions, t.detach().isfinite().flatten(1).all(1).tolist()):
             if finite: continue
@@ -342,7 +352,7 @@ def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]
 
 
 def _check_logits(learner: MaskLearner):
-    "Raise `FloatingPointError` if a logit is not finite: its weight would be dropped silently."
+    "Raises `FloatingPointError` if a logit is not finite: its weight would silently be dropped."
     _check_finite(learner, "logits:", {f"{n!r}": logits for n, logits in learner.logits.items()})
 
 # %% ../../nbs/masks/10_learner.ipynb #c6477fd5
@@ -403,6 +413,26 @@ def _about(learner: MaskLearner) -> dict:
     return about | {"estimator": f"{estimator.name} {vars(estimator)}", "by_length": dealt and dealt.groups,
                     "units": {u.name: u.size for u in learner.units}}
 
+
+def _weights(learner: MaskLearner, net: int, rounded: bool) -> dict[str, Tensor]: # parameter -> values
+    "The masked parameters' present values."
+    values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in learner.units}
+    return {u.name: values[u.name].to(u.dtype) for u in learner.units} if rounded else values
+
+
+def _price(learner: MaskLearner, progress: float) -> Tensor: # [F, S]
+    "Price of the current masks."
+    price = learner.estimator.price
+    priced = [price(learner.logits[u.name].detach(), progress) * u.weights_per_unit() for u in learner.units]
+    return learner._charge * sum(p.sum(-1) for p in priced)
+
+
+def _kept(learner: MaskLearner) -> Tensor: # [F, S]
+    "Share of weights that the current masks keep."
+    final = {u.name: learner.estimator.finish(learner.logits[u.name].detach()) for u in learner.units}
+    kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in learner.units)
+    return kept / sum(u.value.shape[1] for u in learner.units)
+
 # %% ../../nbs/masks/10_learner.ipynb #4a1c72e6
 def _state(learner: MaskLearner, step: int, rows: list) -> dict:
     "All that the rest of the training depends on, in the parameters' own order."
@@ -421,22 +451,29 @@ def _state(learner: MaskLearner, step: int, rows: list) -> dict:
 
 def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
     "Put the training where a checkpoint left it."
-    state = load_same_run(path, _about(learner))
+    state = load_same_run(path, _about(learner), "remove it")
     for u in learner.units:
         u.arrange(range(len(u.shape)))
         learner.logits[u.name] = state["logits"][u.name].float().to(learner.device)
         if learner.train_weights: u.value = torch.stack([w[u.name].reshape(-1) for w in state["weights"]]).to(u.value)
     learner._moments = state["moments"]
     learner.piles = {n: p.to(learner.device) for n, p in state.get("piles", {}).items()}
-    if learner.batched.route is None and learner.memory != "low":    # as it went before, whatever a race would say now
+    if learner.batched.route is None and learner.memory != "low":    # as before, whatever a race would choose now
         learner.batched.route, learner.batched.reason, learner.batched.channels_last = state["route"]
         learner.arrange(state["orders"])
         _start_training(learner)
     return state["step"], list(state["rows"])
 
 # %% ../../nbs/masks/10_learner.ipynb #fbdc918a
+def _listed(net) -> list[nn.Module]:
+    "One network or several as a list. Raises `ValueError` naming `net` if there is none."
+    nets = [net] if isinstance(net, nn.Module) else list(net)
+    if not nets: raise ValueError("net: an empty list of networks")
+    return nets
+
+
 def _check_memory(memory: str, batching: str):
-    "Raise `ValueError` naming `memory` if it is unknown or impossible."
+    "Raises `ValueError` naming `memory` if it is unknown or impossible."
     if memory not in ("auto", "fast", "low"):
         raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
     if memory == "low" and batching == "vmap":
@@ -444,7 +481,7 @@ def _check_memory(memory: str, batching: str):
 
 
 def _check_fixed(fixed, units: list[Units]) -> list[str]:
-    "Names of the parameters whose logits stay. Raises `ValueError` naming `fixed`."
+    "Names of the parameters whose logits are not trained. Raises `ValueError` naming `fixed`."
     names = [u.name for u in units]
     for n in fixed:
         if n not in names: raise ValueError(f"fixed: {n!r} is not masked{nearest(n, names)}")
@@ -466,6 +503,40 @@ def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, 
             for step in range(64 * block, 64 * block + 64) for f, s in learner.sets]
     return torch.stack(made).view(64, len(functions), len(seeds), samples, 2).to(learner.device)
 
+
+def _keys(learner: MaskLearner, step: int) -> Tensor: # int32 [F, S, K, 2]
+    "Keys of one step."
+    block, i = divmod(step, 64)
+    if learner._block != block: learner._keys, learner._block = _block_of_keys(learner, block), block
+    return learner._keys[i]
+
+
+def _backend(learner: MaskLearner, backend: str) -> str:
+    "Kernels that are worth their compilation."
+    if backend != "auto": return backend
+    drawn = learner.steps * learner.samples * sum(logits.numel() for logits in learner.logits.values())
+    return "compiled" if drawn > 1e9 else "eager"
+
+
+def _parts(learner: MaskLearner, data: list) -> list[Part]:
+    "The calls of a step."
+    nets = len(learner.nets)
+    several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
+    names = [learner.functions[f] for f, _ in learner.sets]
+    return parts_of([several[f][s] for f, s in learner.sets], learner.samples, names, learner.by_length)
+
+
+def _make_logits(learner: MaskLearner, where, granularity, fixed, init, train_weights):
+    "The masked parameters of a learner, their first logits, and what it knows of each of them."
+    units = learner.units = make_units(learner.nets, where, granularity)
+    learner.rest = frozen_parameters(learner.nets, units) if learner.published else []
+    learner.device, learner.settled = units[0].value.device, False
+    learner.fixed, learner.train_weights, learner.free = _check_fixed(fixed, units), bool(train_weights), {}
+    if learner.train_weights: learner.free = _trained_weights(learner, granularity, train_weights)
+    learner.init = per_weight("init", init, units) if isinstance(init, Mapping) else number("init", init)
+    learner.logits = {u.name: _start(learner, u) for u in units}
+    learner.piles = _empty_piles(learner)
+
 # %% ../../nbs/masks/10_learner.ipynb #3781b88a
 class MaskLearner:
     "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
@@ -473,8 +544,7 @@ class MaskLearner:
                  lr=1e-2, init=2.0, estimator="gumbel", where=weights_only, granularity="weight", batching="auto",
                  backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0,
                  train_weights=False, fixed=()): # as in `learn_masks`
-        self.nets = [net] if isinstance(net, nn.Module) else list(net)
-        if not self.nets: raise ValueError("net: an empty list of networks")
+        self.nets = _listed(net)
         _check_memory(memory, batching)
         self.functions, self.memory, self.by_length = list(functions), memory, by_length
         self.steps, self.seeds = whole("steps", steps), seeds_of(seed, len(self.nets))
@@ -483,18 +553,10 @@ class MaskLearner:
         self.published = way == "published" and self.clip is not None
         self.estimator = get_estimator(estimator)
         self.samples = whole("samples", samples) if self.estimator.stochastic else 1
-        self.units = make_units(self.nets, where, granularity)
-        self.rest = frozen_parameters(self.nets, self.units) if self.published else []
-        self.device, self.settled = self.units[0].value.device, False
-        self.fixed, self.train_weights, self.free = _check_fixed(fixed, self.units), bool(train_weights), {}
-        if self.train_weights: self.free = _trained_weights(self, granularity, train_weights)
-        self.init = per_weight("init", init, self.units) if isinstance(init, Mapping) else number("init", init)
         self.models, self.batched = [model_hash(n) for n in self.nets], Batched(self.nets, loss, batching)
         self._moments, self._rows, self._block, self._replayed, self.at = None, None, None, None, 0
-        self.logits = {u.name: _start(self, u) for u in self.units}
-        self.piles = _empty_piles(self)
-        drawn = self.steps * self.samples * sum(logits.numel() for logits in self.logits.values())
-        self.backend = ("compiled" if drawn > 1e9 else "eager") if backend == "auto" else backend
+        _make_logits(self, where, granularity, fixed, init, train_weights)
+        self.backend = _backend(self, backend)
 
     @property
     def sets(self) -> list[tuple[int, int]]:
@@ -503,15 +565,11 @@ class MaskLearner:
 
     def keys(self, step: int) -> Tensor: # int32 [F, S, K, 2]
         "Keys of a step's noise: a function of seed, function and step. Made in blocks, so that a device seldom waits."
-        block, i = divmod(step, 64)
-        if self._block != block: self._keys, self._block = _block_of_keys(self, block), block
-        return self._keys[i]
+        return _keys(self, step)
 
     def parts(self, data: list) -> list[Part]:
         "The calls of a step. `data`: a batch per function, or a list of S batches for each."
-        several = [[d] * len(self.nets) if not isinstance(d, list) or len(self.nets) == 1 else d for d in data]
-        names = [self.functions[f] for f, _ in self.sets]
-        return parts_of([several[f][s] for f, s in self.sets], self.samples, names, self.by_length)
+        return _parts(self, data)
 
     def settle(self, data: list):
         "Choose route and memory order on a first batch, and make the optimizer."
@@ -519,42 +577,32 @@ class MaskLearner:
 
     def arrange(self, orders: Mapping):
         "Store weights, logits and piles in other memory orders."
-        natural, piles = {u.name: u.unpack(self.logits[u.name]) for u in self.units}, _turned_piles(self, "unpack")
-        for u in self.units:
-            u.arrange(orders[u.name])
-            self.logits[u.name] = u.pack(natural[u.name])
-        self.piles = piles
-        self.piles = _turned_piles(self, "pack")
+        _arrange(self, orders)
 
     def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
         "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
         return _step(self, step, data)
 
     def price(self, progress: float) -> Tensor: # [F, S]
-        "Price of the present masks, in the units of the loss."
-        price = self.estimator.price
-        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
-        return self._charge * sum(p.sum(-1) for p in priced)
+        "Price of the current masks, in the units of the loss."
+        return _price(self, progress)
 
     def kept(self) -> Tensor: # [F, S]
-        "Share of weights that the present masks keep."
-        final = {u.name: self.estimator.finish(self.logits[u.name].detach()) for u in self.units}
-        kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in self.units)
-        return kept / sum(u.value.shape[1] for u in self.units)
+        "Share of weights that the current masks keep."
+        return _kept(self)
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
         return _final_logits(self, net)
 
     def masks(self, net: int = 0) -> dict[str, Masks]:
-        "The present masks of one network's functions."
+        "The current masks of one network's functions."
         about = dict(estimator=self.estimator.name, model="" if self.train_weights else self.models[net])
         return {f: Masks.from_logits(logits, **about) for f, logits in self.final_logits(net).items()}
 
     def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
-        "The masked parameters' present values (`train_weights` moves them), in the network's dtype or as they are kept."
-        values = {u.name: u.unpack(u.value.detach()[net]).view(u.shape).clone() for u in self.units}
-        return {u.name: values[u.name].to(u.dtype) for u in self.units} if rounded else values
+        "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
+        return _weights(self, net, rounded)
 
     def state(self, step: int, rows: list) -> dict:
         "All that the rest of the training depends on."

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from ..models.copies import structural_copy
 
@@ -30,6 +31,9 @@ def unwrapped(
     net = getattr(net, "_orig_mod", net)
     if not isinstance(net, nn.Module): raise TypeError(f"net: must be a torch.nn.Module, not a {type(net).__name__}")
     if isinstance(net, WRAPPERS): raise ValueError(f"net: is a {type(net).__name__}; pass the network in it, net.module")
+    for name, p in net.named_parameters():
+        if nn.parameter.is_lazy(p):
+            raise ValueError(f"net: its parameter {name!r} has no shape yet; call the network on a batch once")
     for name, module in net.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"its part {name!r}" if name else "it"
@@ -78,9 +82,15 @@ def model_hash(
 ) -> str: # 16 hexadecimal digits
     "Fingerprint of a network's parameters and buffers."
     digest = hashlib.sha256()
-    for name, t in unwrapped(net).state_dict().items():
-        digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
-        if not t.is_meta: digest.update(t.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, value in unwrapped(net).state_dict().items():
+        for t in tree_leaves(value):    # quantized layers keep more than tensors
+            if not isinstance(t, Tensor):
+                digest.update(f"{name}{t if isinstance(t, (int, float, str, torch.dtype)) else type(t).__name__}".encode())
+                continue
+            digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
+            if t.is_meta: continue
+            t = (t.dequantize() if t.is_quantized else t).detach().cpu().contiguous()
+            digest.update(t.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()[:16]
 
 # %% ../../nbs/masks/01_network.ipynb #69da1c0e

@@ -17,7 +17,7 @@ from .sampling import Place
 from ..names import nearest
 
 # %% auto #0
-__all__ = ['GROUPS', 'group_index', 'Units', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
+__all__ = ['GROUPS', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
 
 # %% ../../nbs/masks/07_units.ipynb #94370828
 GROUPS = ("weight", "row", "column", "tensor")
@@ -37,7 +37,7 @@ def group_index(
         return torch.unique(index.reshape(-1), return_inverse=True)[1]
     if granularity not in GROUPS:
         hint = nearest(str(granularity), GROUPS)
-        raise ValueError(f"granularity: {granularity!r} is unknown{hint} Known: {', '.join(GROUPS)} or a callable")
+        raise ValueError(f"granularity: {granularity!r} is unknown{hint or '.'} Known: {', '.join(GROUPS)} or a callable")
     if granularity == "tensor" or not param.dim():
         return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)
@@ -101,6 +101,11 @@ class Units:
         return (self.unpack(units) if self.index is None else units[self.index]).view(self.shape)
 
 # %% ../../nbs/masks/07_units.ipynb #dd49c0b7
+def dense(grad: Tensor) -> Tensor:
+    "A gradient with all its zeros: embeddings with `sparse=True` leave them out."
+    return grad.to_dense() if grad.is_sparse else grad
+
+
 def gates(
     unit: Units,
     estimator: Estimator,
@@ -149,7 +154,7 @@ def draw_copies(
     leaf = unit.shaped(masked.view(*[-1] * lead, masked.shape[-1])).detach().requires_grad_()
     axes = (*range(lead), *(lead + i for i in (unit.place.order if unit.index is None else range(len(unit.shape)))))
     def arrived(leaf):
-        grad, leaf.grad = leaf.grad, None
+        grad, leaf.grad = dense(leaf.grad), None
         grad = grad.permute(axes).reshape(masked.shape)
         with torch.no_grad():
             if tap: tap(grad)
@@ -157,7 +162,7 @@ def draw_copies(
     leaf.register_post_accumulate_grad_hook(arrived)
     return leaf
 
-
+# %% ../../nbs/masks/07_units.ipynb #a3d07c50
 def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Units]:
     "The masked parameters of networks of one architecture, in their order."
     units, offset, chosen = [], 0, [select(net, where) for net in nets]
@@ -171,7 +176,7 @@ def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Uni
     if not units: raise ValueError(f"where: selects only parameters without elements: {', '.join(chosen[0])}")
     return units
 
-
+# %% ../../nbs/masks/07_units.ipynb #a3d07c51
 @dataclass
 class Frozen:
     "A parameter of S networks that is not masked, where the gradient that it gets is of interest."
@@ -191,7 +196,7 @@ class Frozen:
         sets = value[None, :, None].expand(functions, len(value), samples, -1)
         leaf = sets.reshape(self.shape if single else (-1, *self.shape)).detach().requires_grad_()
         def take(leaf):
-            grad, leaf.grad = leaf.grad, None
+            grad, leaf.grad = dense(leaf.grad), None
             arrived(grad.detach().reshape(sets.shape))
         leaf.register_post_accumulate_grad_hook(take)
         return leaf

@@ -230,6 +230,6 @@ def make_buffered(
     options = SETTINGS[name] | changes
     size, start = options.pop("size"), options.pop("start", "uniform")
     if size and examples is None:
-        raise ValueError(f"examples: {name} remembers routings by example; say how many examples there are")
+        raise ValueError(f"examples: {name} remembers routings by example; pass the number of examples")
     buffer = Buffer(examples, look.choices if choices is None else choices, size, seed, start=start) if size else None
     return Buffered(look, buffer=buffer, **options)

@@ -105,7 +105,8 @@ class EnsembleRollouts(Rollouts):
     def relaxed(self, gate, how: str, temperature: float = 1.0, adjust=None) -> Tensor: # [R, B]
         "Log-likelihood where slots mix their modules. Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
         if adjust is not None:
-            raise ValueError("adjust: noisy top-k gating is not there for ensembles of compositions; take another estimator, or a dense stack")
+            raise ValueError("adjust: noisy top-k gating is not available for ensembles of compositions; "
+                             "use another estimator, or a dense stack")
         with self.frozen():
             h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
             return self.of.head.log_prob(h, self.batch.y)
@@ -133,7 +134,7 @@ class LookAtAll:
         if len(seeds) != nets.seeds: raise ValueError(f"seeds: {len(seeds)} given for {nets.seeds} networks")
         device = nets.parameters()[0].device
         self.nets = nets
-        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose modes count
+        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose train and eval modes count
         self.net = self
         self.seeds = list(seeds)
         self.head = make_head(head)

@@ -65,7 +65,7 @@ class Estimator:
 
 
 def at_least(**counts: int):
-    "Raise `ValueError` naming a count below 1."
+    "Raises `ValueError` naming a count below 1."
     for name, value in counts.items():
         if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
 

@@ -35,7 +35,7 @@ def _mentions(code) -> bool:
 
 @functools.cache
 def reads_mode(kind: type) -> bool:
-    "Whether a class of modules does other things in train mode, as far as its methods say."
+    "Whether modules of a class may behave differently in train mode, judged by the class's methods."
     own = [f for c in kind.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
     functions = [getattr(f, "fget", None) or inspect.unwrap(getattr(f, "__func__", f)) for f in own]
     return any(_mentions(f.__code__) for f in functions if inspect.isfunction(f))
@@ -44,7 +44,7 @@ def reads_mode(kind: type) -> bool:
 def mode_matters(
     net: nn.Module, # any network
 ) -> bool:
-    "Whether some module is in train mode that may do other things there than in eval mode."
+    "Whether some module is in train mode and may behave differently in eval mode."
     hooked = lambda m: m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule)
     routed = lambda m: isinstance(m, (ModularLayer, Composition)) # a composition routes as its caller says
     return any(m.training and not routed(m) and (hooked(m) or reads_mode(type(m))) for m in net.modules())
@@ -61,7 +61,7 @@ def first_not_finite(
     a: Tensor, # int [L, K]
     task: Tensor | None = None, # int [1]
 ) -> str: # a clause for an error message; empty if everything is finite
-    "The first part of the network that gives values that are not finite."
+    "The first part of the network whose outputs are not finite."
     if not all_finite(x): return "its input x is not finite"
     found, done = [], []
 
@@ -98,13 +98,13 @@ class Passes:
     @property
     def noisy(self) -> bool: return mode_matters(self.of.module) # whether scores with and without a gradient differ
 
-    def frozen(self): # context: eval mode, unless a gradient is asked for
+    def frozen(self): # context: eval mode, unless gradients are enabled
         net = self.of.module
         still = torch.is_grad_enabled() or not any(m.training for m in net.modules())
         return contextlib.nullcontext() if still else in_mode(net, False)
 
     def need_router(self):
-        "Raise `ValueError` naming `router` where there is none."
+        "Raises `ValueError` naming `router` if there is none."
         if self.of.choices is None: raise ValueError("router: the composition has none, so only routings that are given can be scored (`supervised`)")
 
     def rollout(self, **how) -> tuple: # outputs, routings, distribution

@@ -222,7 +222,7 @@ def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # feat
 
 
 def when_it_decides(sees: str, when: str | None) -> str: # one of `WHEN`
-    "In sequence for features, else upfront, unless it is said. Raises `ValueError` naming `sees` or `when`."
+    "The default: in sequence for features, else upfront. Raises `ValueError` naming `sees` or `when`."
     check_choice("sees", sees, SEES)
     when = when or ("sequential" if sees == "feature" else "upfront")
     check_choice("when", when, WHEN)
@@ -246,7 +246,7 @@ def viewed(
 
 
 def check_task(task: Tensor, tasks: int):
-    "Raise `ValueError` naming `task` where it names no task; a GPU is not asked for the numbers."
+    "Raises `ValueError` naming `task` unless it holds existing tasks; on a GPU the numbers are not read."
     if not isinstance(task, Tensor) or task.is_floating_point():
         raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")
     if task.device.type != "cpu" or not task.numel(): return
@@ -318,7 +318,7 @@ class Router(nn.Module):
         return scores if self.full else scores.masked_fill(self.lacks[l], -math.inf)
 
     def check_task(self, task: Tensor | None):
-        "Raise `ValueError` naming `task` where it names no task."
+        "Raises `ValueError` naming `task` unless it holds existing tasks."
         tasks = min(getattr(net, "num_embeddings", math.inf) for net in self.scorers)
         if self.sees == "task" and task is not None: check_task(task, tasks)
 

@@ -37,7 +37,7 @@ def rows_axis(value, own: bool): # where an argument has its axis of seeds, for 
 
 
 def check_alike(compositions: Sequence[Composition]):
-    "Raise `ValueError` naming `compositions` unless they are compositions of one shape."
+    "Raises `ValueError` naming `compositions` unless they are compositions of one shape."
     if not compositions: raise ValueError("compositions: none given; need one or more")
     for net in compositions:
         if not isinstance(net, Composition): raise ValueError(f"compositions: a {type(net).__name__} given; need compositions")
@@ -113,7 +113,7 @@ class Stack:
 
 # %% ../../nbs/routing/07_stacked.ipynb #2181743d
 class Stacked(Stack):
-    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
+    "R compositions of one shape as one: the axis of seeds comes before the rows, [S, R, B, ...]."
     def rollout(self,
         x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]

@@ -200,7 +200,7 @@ def train(
         data = OneSeedBatches(data) if isinstance(data, Minibatches) else data
     course, watch = _Course(net, estimator, lr), Watch(net, name, heard)
     run = {"steps": steps, "every": every, "lr": lr, "name": name, "seeds": net.seeds, "estimator": type(estimator).__name__, "shapes": [list(p.shape) for p in net.parameters()]}
-    if checkpoint is not None and checkpoint.exists(): course.restore(load_same_run(checkpoint, run))
+    if checkpoint is not None and checkpoint.exists(): course.restore(load_same_run(checkpoint, run, "remove it"))
     tell = lambda kind, values: [c(Event(kind, course.step, steps, values, name)) for c in callbacks]
     tell("start", {})
     def look_at_it():

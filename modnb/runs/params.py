@@ -109,7 +109,7 @@ def parse(
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
 def pieces(text: str) -> list[str]:
-    "Read a text as the elements of a tuple: `[400, 400]`, `400,400`, `[add, mul]` or `400`. Numbers stay words, which the field reads as it reads any other."
+    "The elements of a tuple given as a string, `[400, 400]`, `400,400` or `400`; the field reads their numbers."
     try:
         found = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -277,7 +277,7 @@ def one_preset(
     preset: str | None,
     given: dict[str, Any], # parameters, in which the preset may be called `preset` or `PRESET`, as in a notebook
 ) -> tuple[str | None, dict[str, Any]]: # preset, the other parameters; raises ParameterError
-    "The preset, wherever it was given."
+    "The preset, under either name."
     named = [v for v in (preset, given.get("preset"), given.get("PRESET")) if v is not None]
     if any(v != named[0] for v in named):
         raise ParameterError(f"preset: {' and '.join(map(repr, named))} were given")

@@ -168,7 +168,7 @@ _runs_inside, _threads_before = 0, 1
 def fixed_threads(
     count: int | None, # None: as many as there are
 ) -> Iterator[None]:
-    "Context in which PyTorch computes with so many threads; the last run to leave it restores what the first one found."
+    "Context in which PyTorch computes with this number of threads; the last run to leave it restores the first."
     global _runs_inside, _threads_before
     if count is None:
         yield

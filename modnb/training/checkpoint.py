@@ -68,7 +68,9 @@ def load(path) -> dict:  # a file that `save` wrote
 
 # %% ../../nbs/training/02_checkpoint.ipynb #4dfb9613
 def load_same_run(path: Path,  # a checkpoint of this run, one hopes
-                  run: dict) -> dict:  # what describes this run, in plain values
+                  run: dict,  # what describes this run, in plain values
+                  instead: str = "pass resume=False to replace it",  # of a file of its own, for the error
+                  ) -> dict:
     "The state in `path`. CheckpointError: it is damaged, or its `run` is another."
     state = load(path)
     saved = state.get("run") if isinstance(state, dict) else None
@@ -78,7 +80,7 @@ def load_same_run(path: Path,  # a checkpoint of this run, one hopes
         if saved.get(name) != run[name]:
             there, here = _difference(saved.get(name), run[name])
             raise CheckpointError(f"checkpoint {str(path)!r} belongs to another run: {name} is {there} there and {here} "
-                                  "here; give each run a file of its own, or pass resume=False to replace it")
+                                  f"here; give each run a file of its own, or {instead}")
     return state
 
 # %% ../../nbs/training/02_checkpoint.ipynb #24c7f06f
