@@ -180,11 +180,6 @@ def _check_nets(net):
             raise ValueError(f"net: {type(each).__name__} is on the meta device, which has shapes but no numbers; load its weights first")
 
 
-def _check_loss(loss):
-    "Raises `TypeError` naming `loss` unless it can be called."
-    if not callable(loss): raise TypeError(f"loss: {loss!r} given; it must be a function loss(outputs, targets)")
-
-
 @contextlib.contextmanager
 def _outside_inference():
     "Context outside of inference mode; whether gradients are enabled does not change."
@@ -266,7 +261,6 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
     single = isinstance(net, nn.Module)
     _check_nets(net)
-    _check_loss(loss)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
         if whole(name, value) < least: raise ValueError(f"{name}: {value} is below {least}")
