@@ -19,7 +19,7 @@ from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remem
 from .terms import Members, check_terms, make_baseline, term_value
 
 # %% auto #0
-__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'rewarded', 'term_members', 'Remembering', 'Buffered',
+__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'finite_rewards', 'term_members', 'Remembering', 'Buffered',
            'make_buffered']
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
@@ -63,7 +63,7 @@ def best_only(
     return torch.cat([score[:old], fresh.masked_fill(~chosen, -math.inf)])
 
 # %% ../../nbs/routing/14_buffered.ipynb #15ea248b
-def rewarded(
+def finite_rewards(
     reward: Tensor, # [C, *batch]
     valid: Tensor, # bool [C, *batch]
     drawn: bool, # samples, of which none may be left out
@@ -92,7 +92,7 @@ def term_members(
     once = term.routings != "samples" and distinct or "posterior" in weights
     valid = part.valid & first_of_equals(fixed.a, slot) if once and term.routings != "all" else part.valid
     reward = rewards(part) if {"reward", "advantage"} & set(weights) else fixed.ll
-    if {"reward", "advantage"} & set(weights): valid = rewarded(reward, valid, term.routings == "samples")
+    if {"reward", "advantage"} & set(weights): valid = finite_rewards(reward, valid, term.routings == "samples")
     return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
 
 # %% ../../nbs/routing/14_buffered.ipynb #d96e74bc
