@@ -272,6 +272,31 @@ def test_functions_with_the_names_of_our_rows():
     assert len(ablate(mlp(), dict.fromkeys(["x", "not x"], mask), measure, inverse=False)) == 3
 
 
+@pytest.mark.parametrize("batching", ["auto", "loop"])
+def test_what_the_loss_and_the_batch_hold_gets_no_gradient(batching):
+    head, net, (x, y) = nn.Linear(3, 3), Body(lambda self, x: self.body(x) * self.scale), rows()
+    net.scale = torch.ones(3, requires_grad=True)
+    loss = lambda o, t: F.cross_entropy(head(o), t)
+    held = [*head.parameters(), net.scale, x.requires_grad_()]
+    found = learn(net, {"a": [(x, y)]}, loss, batching=batching)
+    assert all(t.grad is None for t in held)
+    for t in held: t.requires_grad_(False)
+    assert distance(found, learn(net, {"a": [(x, y)]}, loss, batching=batching)) == 0
+
+
+WRONG = [dict(samples="2"), dict(samples=2.0), dict(steps=None), dict(every=1.5), dict(every="a"), dict(beta="x"), dict(lr=-1), dict(lr=float("nan")),
+         dict(loss=None), dict(callbacks=print), dict(where=None), dict(where="weight"), dict(init={"0.weight": np.full((8, 6), np.nan)}),
+         dict(init={"0.weight": np.ones((6, 8))}), dict(net=3), dict(net=F.relu), dict(net=[mlp(), mlp().double()]),
+         dict(net=[nn.Linear(6, 3), nn.Linear(6, 4)]), dict(estimator=None), dict(checkpoint="tests")]
+
+
+@pytest.mark.parametrize("given", WRONG, ids=[f"{n}-{i}" for i, options in enumerate(WRONG) for n in options])
+def test_a_setting_that_does_not_fit_is_named(given):
+    name, = given
+    options = dict(net=mlp(), data={"a": [rows()]}, loss=F.cross_entropy) | given
+    assert message(learn_masks, **options).startswith(f"{name}: ")
+
+
 @pytest.mark.parametrize("layer", [nn.Embedding, nn.EmbeddingBag])
 @pytest.mark.parametrize("batching", ["auto", "loop"])
 def test_sparse_gradients_are_those_of_the_dense_layer(layer, batching):

@@ -1,5 +1,7 @@
 "Learning masks against plain loops: clipping as published, precision, parameters of any shape, seeds, settings."
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,20 @@ def test_published_clipping_of_several_networks_is_that_of_each():
     learner = MaskLearner(nets, ["a"], scaled, steps=100, lr=0.05, beta=0.1, clip="published", batching="vmap")
     worst, _ = follow(learner, [Published(n, scaled, learner, 0, s) for s, n in enumerate(nets)], batches, 1.0)
     assert worst < 1e-4
+
+
+@pytest.mark.parametrize("route", ["vmap", "low memory"])
+def test_published_clipping_of_a_convolutional_network_of_which_a_part_was_frozen_before(route):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 3, 2), nn.BatchNorm2d(3), nn.Tanh(), nn.Flatten(), nn.Linear(6, 3)).double()
+    batches = [[(x.view(-1, 1, 2, 3), y) for x, y in doubles(1)]]
+    net(batches[0][0][0])    # statistics
+    oracle = copy.deepcopy(net).eval()
+    net[0].requires_grad_(False)
+    learner = MaskLearner(net, ["a"], scaled, steps=100, lr=0.05, beta=0.1, clip="published", **ROUTES[route])
+    worst, norms = follow(learner, [Published(oracle, scaled, learner)], batches, 1.0)
+    assert worst < 1e-4 and max(norms) > 1.0
 
 
 def test_published_clipping_counts_logits_that_stay():

@@ -35,27 +35,31 @@ def _check_names(functions: Sequence, inverse: bool):
             raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in {{'my {f}': masks[{f!r}]}}")
 
 
+def _measured(result) -> dict[str, float]:
+    "What `measure` returned, as plain numbers. Raises `TypeError` naming `measure`."
+    if not isinstance(result, Mapping):
+        raise TypeError(f"measure: must return a dict of numbers, not a {type(result).__name__}")
+    numbers = {}
+    for name, value in result.items():
+        try:
+            if isinstance(value, str): raise TypeError
+            numbers[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"measure: returned a {type(value).__name__} as {name!r}; it must be a number") from None
+    return numbers
+
+
 def variants(
     net: nn.Module, # network; never changed
     masks: Mapping[str, Masks], # function -> mask
     inverse: bool = True, # also the inverse of each
 ) -> dict[str, masked]: # "full", each function, "not " + each function
     "The network as it is, under each mask and under each inverse mask, ready to be called. Raises `ValueError` if a function has the name of another row."
+    for f, m in masks.items() if isinstance(masks, Mapping) else [("masks", masks)]:
+        if not isinstance(m, Masks): raise TypeError(f"masks: must map functions to Masks; {f!r} is a {type(m).__name__}")
     _check_names(list(masks), inverse)
     views = {FULL: masked(net, {})} | {f: masked(net, m) for f, m in masks.items()}
     return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
-
-
-def _measured(measure: Callable, view: masked) -> list[tuple[str, float]]: # metric, value
-    "What a network scores. Raises `TypeError` naming `measure` unless that is a dict of numbers."
-    found, rows = measure(view.eval()), []
-    if not hasattr(found, "items"):
-        raise TypeError(f"measure: must return a dict of numbers, not a {type(found).__name__}")
-    for metric, value in found.items():
-        try: rows.append((metric, float(value)))
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"measure: returned a {type(value).__name__} as {metric!r}; it must be a number") from None
-    return rows
 
 
 @torch.no_grad()
@@ -68,7 +72,7 @@ def ablate(
     "Measure a network under each mask and its inverse. Raises `ValueError` if a function has the name of another row."
     import pandas as pd
     views = variants(net, masks, inverse)
-    rows = [(name, *row) for name, view in views.items() for row in _measured(measure, view)]
+    rows = [(v, k, x) for v, view in views.items() for k, x in _measured(measure(view.eval())).items()]
     return pd.DataFrame(rows, columns=["mask", "metric", "value"])
 
 # %% ../../nbs/masks/12_ablation.ipynb #9f062d22
@@ -77,6 +81,7 @@ def pruned(
     masks: Mapping[str, torch.Tensor], # parameter name -> bool tensor; parameters without a mask stay whole
 ) -> nn.Module:
     "A copy of a network in which the weights outside a mask are zero."
+    masked(net, masks)    # raises for names and shapes that do not fit
     net = full_copy(unwrapped(net))
     with torch.no_grad():
         for name, kept in masks.items(): net.get_parameter(name).mul_(kept)

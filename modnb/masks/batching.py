@@ -304,7 +304,7 @@ def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
         weights, inputs, targets, n = pick
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        getattr(batched, route)(leaves, inputs, targets, n).sum().backward()
+        batched.pull(getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
     sets = range(len(next(iter(weights.values()))))
     parts = [(weights, inputs, targets, nets)] if route == "vmap" else [(*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
     seconds = []
@@ -360,11 +360,11 @@ def _check_route(batching: str):
 
 
 def check_shapes(nets: Sequence[nn.Module]):
-    "Raises `ValueError` naming `net` if parameters or buffers differ in name or shape."
-    def shapes(net): return {n: t.shape for n, t in (*net.named_parameters(), *net.named_buffers())}
+    "Raises `ValueError` naming `net` if parameters or buffers differ in name, shape or dtype."
+    def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
     for i, net in enumerate(nets):
         if shapes(net) != shapes(nets[0]):
-            raise ValueError(f"net: network {i} differs from network 0 in the names or shapes of its parameters")
+            raise ValueError(f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
 
 
 def _unlike(nets: Sequence[nn.Module]) -> str:
@@ -388,7 +388,9 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
         weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
         loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
         _disallow_own_parameters(batched.nets[net], loss)
-        if not {id(w) for w in weights.values()} <= _graph(loss)[1]: _look_through_inputs(batched, net, weights, inputs, targets)
+        masked, leaves = {id(w) for w in weights.values()}, _graph(loss)[1]
+        batched.others |= not leaves <= masked
+        if not masked <= leaves: _look_through_inputs(batched, net, weights, inputs, targets)
         if not batched.through_inputs: differentiable_loss(loss)
     batched.watched.add(net)
 
@@ -459,6 +461,7 @@ class Batched:
         self.watched: set[int] = set()    # networks that had their first call
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
+        self.others = False               # the loss has a gradient for other tensors, such as weights of its own
         self._batchable, self._stacked = None, (None, {})
         if self.reason: _choose(self, "loop")
 
@@ -491,6 +494,14 @@ class Batched:
         nets: Sequence[int] = (), # which network each set belongs to; () for the only one
     ) -> Tensor: # [R] losses, differentiable in `weights`
         return _vmapped(self, weights, inputs, targets, nets)
+
+    def pull(self,
+        loss: Tensor, # scalar
+        weights: Mapping[str, Tensor], # the leaves it was computed with
+    ):
+        "Backward pass to these weights; other tensors that the loss knows get no gradient."
+        alone = self.others and not self.through_inputs    # reentrant checkpointing does not allow a choice
+        loss.backward(inputs=list(weights.values()) if alone else None)
 
     def settle(self,
         weights: dict[str, Tensor], # name -> [R, *shape]: a first draw

@@ -37,7 +37,7 @@ def get_estimator(
 ) -> Estimator:
     "The estimator of that name with its default options. Raises `ValueError` naming `estimator` if it is unknown."
     if isinstance(estimator, Estimator): return estimator
-    if estimator not in ESTIMATORS: raise ValueError(f"estimator: {estimator!r} is unknown{nearest(str(estimator), ESTIMATORS)} Known: {', '.join(ESTIMATORS)}")
+    if estimator not in ESTIMATORS: raise ValueError(f"estimator: {estimator!r} is unknown{nearest(str(estimator), ESTIMATORS) or ';'} Known: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]()
 
 

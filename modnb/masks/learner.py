@@ -62,8 +62,11 @@ def seeds_of(
 # %% ../../nbs/masks/10_learner.ipynb #21ac227d
 def per_weight(argument: str, values: Mapping[str, Tensor], units: list[Units]) -> dict[str, Tensor]: # parameter -> [1 or S, N], in its own order
     "Numbers for single weights, the same for all networks or stacked. Raises `ValueError` naming the argument where a masked parameter has none, or others than its shape takes."
+    values = {name: torch.as_tensor(value) for name, value in values.items()}
     for u in units:
         if u.index is not None: raise ValueError(f"{argument}: numbers for single weights need granularity='weight'")
+        if u.name in values and not values[u.name].isfinite().all():
+            raise ValueError(f"{argument}: some numbers for {u.name!r} are not finite")
         if u.name not in values: raise ValueError(f"{argument}: has nothing for {u.name!r}")
         given, all_nets = tuple(values[u.name].shape), (len(u.value), *u.shape)
         if given not in (all_nets, all_nets[1:]):
@@ -289,7 +292,7 @@ def _together(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # lo
         some = p.share * learner.batched.vmap(copies, p.inputs, p.targets, nets[mine])
         losses[mine] += some.detach()
         total = total + some.sum() / learner.samples
-    total.backward()
+    learner.batched.pull(total, leaves)
     return losses
 
 
@@ -304,7 +307,7 @@ def _one_by_one(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # 
                     for p in parts if p.first <= r < p.first + p.count]
             way = "copy" if len(mine) > 1 else "stay"    # several calls before the backward pass
             loss = sum(p.share * learner.batched.one(leaves, x, y, s, way) for p, x, y in mine)
-            (loss / learner.samples).backward()
+            learner.batched.pull(loss / learner.samples, leaves)
             losses.append(loss.detach().float())
     return torch.stack(losses)
 

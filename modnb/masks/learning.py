@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from .algebra import Masks
 from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
-from .learner import MaskLearner
+from .learner import MaskLearner, number, whole
 from .network import Where, unwrapped, weights_only
 from ..training.checkpoint import HeldInterrupt, rng_state, save, set_rng_state
 from ..training.events import Event
@@ -161,6 +160,7 @@ def _functions(data, nets: int) -> list[str | int]:
 
 def _checkpoint_path(checkpoint, function) -> str:
     "File of the training of one function, or of all where it is None. A name that fits no file has its checksum there."
+    if os.path.isdir(checkpoint): raise ValueError(f"checkpoint: {str(checkpoint)!r} is a folder; name a file in it")
     if function is None: return f"{checkpoint}"
     name = str(function)
     if not re.fullmatch(r"[\w .+-]{1,40}", name): name = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -169,6 +169,8 @@ def _checkpoint_path(checkpoint, function) -> str:
 
 def _check_nets(net):
     "Raises `TypeError` or `ValueError` naming `net`."
+    if not isinstance(net, (nn.Module, list, tuple)):
+        raise TypeError(f"net: must be a torch.nn.Module or a list of them, not a {type(net).__name__}")
     nets = [net] if isinstance(net, nn.Module) else net
     check_shapes([unwrapped(each) for each in nets])
     for each in nets:
@@ -267,15 +269,16 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     _check_loss(loss)
     functions = _functions(data, 1 if single else len(net))
     for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
-        if value < least: raise ValueError(f"{name}: {value} is below {least}")
-    for name, value in (("beta", beta), ("lr", lr), ("init", 0 if isinstance(init, Mapping) else init)):
-        if not math.isfinite(value): raise ValueError(f"{name}: {value} is not a finite number")
+        if whole(name, value) < least: raise ValueError(f"{name}: {value} is below {least}")
+    if number("lr", lr) < 0: raise ValueError(f"lr: {lr} is below 0")
+    if not callable(loss): raise TypeError(f"loss: must be a function of (outputs, targets), not a {type(loss).__name__}")
+    if callable(callbacks): raise TypeError("callbacks: must be a list of functions, not one function")
     options = dict(samples=samples, beta=beta, steps=steps, lr=lr, init=init, estimator=estimator, where=where, granularity=granularity,
                    batching=batching, backend=backend, memory=memory, by_length=by_length, clip=clip, seed=seed, train_weights=train_weights, fixed=list(fixed))
     parts = []
     for group in [functions] if together else [[f] for f in functions]:
         learner = MaskLearner(net, group, loss, **options)
         path = None if checkpoint is None else _checkpoint_path(checkpoint, None if together else group[0])
-        parts.append((learner, _train(learner, data, evaluate, every, list(callbacks), path)))
+        parts.append((learner, _train(learner, data, evaluate, int(every), list(callbacks), path)))
     found = [_found(parts, s) for s in range(len(parts[0][0].nets))]
     return found[0] if single else found

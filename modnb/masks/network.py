@@ -68,7 +68,9 @@ def select(
     owners = {id(p): m for m in net.modules() for p in m._parameters.values() if p is not None}
     everything = {n: p for n, p in net.named_parameters() if p.is_floating_point()}
     if not everything: raise ValueError(f"net: {type(net).__name__} has no floating-point parameters, so there is nothing to mask")
-    predicates = [where] if callable(where) else list(where)
+    predicates = [where] if callable(where) else list(where) if isinstance(where, (list, tuple)) else [where]
+    if not all(map(callable, predicates)):
+        raise ValueError(f"where: {where!r} given; it must be a function of (name, parameter), or a list of such functions")
     def holds(predicate, name, param):
         wide = len(inspect.signature(predicate).parameters) > 2
         return predicate(name, param, owners[id(param)]) if wide else predicate(name, param)

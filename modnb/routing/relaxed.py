@@ -118,7 +118,7 @@ class Gumbel(Estimator):
         ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
         return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
 
-# %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
+# %% ../../nbs/routing/15_relaxed.ipynb #4d7e02b9
 def used_modules(look, k: int | None) -> int:
     "Modules that a row uses. Raises `ValueError` naming `k` where the network's law has another number."
     law = getattr(getattr(look, "net", None), "law", None)
@@ -154,7 +154,7 @@ def noise_weights(
     like = wide(next(iter(look.net.parameters()))) if hasattr(look, "net") else torch.empty(0)
     return [w.to(like).requires_grad_() for w in weights]
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
 class NoisyTopK(Estimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
     def __init__(self, look,

@@ -66,6 +66,7 @@ class Stack:
         self.sizes = self.net.sizes
         self.slots = self.net.slots
         self.sequential = self.net.sequential
+        self.routed = self.net.routed
 
     def parameters(self) -> list[Tensor]: return list(self.params.values()) # [R, ...] leaves, for an optimizer
 
@@ -77,7 +78,7 @@ class Stack:
         def one(params, buffers, *args):
             state = {f"net.{n}": p for n, p in params.items()}, {f"net.{n}": b for n, b in buffers.items()}
             return functional_call(self.caller, state, (method, *args), options)
-        return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims)(self.params, self.buffers, *args)
+        return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims, randomness="different")(self.params, self.buffers, *args)
 
     def __call__(self,
         x, # [B, ...], or [R, B, ...] with own=True
