@@ -434,6 +434,22 @@ def _choose(batched: Batched, route: str, reason: str = ""):
     logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
 
 
+def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
+    "A chunk in tensors that a forward pass may change, in the memory order of the route."
+    inputs = _with_gradient(inputs) if batched.through_inputs else own(inputs)
+    if batched.channels_last:
+        inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
+    return inputs, own(targets)
+
+
+def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> Tensor: # [R]
+    "Losses of R weight sets, one after the other."
+    sets = range(len(next(iter(weights.values()))))
+    chunk = lambda r: tree_map(lambda t: t[r], (weights, inputs, targets))
+    way = "copy" if len(sets) > 1 else "stay"
+    return torch.stack([batched.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
+
+
 def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     "The losses of all sets in one call."
     first = nets[0] if nets else 0
@@ -483,10 +499,7 @@ class Batched:
 
     def loop(self, weights, inputs, targets, nets: Sequence[int] = ()) -> Tensor: # [R]
         "What `vmap` does, one set after the other."
-        sets = range(len(next(iter(weights.values()))))
-        chunk = lambda r: tree_map(lambda t: t[r], (weights, inputs, targets))
-        way = "copy" if len(sets) > 1 else "stay"
-        return torch.stack([self.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
+        return _looped(self, weights, inputs, targets, nets)
 
     def vmap(self,
         weights: dict[str, Tensor], # name -> [R, *shape], R weight sets
@@ -514,7 +527,5 @@ class Batched:
 
     def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
         "Loss of a twin under weights; inputs and targets stay as they are."
-        inputs, targets = _with_gradient(inputs) if self.through_inputs else own(inputs), own(targets)
-        if self.channels_last:
-            inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
+        inputs, targets = _own_chunk(self, inputs, targets)
         with _differentiable(twin.module): return scalar_loss(self.loss(twin.run(weights, inputs, way), targets))
