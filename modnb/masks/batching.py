@@ -25,7 +25,7 @@ from ..training.checkpoint import rng_state, set_rng_state
 from ..training.fit import call_net, differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes',
+__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes', 'pull',
            'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #79439a82
@@ -304,7 +304,7 @@ def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
         weights, inputs, targets, n = pick
         leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
         for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        batched.pull(getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
+        pull(batched, getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
     sets = range(len(next(iter(weights.values()))))
     parts = [(weights, inputs, targets, nets)] if route == "vmap" else [(*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
     seconds = []
@@ -427,6 +427,16 @@ def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> di
     return {n: loop_order(batched, w.dim() - 1) for n, w in weights.items()}
 
 # %% ../../nbs/masks/04_batching.ipynb #bcfa55a9
+def pull(
+    batched: Batched,
+    loss: Tensor, # scalar
+    weights: Mapping[str, Tensor], # leaves that it was computed with
+):
+    "Backward pass to these weights alone; with reentrant checkpointing, which allows no choice, to all that the loss knows."
+    alone = batched.others and not batched.through_inputs
+    loss.backward(inputs=list(weights.values()) if alone else None)
+
+
 def _choose(batched: Batched, route: str, reason: str = ""):
     "Take a route and say so."
     batched.route, batched.reason = route, reason or batched.reason
@@ -507,14 +517,6 @@ class Batched:
         nets: Sequence[int] = (), # which network each set belongs to; () for the only one
     ) -> Tensor: # [R] losses, differentiable in `weights`
         return _vmapped(self, weights, inputs, targets, nets)
-
-    def pull(self,
-        loss: Tensor, # scalar
-        weights: Mapping[str, Tensor], # the leaves it was computed with
-    ):
-        "Backward pass to these weights; other tensors that the loss knows get no gradient."
-        alone = self.others and not self.through_inputs    # reentrant checkpointing does not allow a choice
-        loss.backward(inputs=list(weights.values()) if alone else None)
 
     def settle(self,
         weights: dict[str, Tensor], # name -> [R, *shape]: a first draw

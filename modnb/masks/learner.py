@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 from .algebra import Masks
-from .batching import Batched, loop_order
+from .batching import Batched, loop_order, pull
 from .chunks import ByLength, Part, parts_of
 from .estimators import get_estimator
 from .graphs import Replayed
@@ -292,7 +292,7 @@ def _together(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # lo
         some = p.share * learner.batched.vmap(copies, p.inputs, p.targets, nets[mine])
         losses[mine] += some.detach()
         total = total + some.sum() / learner.samples
-    learner.batched.pull(total, leaves)
+    pull(learner.batched, total, leaves)
     return losses
 
 
@@ -307,7 +307,7 @@ def _one_by_one(learner: MaskLearner, parts: list, now: StepState) -> Tensor: # 
                     for p in parts if p.first <= r < p.first + p.count]
             way = "copy" if len(mine) > 1 else "stay"    # several calls before the backward pass
             loss = sum(p.share * learner.batched.one(leaves, x, y, s, way) for p, x, y in mine)
-            learner.batched.pull(loss / learner.samples, leaves)
+            pull(learner.batched, loss / learner.samples, leaves)
             losses.append(loss.detach().float())
     return torch.stack(losses)
 
