@@ -36,7 +36,7 @@ def write_whole(
     part = path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")
     try:
         part.touch()
-        mode = part.stat().st_mode # as the process makes files; some writers choose a narrower one
+        mode = part.stat().st_mode # default of the process; some writers choose a narrower one
         if callable(content):
             content(part)
         else:

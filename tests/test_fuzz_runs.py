@@ -1,4 +1,4 @@
-"""Parameters and grid files that nobody would write: each is read exactly or refused by name, and what was read stays the same wherever it goes."""
+"""Unlikely parameters and grid files: each is read exactly or refused by name, and what was read stays the same wherever it goes."""
 import decimal
 import fractions
 import json

@@ -103,6 +103,20 @@ def test_notebook_is_tidy(path):
         assert len(lines) <= 60, f"an exported cell of {len(lines)} lines: {lines[0]}"
 
 
+def draws(cell):
+    "Whether a cell ends by drawing a figure: its last line ends in a semicolon."
+    lines = source(cell).strip()
+    return cell["cell_type"] == "code" and not lines.startswith("#|") and lines.endswith(";") and bool(re.search("plot", lines))
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=NAMES)
+def test_figures_are_saved(path):
+    "Executed with MPLBACKEND=Agg, a notebook silently loses its figures."
+    cells = [c for c in json.loads(path.read_text(encoding="utf-8"))["cells"] if draws(c)]
+    lost = [c["id"] for c in cells if not any("image/png" in o.get("data", {}) for o in c["outputs"])]
+    assert not lost, f"cells without their figure: {lost}"
+
+
 def test_nothing_names_a_registry_or_a_machine():
     "No registry hosts and no paths of a machine in what is committed."
     pattern = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|(?<![\w.])/(?:work|root)/\w")

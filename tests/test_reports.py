@@ -138,7 +138,7 @@ def test_what_papermill_was_given_is_what_is_computed(place, warm, tmp_path):
     "A cell that has lost its tag overwrites it, which is refused; `preset` is PRESET."
     from papermill.exceptions import PapermillExecutionError
 
-    whole, lost = (notebook(tmp_path / name, HEAD, "print(this.params.seed, this.params.sizes)") for name in ("whole.ipynb", "lost.ipynb"))
+    whole, lost = (notebook(tmp_path / name, HEAD, "print(this.params.seed, this.params.sizes, this.preset)") for name in ("whole.ipynb", "lost.ipynb"))
     bare = nbformat.read(lost, 4)
     bare.cells[0].metadata.tags = []
     nbformat.write(bare, lost)
@@ -147,7 +147,7 @@ def test_what_papermill_was_given_is_what_is_computed(place, warm, tmp_path):
             kernels.execute_on(warm, lost, tmp_path / "out.ipynb", {given: words[0]})
     for name in ("preset", "PRESET"):
         kernels.execute_on(warm, whole, tmp_path / "out.ipynb", {name: "quick", "seed": 7})
-        assert said_last(tmp_path / "out.ipynb").strip() == "7 (2, 3)"
+        assert said_last(tmp_path / "out.ipynb").strip() == "7 (2, 3) quick"
     assert report("toys.echo", notebook=whole, out=tmp_path / "o.ipynb", kernel=warm, html=False, progress=False, PRESET="quick").run.params.sizes == (2, 3)
 
 

@@ -12,7 +12,7 @@ import modnb.masks
 import modnb.training
 from modnb.masks.ablation import ablate, pruned, variants
 from modnb.masks.algebra import check_model, masked
-from modnb.masks.batching import Batched
+from modnb.masks.batching import Batched, check_shapes
 from modnb.masks.choice import choose_beta
 from modnb.masks.learner import MaskLearner
 from modnb.masks.learning import learn_masks
@@ -106,6 +106,7 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     make_units: [lambda net, batch: make_units([net], linear, "row")],
     frozen_parameters: [lambda net, batch: frozen_parameters([net], make_units([net], linear, "weight"))],
     check_model: [lambda net, batch: check_model(model_hash(net), net)],
+    check_shapes: [lambda net, batch: check_shapes([net, setting()[0]])],
     full_copy: [lambda net, batch: full_copy(net)(batch[0].clone())],
     structural_copy: [lambda net, batch: structural_copy(net, {n: p.detach().clone() for n, p in net.named_parameters()})(batch[0].clone())],
     choose_size: [lambda net, batch: choose_size([Member(n, F.cross_entropy, "sgd", 0.0, None) for n in (full_copy(net), full_copy(net))], tuple(torch.stack([t, t]) for t in batch), least=0.0)],

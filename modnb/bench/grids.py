@@ -93,7 +93,7 @@ def many_runs(folder: Path, runs: int) -> Runs:
             it = plan("add_mul", seed=seed, runs=folder)
             it.folder.path.mkdir(parents=True)
             (it.folder.path / "metrics.jsonl").write_text('{"stage": "network", "kind": "step", "step": 1, "loss": 0.1}\n' * 20)
-            finish(it.folder, begin(it.folder, it.params, module=it.experiment.module), Result(frame), 1.0)
+            finish(it.folder, begin(it.folder, it.params, version=it.experiment.version, module=it.experiment.module), Result(frame), 1.0)
     return Runs(folder)
 
 

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 __all__ = ['FULL', 'NOT', 'variants', 'ablate', 'pruned', 'halves']
 
 # %% ../../nbs/masks/12_ablation.ipynb #fdfad18d
-FULL, NOT = "full", "not "    # names of the network as it is, and of an inverse mask
+FULL, NOT = "full", "not "    # name of the row without a mask; prefix of inverse masks
 
 
 def _check_names(functions: Sequence, inverse: bool):
-    "Raise `ValueError` if a function has the name of a row that is ours."
+    "Raises `ValueError` if a function has the name of a reserved row."
     for f in functions:
         of = f.removeprefix(NOT) if isinstance(f, str) and inverse else f
         if f == FULL or (of != f and of in functions):

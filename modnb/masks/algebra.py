@@ -63,7 +63,7 @@ def combine(
 
 
 def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
-    "Whether two masks keep the same weights of the same parameters, on whatever devices."
+    "Whether two masks keep the same weights of the same parameters, on any devices."
     return set(a) == set(b) and all(torch.equal(t, b[n].to(t.device)) for n, t in a.items())
 
 # %% ../../nbs/masks/05_algebra.ipynb #896a3c77
@@ -71,7 +71,7 @@ def chosen(
     known: Iterable[str], # names of the masked parameters
     names: str | Iterable[str] | Callable[[str], bool], # names, one name, or a predicate on the name
 ) -> list[str]:
-    "The names that are meant. Raises `ValueError` for a name that is not there."
+    "The selected names. Raises `ValueError` for a name that is not masked."
     if callable(names): return [n for n in known if names(n)]
     wanted = [names] if isinstance(names, str) else list(names)
     for n in wanted:
@@ -285,20 +285,22 @@ class masked:
         return written | {n: p * self.masks[m].to(p.device) for n, (p, m) in self._params.items()}
 
     def _first_call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        "See whether the forward pass writes into a parameter, or reads one that is masked; then it is no longer watched."
+        "Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask."
         modes = [m.training for m in self._net.modules()]
         put_weights(self._places, self._weights())
         try:
             with Watch(dict(self._base.named_parameters())) as watch: out = self._net(*args, **kwargs)
         except Written as name:
             if (name := str(name)) in self._written | self._params:
-                raise ValueError(f"net: something writes into its parameter {name!r} by a way that a copy does not follow") from None
+                raise ValueError(f"net: something writes into its parameter {name!r} in a way that "
+                                 "a copy does not follow") from None
             self._written[name] = self._base.get_parameter(name)
             self._copy()
             for module, mode in zip(self._net.modules(), modes): module.training = mode
             return self._first_call(args, kwargs)
         if hidden := watch.read & set(self._params):
-            raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} by a way that masks do not reach")
+            raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that "
+                             "masks do not reach")
         self._watched = True
         return out
 

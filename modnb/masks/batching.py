@@ -25,7 +25,8 @@ from ..training.checkpoint import rng_state, set_rng_state
 from ..training.fit import call_net, differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'pull', 'Batched']
+__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes', 'pull',
+           'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #79439a82
 class _Embedding(nn.Embedding):
@@ -74,7 +75,7 @@ ABSENT = object()    # an attribute that a module did not have
 
 
 def _state(net: nn.Module) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
-    "What the modules hold beside their parameters."
+    "What the modules hold besides their parameters."
     kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
     return {(path, kind, name): value for path, m in net.named_modules() for kind, of in kinds.items()
             for name, value in of(m).items()}
@@ -118,7 +119,7 @@ class Twin:
         self.put_back()
 
     def put_back(self):
-        "Make everything but the parameters as it was before the first call."
+        "Restore everything but the parameters to its state before the first call."
         modules = dict(self.module.named_modules()) if self.changed else {}
         for (path, kind, name), value in self.changed.items():
             holder = modules[path]._buffers if kind == "buffer" else vars(modules[path])
@@ -157,7 +158,7 @@ def _graph(loss: Tensor) -> tuple[set[str], set[int]]: # names of operations, id
 
 @contextlib.contextmanager
 def _same_noise(device: torch.device):
-    "Context after which the global random numbers go on as if nothing had been drawn."
+    "Context that restores the state of the global random number generators."
     state = rng_state(device) if device.type != "meta" else None
     try: yield
     finally:
@@ -165,7 +166,7 @@ def _same_noise(device: torch.device):
 
 
 def _with_gradient(value):
-    "Inputs through which gradients flow: reentrant checkpointing computes none without."
+    "Inputs that require a gradient; without one, reentrant checkpointing computes no gradients."
     return tree_map(lambda t: t.detach().requires_grad_().clone() if t.is_floating_point() else t.clone(), value)
 
 
@@ -216,19 +217,21 @@ def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
 
 # %% ../../nbs/masks/04_batching.ipynb #55350f6b
 def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Tensor: # scalar
-    "The loss of a first call, and what it tells of the calls to come."
+    "The loss of a first call; what later calls must take care of is noted."
     while True:
         try:
             with twin.noting_changes() as watch, _differentiable(twin.module):
                 outputs = twin.run(weights, own(inputs))
                 if hidden := watch.read & set(weights):
-                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} by a way that masks do not "
-                                     "reach, such as a closure over a module or a list of parameters; use the attribute of the module")
+                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do "
+                                     "not reach, such as a closure over a module or a list of parameters; "
+                                     "use the attribute of the module")
                 loss = scalar_loss(batched.loss(outputs, own(targets)))
             break
         except Written as name:
             if (name := str(name)) in twin.written | set(weights):
-                raise ValueError(f"net: something writes into its parameter {name!r} by a way that a copy does not follow") from None
+                raise ValueError(f"net: something writes into its parameter {name!r} in a way that "
+                                 "a copy does not follow") from None
             for each in batched.twins:
                 each.written.add(name)
                 each.build()
@@ -240,7 +243,7 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
 
 
 def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
-    "Some weight has no gradient: see whether reentrant checkpointing is the reason, and mend it."
+    "Some weight has no gradient: if reentrant checkpointing is the reason, let gradients flow through the inputs."
     twin = batched.twins[net]
     try: loss = batched.loss(twin.run(weights, _with_gradient(inputs)), own(targets))
     except (RuntimeError, TypeError, ValueError): return    # it does not run this way
@@ -257,15 +260,21 @@ def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 # %% ../../nbs/masks/04_batching.ipynb #2ca935d6
+def _why(error: Exception) -> str:
+    "An error in one line, without PyTorch's request to report it."
+    if isinstance(error, Written): return f"writes into its parameter {error}"
+    return str(error).strip().split("\n")[0].split(", please file")[0]
+
+
 def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
-    batched.loop({n: w[:1] for n, w in weights.items()}, *tree_map(lambda t: t[:1], (inputs, targets)), nets[:1])    # what fails here is no matter of routes
+    # an error here does not depend on the route
+    batched.loop({n: w[:1] for n, w in weights.items()}, *tree_map(lambda t: t[:1], (inputs, targets)), nets[:1])
     try:
         with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
-        why = f"writes into its parameter {error}" if isinstance(error, Written) else str(error).strip().split("\n")[0]
-        return None, _module_at(error, _batchable_twin(batched).module) + why
+        return None, _module_at(error, _batchable_twin(batched).module) + _why(error)
     if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
@@ -335,7 +344,7 @@ def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) 
     return grads
 
 # %% ../../nbs/masks/04_batching.ipynb #33b189a0
-ROUTES = {    # what a user names -> route, and whether the loop runs in channels-last memory order
+ROUTES = {    # value of `batching` -> route, and whether the loop runs in channels-last memory order
     "auto": (None, False),
     "vmap": ("vmap", False),
     "loop": ("loop", False),
@@ -344,24 +353,29 @@ ROUTES = {    # what a user names -> route, and whether the loop runs in channel
 
 
 def _check_route(batching: str):
-    "Raise `ValueError` if there is no such route."
+    "Raises `ValueError` if there is no such route."
     if batching in ROUTES: return
     hint, known = nearest(batching, ROUTES) or ".", ", ".join(map(repr, ROUTES))
     raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
 
 
-def _unlike(nets: Sequence[nn.Module]) -> str:
-    "In what networks differ, so that they cannot run as one. Raises `ValueError` if their parameters do."
+def check_shapes(nets: Sequence[nn.Module]):
+    "Raises `ValueError` naming `net` if parameters or buffers differ in name, shape or dtype."
     def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
     for i, net in enumerate(nets):
         if shapes(net) != shapes(nets[0]):
             raise ValueError(f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
+
+
+def _unlike(nets: Sequence[nn.Module]) -> str:
+    "What keeps networks from running as one; empty if nothing does. Raises `ValueError` if their parameters differ."
+    check_shapes(nets)
     found = ((i, difference(nets[0], net, gradients=False)) for i, net in enumerate(nets))
     return next((f"network {i} differs from network 0 in {what}" for i, what in found if what), "")
 
 
 def _disallow_own_parameters(net: nn.Module, loss: Tensor):
-    "Raise `ValueError` for a loss through which a gradient would reach the network itself."
+    "Raises `ValueError` for a loss through which a gradient would reach the network itself."
     leaves = _graph(loss)[1]
     if own_ones := [n for n, p in net.named_parameters() if id(p) in leaves]:
         raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
@@ -369,7 +383,7 @@ def _disallow_own_parameters(net: nn.Module, loss: Tensor):
 
 # %% ../../nbs/masks/04_batching.ipynb #216df0f9
 def _first_call(batched: Batched, net: int, weights, inputs, targets):
-    "Run a network once under watch. Raises `ValueError` naming `net` or `loss` for what would be wrong silently."
+    "Run a network once and watch it. Raises `ValueError` naming `net` or `loss` for what would silently be wrong."
     with _same_noise(next(iter(weights.values())).device), torch.enable_grad():
         weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
         loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
@@ -382,7 +396,7 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
 
 
 def _batchable_twin(batched: Batched) -> Twin:
-    "The twin for `vmap`: of the first network, with the recurrent layers exchanged too."
+    "The twin for `vmap`: of the first network, with recurrent layers replaced, too."
     if batched._batchable is None:
         first = batched.twins[0]
         batched._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
@@ -428,6 +442,22 @@ def _choose(batched: Batched, route: str, reason: str = ""):
     batched.route, batched.reason = route, reason or batched.reason
     level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
     logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
+
+
+def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
+    "A chunk in tensors that a forward pass may change, in the memory order of the route."
+    inputs = _with_gradient(inputs) if batched.through_inputs else own(inputs)
+    if batched.channels_last:
+        inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
+    return inputs, own(targets)
+
+
+def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> Tensor: # [R]
+    "Losses of R weight sets, one after the other."
+    sets = range(len(next(iter(weights.values()))))
+    chunk = lambda r: tree_map(lambda t: t[r], (weights, inputs, targets))
+    way = "copy" if len(sets) > 1 else "stay"
+    return torch.stack([batched.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
 
 
 def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
@@ -479,10 +509,7 @@ class Batched:
 
     def loop(self, weights, inputs, targets, nets: Sequence[int] = ()) -> Tensor: # [R]
         "What `vmap` does, one set after the other."
-        sets = range(len(next(iter(weights.values()))))
-        chunk = lambda r: tree_map(lambda t: t[r], (weights, inputs, targets))
-        way = "copy" if len(sets) > 1 else "stay"
-        return torch.stack([self.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
+        return _looped(self, weights, inputs, targets, nets)
 
     def vmap(self,
         weights: dict[str, Tensor], # name -> [R, *shape], R weight sets
@@ -502,7 +529,5 @@ class Batched:
 
     def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
         "Loss of a twin under weights; inputs and targets stay as they are."
-        inputs, targets = _with_gradient(inputs) if self.through_inputs else own(inputs), own(targets)
-        if self.channels_last:
-            inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
+        inputs, targets = _own_chunk(self, inputs, targets)
         with _differentiable(twin.module): return scalar_loss(self.loss(twin.run(weights, inputs, way), targets))

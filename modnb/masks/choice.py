@@ -75,7 +75,7 @@ def _trials(path, run: dict) -> list:
 
 
 def _plain_options(options: Mapping) -> dict:
-    "The options that are numbers or texts, of any library, as a checkpoint compares them."
+    "The options that are numbers or strings, as plain values that a checkpoint compares."
     plain = {n: v.item() if getattr(v, "ndim", None) == 0 else v for n, v in options.items()}
     return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
 
@@ -124,7 +124,7 @@ def choose_beta(
     low, high, ratio, tolerance = (number(name, value) for name, value in given.items())
     _check(low, high, ratio, tolerance, options)
     run = {"model": model_hash(net)} | _plain_options(options)
-    _accuracies(net, {}, accuracy)                        # what it must not return is seen now
+    _accuracies(net, {}, accuracy)                        # an invalid return value is found before the search
     trials = _trials(checkpoint, run)                     # (beta, accuracy of the network, of the mask, share kept)
     while True:
         asked, best = next_beta({b: a >= full - tolerance for b, full, a, _ in trials}, low, high, ratio)

@@ -32,7 +32,7 @@ __all__ = ['CLIPPINGS', 'number', 'whole', 'seeds_of', 'per_weight', 'clipping',
 
 # %% ../../nbs/masks/10_learner.ipynb #7aae782a
 def number(name: str, value) -> float:
-    "A real number of any library as a `float`. Raises `ValueError` naming it if it is none, or not finite."
+    "A real number of any library as a `float`. Raises `ValueError` with its name if it is not a finite number."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
     if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
         raise ValueError(f"{name}: {value!r} given; it must be a number")
@@ -41,7 +41,7 @@ def number(name: str, value) -> float:
 
 
 def whole(name: str, value) -> int:
-    "An integer of any size and library as an `int`. Raises `ValueError` naming it if it is none."
+    "An integer of any size and library as an `int`. Raises `ValueError` with its name if it is not an integer."
     plain = value.item() if getattr(value, "ndim", None) == 0 else value
     if not isinstance(plain, numbers.Integral) or isinstance(plain, bool):
         raise ValueError(f"{name}: {value!r} given; it must be an integer")
@@ -99,7 +99,7 @@ def clipping(
 
 # %% ../../nbs/masks/10_learner.ipynb #7f5f8c01
 def _add_up(learner: MaskLearner):
-    "Add the gradient of logits that stay to what has piled up of it, as the published clipping counts it."
+    "Add the gradient of fixed logits to its pile, as the published clipping counts it."
     for u in learner.units:
         if u.name not in learner.fixed: continue
         if learner.published: learner.piles["logits of " + u.name].add_(u.gradient)
@@ -107,7 +107,7 @@ def _add_up(learner: MaskLearner):
 
 
 def _clip(learner: MaskLearner):
-    "Scale each function's gradient to a global norm of at most `clip`, and with it what has piled up."
+    "Scale each function's gradient, and the piles with it, to a global norm of at most `clip`."
     grads = {f"the logits of {u.name!r}": u.gradient for u in learner.units}
     if learner.train_weights: grads |= {f"the weights {u.name!r}": u.value.grad[None] for u in learner.units}
     grads |= {f"the frozen {name}": pile for name, pile in learner.piles.items()}
@@ -130,7 +130,7 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _fits(learner: MaskLearner) -> bool:
-    "Whether all masked copies, their largest gradient, Adam's state and what piles up have room."
+    "Whether all masked copies, their largest gradient, Adam's state and the piles fit into memory."
     scalars = sum(u.value[0].numel() for u in learner.units)
     sets, largest = len(learner.sets) * learner.samples, max(u.value[0].numel() for u in learner.units)
     copies = sets * (scalars + 2 * largest) * max(u.dtype.itemsize for u in learner.units)
@@ -139,7 +139,7 @@ def _fits(learner: MaskLearner) -> bool:
 
 
 def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
-    "What the network is called with in a first step."
+    "The parameters that the network is called with in a first step."
     keys = learner.keys(0)
     drawn = {u.name: draw_copies(u, learner.estimator, learner.logits[u.name], keys, None, backend=learner.backend)
              for u in learner.units}
@@ -190,14 +190,14 @@ def _start_training(learner: MaskLearner):
     fused = kind in ("cpu", "cuda") or None
     learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=fused, capturable=kind == "cuda")
     if learner._moments is not None: _put_moments(learner)
-    # what the training's progress changes cannot be recorded
+    # a step that depends on the training's progress cannot be recorded
     steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)
     learner._replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
     learner.settled = True
 
 
 def _put_moments(learner: MaskLearner):
-    "Adam's state from a checkpoint, in today's memory order."
+    "Adam's state from a checkpoint, in the current memory order."
     turned = zip(learner.units * 2, learner._moments)
     state = {i: {n: u.pack(t) if t.dim() else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
     learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
@@ -324,7 +324,7 @@ def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
 
 
 def _complete(learner: MaskLearner, now: StepState):
-    "Finish the gradients: prices that are no constant, and units that no loss has reached."
+    "Finish the gradients: prices that are not constant, and units that no loss has reached."
     for u in learner.units:
         constant, reached = _constant(learner, u), {(f, s) for n, f, s in now.begun if n == u.name}
         if learner.batched.route == "vmap" and reached: reached = set(learner.sets)
@@ -337,7 +337,7 @@ def _complete(learner: MaskLearner, now: StepState):
 
 
 def _check_losses(learner: MaskLearner, losses: Tensor):
-    "Raise `FloatingPointError` if a loss is not finite."
+    "Raises `FloatingPointError` if a loss is not finite."
     for f, values in zip(learner.functions, losses.tolist()):
         for v in values:
             if not math.isfinite(v):
@@ -346,7 +346,7 @@ def _check_losses(learner: MaskLearner, losses: Tensor):
 
 
 def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]):
-    "Raise `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
+    "Raises `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
     for name, t in tensors.items():
         for f, finite in zip(learner.functions, t.detach().isfinite().flatten(1).all(1).tolist()):
             if finite: continue
@@ -355,7 +355,7 @@ def _check_finite(learner: MaskLearner, what: str, tensors: Mapping[str, Tensor]
 
 
 def _check_logits(learner: MaskLearner):
-    "Raise `FloatingPointError` if a logit is not finite: its weight would be dropped silently."
+    "Raises `FloatingPointError` if a logit is not finite: its weight would silently be dropped."
     _check_finite(learner, "logits:", {f"{n!r}": logits for n, logits in learner.logits.items()})
 
 # %% ../../nbs/masks/10_learner.ipynb #c6477fd5
@@ -424,14 +424,14 @@ def _weights(learner: MaskLearner, net: int, rounded: bool) -> dict[str, Tensor]
 
 
 def _price(learner: MaskLearner, progress: float) -> Tensor: # [F, S]
-    "Price of the present masks."
+    "Price of the current masks."
     price = learner.estimator.price
     priced = [price(learner.logits[u.name].detach(), progress) * u.weights_per_unit() for u in learner.units]
     return learner._charge * sum(p.sum(-1) for p in priced)
 
 
 def _kept(learner: MaskLearner) -> Tensor: # [F, S]
-    "Share of weights that the present masks keep."
+    "Share of weights that the current masks keep."
     final = {u.name: learner.estimator.finish(learner.logits[u.name].detach()) for u in learner.units}
     kept = sum((u.weights_per_unit() * (final[u.name] > 0)).sum(-1) for u in learner.units)
     return kept / sum(u.value.shape[1] for u in learner.units)
@@ -461,7 +461,7 @@ def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on wi
         if learner.train_weights: u.value = torch.stack([w[u.name].reshape(-1) for w in state["weights"]]).to(u.value)
     learner._moments = state["moments"]
     learner.piles = {n: p.to(learner.device) for n, p in state.get("piles", {}).items()}
-    if learner.batched.route is None and learner.memory != "low":    # as it went before, whatever a race would say now
+    if learner.batched.route is None and learner.memory != "low":    # as before, whatever a race would choose now
         learner.batched.route, learner.batched.reason, learner.batched.channels_last = state["route"]
         learner.arrange(state["orders"])
         _start_training(learner)
@@ -476,7 +476,7 @@ def _listed(net) -> list[nn.Module]:
 
 
 def _check_memory(memory: str, batching: str):
-    "Raise `ValueError` naming `memory` if it is unknown or impossible."
+    "Raises `ValueError` naming `memory` if it is unknown or impossible."
     if memory not in ("auto", "fast", "low"):
         raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
     if memory == "low" and batching == "vmap":
@@ -484,7 +484,7 @@ def _check_memory(memory: str, batching: str):
 
 
 def _check_fixed(fixed, units: list[Units]) -> list[str]:
-    "Names of the parameters whose logits stay. Raises `ValueError` naming `fixed`."
+    "Names of the parameters whose logits are not trained. Raises `ValueError` naming `fixed`."
     names = [u.name for u in units]
     for n in fixed:
         if n not in names: raise ValueError(f"fixed: {n!r} is not masked{nearest(n, names)}")
@@ -587,11 +587,11 @@ class MaskLearner:
         return _step(self, step, data)
 
     def price(self, progress: float) -> Tensor: # [F, S]
-        "Price of the present masks, in the units of the loss."
+        "Price of the current masks, in the units of the loss."
         return _price(self, progress)
 
     def kept(self) -> Tensor: # [F, S]
-        "Share of weights that the present masks keep."
+        "Share of weights that the current masks keep."
         return _kept(self)
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
@@ -599,12 +599,12 @@ class MaskLearner:
         return _final_logits(self, net)
 
     def masks(self, net: int = 0) -> dict[str, Masks]:
-        "The present masks of one network's functions."
+        "The current masks of one network's functions."
         about = dict(estimator=self.estimator.name, model="" if self.train_weights else self.models[net])
         return {f: Masks.from_logits(logits, **about) for f, logits in self.final_logits(net).items()}
 
     def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
-        "The masked parameters' present values (`train_weights` moves them), in the network's dtype or as they are kept."
+        "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
         return _weights(self, net, rounded)
 
     def state(self, step: int, rows: list) -> dict:

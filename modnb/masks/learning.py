@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..data.stream import batches
 from .algebra import Masks
+from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner, number, whole
@@ -34,7 +35,7 @@ __all__ = ['Data', 'Found', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/11_learning.ipynb #cd0ad8f0
 def _named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
-    "What `evaluate` returned under one name. Raises `ValueError` or `TypeError` if it is no number under \"function/metric\"."
+    "One number of `evaluate`. Raises `ValueError` or `TypeError` unless it is a number named \"function/metric\"."
     function = next((f for f in sorted(functions, key=lambda f: -len(str(f))) if str(key).startswith(f"{f}/")), None)
     function, metric = str(key).split("/", 1) if function is None and "/" in str(key) else (function, str(key)[len(str(function)) + 1:])
     if function is None or not metric: raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', such as '{functions[0]}/accuracy'")
@@ -63,7 +64,7 @@ def _evaluated(learner: MaskLearner, step: int, evaluate) -> list[tuple]:
 
 
 def _check_evaluate(learner: MaskLearner, evaluate):
-    "Call `evaluate` once before the work begins, as if nothing had happened. Raises `TypeError` or `ValueError` for what it must not return."
+    "Call `evaluate` once before training. Raises `TypeError` or `ValueError` for invalid results."
     state = rng_state(learner.device)
     _evaluated(learner, 0, evaluate)
     set_rng_state(state, learner.device)
@@ -135,7 +136,7 @@ class Found:
 
 # %% ../../nbs/masks/11_learning.ipynb #70616724
 def _plain_name(function) -> str | int:
-    "The name of a function, of a plain type. Raises `ValueError` naming `data`."
+    "The name of a function as a plain string or integer. Raises `ValueError` naming `data`."
     if hasattr(function, "dtype") and hasattr(function, "item") and not isinstance(function, Tensor): function = function.item()    # NumPy
     if isinstance(function, str): return str.__str__(function)
     if isinstance(function, int) and not isinstance(function, bool): return int(function)
@@ -146,11 +147,14 @@ def _functions(data, nets: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     each = [data] if isinstance(data, Mapping) or nets == 1 else list(data) if isinstance(data, (list, tuple)) else [data]
     for d in each:
-        if not isinstance(d, Mapping) or not d: raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not isinstance(d, Mapping):
+            raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
+        if not d: raise ValueError("data: is empty; it must map names of functions to batches")
         if list(d) != list(each[0]): raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
     if each[0] is not data and len(each) != nets: raise ValueError(f"data: {len(each)} mappings for {nets} networks")
     names = [_plain_name(f) for f in each[0]]
-    if len(set(map(str, names))) < len(names): raise ValueError(f"data: two functions of {names} have the same name once written")
+    if len(set(map(str, names))) < len(names):
+        raise ValueError(f"data: two functions of {names} have the same name as strings")
     return names
 
 
@@ -164,10 +168,12 @@ def _checkpoint_path(checkpoint, function) -> str:
 
 
 def _check_nets(net):
-    "Raise `TypeError` or `ValueError` naming `net`."
+    "Raises `TypeError` or `ValueError` naming `net`."
     if not isinstance(net, (nn.Module, list, tuple)):
         raise TypeError(f"net: must be a torch.nn.Module or a list of them, not a {type(net).__name__}")
-    for each in [net] if isinstance(net, nn.Module) else net:
+    nets = [net] if isinstance(net, nn.Module) else net
+    check_shapes([unwrapped(each) for each in nets])
+    for each in nets:
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
             raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
         if any(p.is_meta for p in each.parameters()):
@@ -176,7 +182,7 @@ def _check_nets(net):
 
 @contextlib.contextmanager
 def _outside_inference():
-    "Context in which tensors can have gradients; whether they have is left as it was."
+    "Context outside of inference mode; whether gradients are enabled does not change."
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad): yield
 
@@ -225,9 +231,9 @@ def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Cal
 
 # %% ../../nbs/masks/11_learning.ipynb #bf55b681
 @_outside_inference()
-def learn_masks( # type: ignore[misc] # for mypy the options of the overloads, one dictionary, are not these
+def learn_masks( # type: ignore[misc] # mypy does not match these options with the overloads' TypedDict
     net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Data | Sequence[Data], # function -> batches (inputs, targets): an endless stream, or finite data, which are cycled. Several networks: shared, or a mapping for each
+    data: Data | Sequence[Data], # function -> batches (inputs, targets), inputs a tensor, a tuple or any mapping; finite data are cycled. Several networks: shared, or a mapping for each
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
@@ -244,7 +250,7 @@ def learn_masks( # type: ignore[misc] # for mypy the options of the overloads, o
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | str | tuple[str, float] | None = 1.0, # largest gradient norm of a function's logits; "published": of all that the published code counts, see `clipping`; or ("published", norm)
+    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published" or ("published", norm): as the published code clips, see `clipping`
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
     evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)

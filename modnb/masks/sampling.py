@@ -41,18 +41,18 @@ def to_uniform(
     return (((h >> 9) & 0x7FFFFF).to(dtype) + 0.5) * 2.0**-23
 
 # %% ../../nbs/masks/02_sampling.ipynb #48615f19
-def plain_name(name): # a number, a text, None, or tuples of these, as plain Python
-    "What identifies a draw, so that equal numbers of any library draw alike. Raises `TypeError` naming `names`."
+def plain_name(name): # a number, a string, None, or tuples of these, as plain Python
+    "A draw's name in plain Python, so that equal numbers of any library draw alike. Raises `TypeError` naming `names`."
     name = name.item() if hasattr(name, "item") and getattr(name, "ndim", 0) == 0 else name
     if isinstance(name, tuple): return tuple(plain_name(part) for part in name)
     if name is None or type(name) in (bool, int, float, str): return name
     for kind, plain in ((numbers.Integral, int), (numbers.Real, float), (str, str)):
         if isinstance(name, kind): return plain(name)
-    raise TypeError(f"names: {name!r} is a {type(name).__name__}; a draw is named by numbers and texts")
+    raise TypeError(f"names: {name!r} is a {type(name).__name__}; a draw is named by numbers and strings")
 
 
 def make_keys(
-    *names, # what identifies the draw: seed, function, step, ... (numbers and texts)
+    *names, # what identifies the draw: seed, function, step, ... (numbers and strings)
     samples: int, # number of keys, one per sample
     device=None, # where the keys live
 ) -> Tensor: # int32 [samples, 2]

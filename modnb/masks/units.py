@@ -37,7 +37,7 @@ def group_index(
         return torch.unique(index.reshape(-1), return_inverse=True)[1]
     if granularity not in GROUPS:
         hint = nearest(str(granularity), GROUPS)
-        raise ValueError(f"granularity: {granularity!r} is unknown{hint} Known: {', '.join(GROUPS)} or a callable")
+        raise ValueError(f"granularity: {granularity!r} is unknown{hint or '.'} Known: {', '.join(GROUPS)} or a callable")
     if granularity == "tensor" or not param.dim():
         return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)

@@ -22,12 +22,12 @@ __all__ = ['FLAT', 'BY_HAND', 'difference', 'same_shape', 'affine', 'affine_twic
 
 # %% ../../nbs/models/11_stacked.ipynb #986e091d
 def _held(f: FunctionType) -> tuple: # defaults and the values of a closure
-    "What a function holds beside its code."
+    "What a function holds besides its code."
     return f.__defaults__, f.__kwdefaults__, [c.cell_contents for c in f.__closure__ or ()]
 
 
 def _plain_object(a) -> bool:
-    "Whether all that an object is stands in its attributes, and it has no equality of its own."
+    "Whether an object is nothing but its attributes and defines no equality of its own."
     kind = type(a)
     methods = ((kind.__eq__, object.__eq__), (kind.__reduce__, object.__reduce__), (kind.__reduce_ex__, object.__reduce_ex__))
     return hasattr(a, "__dict__") and all(mine is default for mine, default in methods)
@@ -55,7 +55,7 @@ FLAT = {"_flat_weights", "_flat_weight_refs"}    # where recurrent layers hold t
 
 
 def _rest(module: nn.Module) -> dict:
-    "What a module holds beside parameters, buffers, modules and mode."
+    "What a module holds besides parameters, buffers, modules and mode."
     hooks = module._forward_pre_hooks.values()
     computed = {getattr(hook, "_tensor_name", getattr(hook, "name", None)) for hook in hooks}
     without = {"_parameters", "_buffers", "_modules", "training"} | computed

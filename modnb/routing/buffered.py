@@ -19,7 +19,8 @@ from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remem
 from .terms import Members, check_terms, make_baseline, term_value
 
 # %% auto #0
-__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'term_members', 'Remembering', 'Buffered', 'make_buffered']
+__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'finite_rewards', 'term_members', 'Remembering', 'Buffered',
+           'make_buffered']
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
 SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gradient, reward)
@@ -62,6 +63,22 @@ def best_only(
     return torch.cat([score[:old], fresh.masked_fill(~chosen, -math.inf)])
 
 # %% ../../nbs/routing/14_buffered.ipynb #15ea248b
+def finite_rewards(
+    reward: Tensor, # [C, *batch]
+    valid: Tensor, # bool [C, *batch]
+    drawn: bool, # samples, of which none may be left out
+) -> Tensor: # bool [C, *batch]
+    "Members whose reward is finite. Raises `FloatingPointError` naming `reward` where an example has none, or a mean over draws lacks one."
+    kept = valid & reward.isfinite()
+    if drawn and not torch.equal(kept, valid):
+        raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
+    lost = valid.any(0) & ~kept.any(0)
+    if lost.any():
+        place = ", ".join(map(str, lost.nonzero()[0].tolist()))
+        raise FloatingPointError(f"reward: not finite for any routing of example {place} of the batch")
+    return kept
+
+
 def term_members(
     term, # `Term`
     part: Compared, # the routings of its set
@@ -75,8 +92,7 @@ def term_members(
     once = term.routings != "samples" and distinct or "posterior" in weights
     valid = part.valid & first_of_equals(fixed.a, slot) if once and term.routings != "all" else part.valid
     reward = rewards(part) if {"reward", "advantage"} & set(weights) else fixed.ll
-    if "advantage" in weights and not reward.isfinite().all():
-        raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
+    if {"reward", "advantage"} & set(weights): valid = finite_rewards(reward, valid, term.routings == "samples")
     return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
 
 # %% ../../nbs/routing/14_buffered.ipynb #d96e74bc
@@ -214,6 +230,6 @@ def make_buffered(
     options = SETTINGS[name] | changes
     size, start = options.pop("size"), options.pop("start", "uniform")
     if size and examples is None:
-        raise ValueError(f"examples: {name} remembers routings by example; say how many examples there are")
+        raise ValueError(f"examples: {name} remembers routings by example; pass the number of examples")
     buffer = Buffer(examples, look.choices if choices is None else choices, size, seed, start=start) if size else None
     return Buffered(look, buffer=buffer, **options)

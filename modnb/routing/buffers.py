@@ -15,7 +15,7 @@ from ..models.gated_layers import check_choice
 
 # %% auto #0
 __all__ = ['STARTS', 'EMPTY', 'same', 'first_of_equals', 'ranking', 'pick', 'smallest_dtype', 'Uniform', 'filled', 'check_index',
-           'Buffer', 'grow', 'reset']
+           'as_rows', 'check_entries', 'Buffer', 'grow', 'reset']
 
 # %% ../../nbs/routing/10_buffers.ipynb #62ec20d1
 def same(
@@ -109,6 +109,25 @@ def check_index(
     if low < 0 or high >= examples: raise ValueError(f"index: rows {low} to {high} given; the buffer has rows 0 to {examples - 1}")
     return index
 
+
+def as_rows(index: Tensor | Sequence[int]) -> Tensor:
+    "Rows of a table; PyTorch would read bytes as a mask."
+    index = torch.as_tensor(index)
+    return index.long() if index.dtype == torch.uint8 else index
+
+
+def check_entries(
+    a: Tensor, # int, any shape
+    least: int, # the smallest number that an entry may have
+    largest: int,
+):
+    "Raises `ValueError` naming `a` where a number is none of them: a table of bytes would hold another one. A GPU is not asked."
+    if not isinstance(a, Tensor) or a.is_floating_point():
+        raise ValueError(f"a: {getattr(a, 'dtype', type(a).__name__)} given; need a tensor of module numbers")
+    if a.device.type != "cpu" or not a.numel(): return
+    low, high = torch.stack(a.aminmax()).tolist()
+    if low < least or high > largest: raise ValueError(f"a: numbers {low} to {high} given; the buffer holds {least} to {largest}")
+
 # %% ../../nbs/routing/10_buffers.ipynb #bdea5523
 class Buffer:
     "Q routings for each of N examples."
@@ -126,7 +145,8 @@ class Buffer:
         self.draw = choices if callable(choices) else Uniform(choices, device)
         self.size = size
         self.start = start
-        self.dtype = smallest_dtype(self.draw.largest)
+        self.largest = getattr(self.draw, "largest", torch.iinfo(torch.int64).max) # a function need not say it
+        self.dtype = smallest_dtype(self.largest)
         tables = []
         for s in [seed] if hasattr(seed, "__index__") else seed:
             self.generator = torch.Generator(device).manual_seed(int(s))
@@ -152,9 +172,13 @@ class Buffer:
 
     def __getitem__(self, index: Tensor) -> Tensor: # index [*batch] -> int64 [Q, *batch, *slot]
         "The members of some examples."
+        index = as_rows(index)
         return self.table[index].movedim(index.ndim, 0).long()
 
     def __setitem__(self, index: Tensor, a: Tensor): # [*batch], [Q, *batch, *slot]
+        "Replace the members of some examples. Raises `ValueError` naming `a` where it is no routing."
+        check_entries(a, EMPTY if self.start == "empty" else -1, self.largest)
+        index = as_rows(index)
         self.table[index] = a.movedim(0, index.ndim).to(self.table.dtype)
 
     def state_dict(self) -> dict: return {"table": self.table, "generator": self.generator.get_state()}

@@ -174,7 +174,7 @@ def check_finite(
     finite: Tensor, # bool [C, *batch] whose scores are finite
     well: Tensor, # bool [*batch] examples that can be trained on
 ):
-    "Raise `FloatingPointError` naming an example, and the module that broke, unless all examples are well."
+    "Raises `FloatingPointError` naming an example, and the module that broke, unless all examples are finite."
     if well.all(): return
     place = tuple((~well).nonzero()[0].tolist())
     at = (slice(None), *place)

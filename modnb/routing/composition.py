@@ -122,15 +122,17 @@ def tree_of_chain(
 
 # %% ../../nbs/routing/05_composition.ipynb #47af701f
 def check_parts(net: nn.Module, router: Router | None, slots: int | None):
-    "Raise `ValueError` naming the argument of a composition that is none."
+    "Raises `ValueError` naming an argument of the wrong type."
     if not isinstance(net, nn.Module): raise ValueError(f"net: a {type(net).__name__} given; need an nn.Module")
     if not modular_layers(net): raise ValueError("net: has no ModularLayer")
+    inner = next((name or "itself" for name, m in net.named_modules() if isinstance(m, Composition)), None)
+    if inner is not None: raise ValueError(f"net: has a Composition in it ({inner}), which routes its own layers; give the network of that one")
     if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
     if slots is not None: check_count("slots", slots)
 
 # %% ../../nbs/routing/05_composition.ipynb #f4246302
 def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
-    "Scores where there is no router: all alike, -inf for modules that a slot has not."
+    "Scores without a router: all equal, -inf for modules that a slot lacks."
     like = next((t for t in net.parameters()), torch.zeros(()))
     lacks = lacking(law, sizes).to(like.device)
     return torch.zeros(lacks.shape, device=like.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
@@ -252,7 +254,7 @@ class Composition(SoftPasses):
         generator: torch.Generator | None = None, # of the draws
         task: Tensor | None = None, # int [B], for routers that see it
         detach: bool | None = None, # stop the gradient into what routers see; None: as the router says
-        checked: bool = False, # the modules in `a` exist, as those that a router has drawn: a GPU is not asked
+        checked: bool = False, # the modules in `a` are known to exist, so a GPU is not synchronized
     ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) B, ...], a [(S,) B, L, K], distribution
         "Score given routings, draw S, or take the mode. Raises `ValueError` naming `a`, `S` or `generator`."
         B = self.entered(x, task)

@@ -10,12 +10,55 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .candidates import Batch, Noise, Table
 
 # %% auto #0
-__all__ = ['DenseStack', 'gaussian', 'Seen', 'Look']
+__all__ = ['first_weights', 'every_routing', 'mixture', 'favorites', 'DenseStack', 'gaussian', 'Seen', 'Look']
+
+# %% ../../nbs/routing/16_dense.ipynb #5c1fa2be
+def first_weights(
+    widths: Sequence[int], # features before and after each slot
+    seen: Sequence[int], # features that each slot's router sees
+    modules: Sequence[int], # M of each slot
+    seed: int,
+) -> tuple: # maps [M, i, o], router weights [n, M], biases [M]; one of each slot
+    "The first weights of one seed."
+    g = torch.Generator().manual_seed(seed)
+    draw = lambda *shape: torch.randn(*shape, generator=g)
+    return ([draw(m, i, o) / math.sqrt(i) for m, i, o in zip(modules, widths, widths[1:])],
+            [0.01 * draw(n, m) for n, m in zip(seen, modules)], [torch.zeros(m) for m in modules])
+
+# %% ../../nbs/routing/16_dense.ipynb #ccbcbead
+def every_routing(net: DenseStack, x: Tensor) -> tuple[Tensor, Tensor]: # [R, B, n] -> h [A, R, B, o], log-probabilities [A, R, B]
+    "Outputs and log-probabilities of all routings, the last slot turning fastest."
+    R, B = x.shape[:2]
+    z, lp = x[:, None, ..., net.reads], x.new_zeros(R, 1, B)
+    for l in range(net.slots):
+        out = net.run(l, z.flatten(1, 2)).unflatten(1, (-1, B))                             # [R, P, B, M, o]
+        z = out.transpose(2, 3).flatten(1, 2)
+        lp = (lp[:, :, None] + net.scores(l, x).transpose(1, 2)[:, None]).flatten(1, 2)
+    return z.transpose(0, 1), lp.transpose(0, 1)
+
+
+def mixture(net: DenseStack, x: Tensor, gate: Callable) -> Tensor: # [R, B, n] -> [R, B, o]
+    "Outputs where every slot mixes its modules by `gate(l, scores [R, B, 1, M], what the router sees)`."
+    z = x[..., net.reads]
+    for l in range(net.slots):
+        weights = gate(l, net.scores(l, x)[..., None, :], x[..., net.sees[l]])
+        z = (net.run(l, z) * weights[..., None]).sum(-2)
+    return z
+
+
+def favorites(net: DenseStack, x: Tensor) -> tuple[Tensor, Tensor]: # [R, B, n] -> outputs [R, B, o], routing [R, B, L]
+    "Each router's favorite in every slot, and what it gives."
+    chosen = []
+    def gate(l, scores, z):
+        chosen.append(scores[..., 0, :].argmax(-1))
+        return F.one_hot(chosen[-1], scores.shape[-1]).to(scores.dtype)
+    return net.mixed(x, gate), torch.stack(chosen, -1)
 
 # %% ../../nbs/routing/16_dense.ipynb #09e496ae
 class DenseStack:
@@ -36,13 +79,8 @@ class DenseStack:
         self.activation, self.reads, self.seeds = activation, reads, list(seeds)
         if len(self.modules) != self.slots or len(self.sees) != self.slots: raise ValueError(f"{'modules' if len(self.modules) != self.slots else 'sees'}: need one for each of {self.slots} slots")
         seen = [len(range(*s.indices(n_features or widths[0]))) for s in self.sees]
-        each = [self._first(widths, seen, torch.Generator().manual_seed(s)) for s in self.seeds]
+        each = [first_weights(widths, seen, self.modules, s) for s in self.seeds]
         self.maps, self.routers, self.biases = ([torch.stack(slot).to(device).requires_grad_() for slot in zip(*kind)] for kind in zip(*each))
-
-    def _first(self, widths, seen, g) -> tuple: # of one seed: maps [M, i, o], router weights [n, M], biases [M]
-        draw = lambda *shape: torch.randn(*shape, generator=g)
-        return ([draw(m, i, o) / math.sqrt(i) for m, i, o in zip(self.modules, widths, widths[1:])],
-                [0.01 * draw(n, m) for n, m in zip(seen, self.modules)], [torch.zeros(m) for m in self.modules])
 
     def parameters(self) -> list: return [*self.maps, *self.routers, *self.biases]
     def __repr__(self): return f"DenseStack({len(self.seeds)} seeds, modules={self.modules}, {sum(p[0].numel() for p in self.parameters()):,} weights each)"
@@ -56,43 +94,22 @@ class DenseStack:
         w = self.maps[l]
         return torch.bmm(z if not l or self.activation is None else self.activation(z), w.transpose(1, 2).flatten(2)).unflatten(-1, (w.shape[1], w.shape[3]))
 
-# %% ../../nbs/routing/16_dense.ipynb #ccbcbead
-def _tree(self: DenseStack, x: Tensor) -> tuple: # [R, B, n] -> h [A, R, B, o], log-probabilities [A, R, B]
-    "Outputs and log-probabilities of all routings, the last slot turning fastest."
-    R, B = x.shape[:2]
-    z, lp = x[:, None, ..., self.reads], x.new_zeros(R, 1, B)
-    for l in range(self.slots):
-        out = self.run(l, z.flatten(1, 2)).unflatten(1, (-1, B))                             # [R, P, B, M, o]
-        z = out.transpose(2, 3).flatten(1, 2)
-        lp = (lp[:, :, None] + self.scores(l, x).transpose(1, 2)[:, None]).flatten(1, 2)
-    return z.transpose(0, 1), lp.transpose(0, 1)
+    def tree(self, x: Tensor) -> tuple[Tensor, Tensor]: # [R, B, n] -> h [A, R, B, o], log-probabilities [A, R, B]
+        "Outputs and log-probabilities of all routings, the last slot turning fastest."
+        return every_routing(self, x)
 
+    def mixed(self, x: Tensor, gate: Callable) -> Tensor: # [R, B, n] -> [R, B, o]
+        "Outputs where every slot mixes its modules by `gate(l, scores [R, B, 1, M], what the router sees)`."
+        return mixture(self, x, gate)
 
-def _mixed(self: DenseStack, x: Tensor, gate: Callable) -> Tensor: # [R, B, n] -> [R, B, o]
-    "Outputs where every slot mixes its modules by `gate(l, scores [R, B, 1, M], what the router sees)`."
-    z = x[..., self.reads]
-    for l in range(self.slots):
-        weights = gate(l, self.scores(l, x)[..., None, :], x[..., self.sees[l]])
-        z = (self.run(l, z) * weights[..., None]).sum(-2)
-    return z
+    def probs(self, x: Tensor) -> Tensor: # [R, B, n] -> [R, B, L, M], 0 where a slot has fewer modules
+        "Probabilities of the modules."
+        most = max(self.modules)
+        return torch.stack([F.pad(self.scores(l, x).exp(), (0, most - m)) for l, m in enumerate(self.modules)], -2)
 
-
-def _probs(self: DenseStack, x: Tensor) -> Tensor: # [R, B, n] -> [R, B, L, M], 0 where a slot has fewer modules
-    "Probabilities of the modules."
-    most = max(self.modules)
-    return torch.stack([torch.nn.functional.pad(self.scores(l, x).exp(), (0, most - m)) for l, m in enumerate(self.modules)], -2)
-
-
-def _predict(self: DenseStack, x: Tensor) -> tuple: # [R, B, n] -> outputs [R, B, o], routing [R, B, L]
-    "Each router's favorite in every slot, and what it gives."
-    chosen = []
-    def gate(l, scores, z):
-        chosen.append(scores[..., 0, :].argmax(-1))
-        return torch.nn.functional.one_hot(chosen[-1], scores.shape[-1]).to(scores.dtype)
-    return self.mixed(x, gate), torch.stack(chosen, -1)
-
-
-DenseStack.tree, DenseStack.mixed, DenseStack.probs, DenseStack.predict = _tree, _mixed, _probs, _predict
+    def predict(self, x: Tensor) -> tuple[Tensor, Tensor]: # [R, B, n] -> outputs [R, B, o], routing [R, B, L]
+        "Each router's favorite in every slot, and what it gives."
+        return favorites(self, x)
 
 # %% ../../nbs/routing/16_dense.ipynb #3ae0592d
 def gaussian(sigma: float = 1.0) -> Callable: # (h [..., d], y [..., d]) -> [...]
@@ -126,5 +143,7 @@ class Look:
         self.net, self.log_likelihood, self.noise = net, log_likelihood, noise or Noise([1000 + s for s in net.seeds], net.maps[0].device)
         self.routings = torch.cartesian_prod(*(torch.arange(m, device=net.maps[0].device) for m in net.modules)).reshape(-1, net.slots, 1)
         self.choices = len(self.routings) # of a `Buffer`: a routing is its row
+
+    def seen_sizes(self) -> list[tuple[int, int]]: return [tuple(w.shape[1:]) for w in self.net.routers] # features and modules of each slot
 
     def __call__(self, batch: Batch) -> Seen: return Seen(self, batch)

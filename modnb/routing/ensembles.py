@@ -32,22 +32,25 @@ class InTurn:
         first = compositions[0]
         self.nets = self.module = nn.ModuleList(compositions)
         self.seeds = len(compositions)
-        self.law, self.sizes, self.slots, self.sequential = first.law, first.sizes, first.slots, first.sequential
+        self.law, self.sizes, self.slots = first.law, first.sizes, first.slots
+        self.sequential = first.sequential
+        self.routed = first.routed
 
     def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
     def state(self, r: int) -> dict[str, Tensor]: return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()} # of one seed
 
-    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None): # as `Stacked.rollout`
+    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None, checked=False): # as `Stacked.rollout`
         "Score given routings, draw S, or take the mode, for all seeds. Raises `ValueError` naming `generators`."
         if S is not None and (generators is None or len(generators) != self.seeds): raise ValueError(f"generators: need one for each of {self.seeds} seeds")
         lead = int(S is not None or a is not None and a.dim() > 4)
         of = lambda t, r: t[r] if own and t is not None else t
         given = lambda r: None if a is None else a.select(lead, r)
-        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach)
+        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach, checked)
                 for r, net in enumerate(self.nets)]
         h, chosen = (torch.stack([e[i] for e in each], lead) for i in (0, 1))
-        scores = torch.stack([e[2].scores for e in each], lead if self.sequential else 0)
-        if not self.sequential: return h, chosen, RoutingDistribution(self.law, self.sizes, scores)
+        upfront = not self.sequential or not self.routed
+        scores = torch.stack([e[2].scores for e in each], 0 if upfront else lead)
+        if upfront: return h, chosen, RoutingDistribution(each[0][2].law, self.sizes, scores)
         again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
         return h, chosen if a is None else a, StackedRollout(self.law, self.sizes, scores, chosen if a is None else a, again)
 
@@ -77,27 +80,33 @@ class EnsembleRollouts(Rollouts):
 
     def rollout(self, **how) -> tuple: return self.of.nets.rollout(self.batch.x, **how, **self._how) # outputs, routings, distribution
 
-    def draw(self, samples: int) -> Scored: return self.scored(S=samples, generators=self.noise.generators)
+    def draw(self, samples: int) -> Scored:
+        self.need_router()
+        return self.scored(S=samples, generators=self.noise.generators)
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # Q + S candidates
         return join(self.score(old), self.draw(samples))
 
     def everything(self) -> Scored:
-        "Every routing. Raises `ValueError` naming `limit` where there are too many."
+        "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
+        self.need_router()
         with self.frozen():
             h, a, lp = self.of.nets.tree(self.batch.x, **self._how)
             return Scored(a[:, None, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
 
     def uniform(self, samples: int) -> Tensor: # int64 [S, R, B, L, K]
+        self.need_router()
         return torch.stack([self.of.choices((samples, self.shape[1]), g) for g in self.noise.generators], 1)
 
     def distribution(self):
+        self.need_router()
         with self.frozen(): return self.rollout(S=self.of.prefixes, generators=self.noise.generators)[2]
 
     def relaxed(self, gate, how: str, temperature: float = 1.0, adjust=None) -> Tensor: # [R, B]
         "Log-likelihood where slots mix their modules. Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
         if adjust is not None:
-            raise ValueError("adjust: noisy top-k gating is not there for ensembles of compositions; take another estimator, or a dense stack")
+            raise ValueError("adjust: noisy top-k gating is not available for ensembles of compositions; "
+                             "use another estimator, or a dense stack")
         with self.frozen():
             h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
             return self.of.head.log_prob(h, self.batch.y)
@@ -125,14 +134,14 @@ class LookAtAll:
         if len(seeds) != nets.seeds: raise ValueError(f"seeds: {len(seeds)} given for {nets.seeds} networks")
         device = nets.parameters()[0].device
         self.nets = nets
-        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose modes count
+        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose train and eval modes count
         self.net = self
         self.seeds = list(seeds)
         self.head = make_head(head)
         self.detach = detach
         self.prefixes = prefixes
         self.noise = Noise([1000 + s for s in seeds], device)
-        self.choices = UniformRoutings(nets, device) # of a `Buffer`
+        self.choices = UniformRoutings(nets, device) if nets.routed else None # of a `Buffer`
         self.modules = list(nets.sizes[:1] if pooled else nets.sizes)
 
     def parameters(self) -> list[Tensor]: return self.nets.parameters()

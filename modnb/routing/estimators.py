@@ -65,7 +65,7 @@ class Estimator:
 
 
 def at_least(**counts: int):
-    "Raise `ValueError` naming a count below 1."
+    "Raises `ValueError` naming a count below 1."
     for name, value in counts.items():
         if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
 
@@ -80,6 +80,8 @@ class Supervised(Estimator):
         if batch.oracle is None: raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
         view = self.view(batch)
         found = view.score(view.encode(batch.oracle[None]))
+        finite = found.joint.isfinite()
+        check_finite(view, found.a, finite, finite[0])
         return view, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40

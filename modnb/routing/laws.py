@@ -81,7 +81,7 @@ def check_count(
     value: object, # what was given
     least: int = 1,
 ):
-    "Raise `ValueError` naming an argument that is not a whole number, or below the least one."
+    "Raises `ValueError` naming an argument that is not a whole number or is below the minimum."
     whole = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
     if whole and value >= least: return
     raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
@@ -155,7 +155,7 @@ def log_prob_distinct(
 
 # %% ../../nbs/routing/01_laws.ipynb #fb0da835
 def without(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M, K, M]
-    "Scores after each first draw: in place i module i is gone."
+    "Scores after each first draw: at place i, module i is removed."
     gone = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.unsqueeze(-3).masked_fill(gone.unsqueeze(-2), -math.inf)
 
@@ -207,7 +207,7 @@ def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
 
 # %% ../../nbs/routing/01_laws.ipynb #fc230a92
 def grid(k: int, dtype: torch.dtype) -> tuple[int, float]: # first moment, step
-    "A grid in log time; the K-th arrival is the more certain, the larger K is."
+    "A grid in log time; the larger K, the better known is the time of the K-th arrival."
     return (-24, (16 + k) ** -0.5) if dtype == torch.float64 else (-17, (4 + k) ** -0.5)
 
 

@@ -77,7 +77,7 @@ def deciding(
 
 
 def check_temperature(temperature: float):
-    "Raise `ValueError` naming `temperature` unless it is a positive number."
+    "Raises `ValueError` naming `temperature` unless it is a positive number."
     plain = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
     if not plain or not 0 < temperature < math.inf:
         raise ValueError(f"temperature: {temperature!r} given; need a positive number")
@@ -135,7 +135,7 @@ class Plan:
         self.chosen, self.scores, self.weights = [], [], []
 
     def asked(self, layer: ModularLayer) -> tuple[Router | None, int]: # the router, and its slot
-        "Who decides next."
+        "The router that decides next."
         return (layer.router, 0) if self.router is None else (self.router, self.at)
 
     def part(self, t: Tensor, after: int) -> Tensor: # [(S,) B, L, *after] -> [(S,) B, (T,) *after]
@@ -221,7 +221,7 @@ DRAWN = ("gumbel-softmax", "straight-through")
 
 
 def easiest(router: Router | None, combine: str) -> str: # one of `HOW`
-    "How a layer chooses if nobody says."
+    "How a layer chooses by default."
     if combine != "sum": return "mode"
     one_score_each = router is not None and router.law.shape == (1, router.law.n_modules)
     return "top-k" if one_score_each and not isinstance(router.law, (Bernoulli, Subset)) else "soft"
@@ -288,7 +288,7 @@ class ModularLayer(nn.Module):
 
     def forward(self,
         *z, # [N, ...] each, also nested; [N, T, ...] where the router reads tokens
-        a: Tensor | None = None, # int [N, K], or [S N, K], or [N, T, K]; -1 is nobody
+        a: Tensor | None = None, # int [N, K], or [S N, K], or [N, T, K]; -1 is no module
     ):
         "Output of the slot. Raises `ValueError` naming `a`, `combine` or `z`."
         rows_of(z, "z")

@@ -69,8 +69,5 @@ def make_row(
     if row not in ROWS: raise ValueError(f"row: {row!r} is unknown{nearest(row, ROWS)}; there are {', '.join(ROWS)}")
     _, name, options = ROWS[row]
     if options.get("uniform"): return make_buffered("kirsch_em", look, examples, seed=look.net.seeds, size=options["uniform"], **more)
-    if name == "noisy_top_k":
-        net = look.net
-        options = options | dict(n_inputs=[w.shape[1] for w in net.routers], n_modules=net.modules)
-        options["k"] = min(options["k"], *net.modules)
+    if name == "noisy_top_k": options = options | {"k": min(options["k"], *look.net.modules)}
     return make_estimator(name, look, examples, look.net.seeds, **options, **more)

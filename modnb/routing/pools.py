@@ -88,7 +88,7 @@ class Pool(nn.Module):
 
     def forward(self,
         *z, # inputs of the modules, each [N, ...]
-        a: Tensor, # int [R, K], R a multiple of N; -1 is nobody's
+        a: Tensor, # int [R, K], R a multiple of N; -1 is no module
         checked: bool = False, # the numbers in `a` are known to be those of modules
     ): # [R, K, ...]
         "Outputs of the chosen modules. Raises `ValueError` naming `a` or `path`."

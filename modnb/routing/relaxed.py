@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .estimators import Estimator
+from .laws import wide
 
 # %% auto #0
 __all__ = ['soft', 'gumbel', 'top_k', 'load', 'variation', 'importance_loss', 'switch_loss', 'z_loss', 'SoftOutput', 'Gumbel',
-           'NoisyTopK']
+           'used_modules', 'noise_sizes', 'noise_weights', 'NoisyTopK']
 
 # %% ../../nbs/routing/15_relaxed.ipynb #fcc43787
 def soft(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M], sums to K
@@ -117,29 +118,63 @@ class Gumbel(Estimator):
         ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
         return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
 
+# %% ../../nbs/routing/15_relaxed.ipynb #4d7e02b9
+def used_modules(look, k: int | None) -> int:
+    "Modules that a row uses. Raises `ValueError` naming `k` where the network's law has another number."
+    law = getattr(getattr(look, "net", None), "law", None)
+    if law is not None and k not in (None, law.k): raise ValueError(f"k: {k} given; the network's law chooses {law.k}")
+    return law.k if law is not None else 2 if k is None else k
+
+
+def noise_sizes(
+    look, # says it by `seen_sizes`
+    n_inputs: Sequence[int] | None,
+    n_modules: Sequence[int] | None,
+) -> list[tuple[int, int]]: # features and modules of each slot
+    "Sizes of the noise's matrices. Raises `ValueError` naming `n_inputs` or `n_modules` where they are not known."
+    known = look.seen_sizes() if hasattr(look, "seen_sizes") else None
+    features = [n for n, _ in known or ()] if n_inputs is None else list(n_inputs)
+    modules = [m for _, m in known or ()] if n_modules is None else list(n_modules)
+    if not features or None in features:
+        raise ValueError("n_inputs: None given; need the number of features that the noise of each slot sees")
+    if len(modules) != len(features): raise ValueError(f"n_modules: {len(modules)} given; need one for each of {len(features)} slots")
+    return list(zip(features, modules))
+
+
+def noise_weights(
+    sizes: list[tuple[int, int]],
+    seed: int | Sequence[int], # several: of stacked seeds
+    look,
+) -> list[Tensor]: # [features, modules] each, or [R, features, modules]
+    "Small random matrices on the network's device, in its dtype, float32 where that is a half."
+    def draw(s):
+        g = torch.Generator().manual_seed(int(s))
+        return [0.01 * torch.randn(i, m, generator=g) for i, m in sizes]
+    weights = draw(seed) if hasattr(seed, "__index__") else [torch.stack(w) for w in zip(*map(draw, seed))]
+    like = wide(next(iter(look.net.parameters()))) if hasattr(look, "net") else torch.empty(0)
+    return [w.to(like).requires_grad_() for w in weights]
+
 # %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
 class NoisyTopK(Estimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
     def __init__(self, look,
-        n_inputs: Sequence[int], # features that each slot's router sees, flattened
-        n_modules: Sequence[int], # M of each slot
-        k: int = 2, # modules used
+        n_inputs: Sequence[int] | None = None, # features that each slot's router sees, flattened; None: those of the network
+        n_modules: Sequence[int] | None = None, # M of each slot; None: those of the network
+        k: int | None = None, # modules used; None: as the network's law says, else 2
         balance: float = 0.1, # weight of importance and load, w
         noisy: bool = True, # learned noise on the scores
         seed: int | Sequence[int] = 0, # of the noise's matrices; several: of stacked seeds
         **options,
     ):
         super().__init__(look, **options)
-        self.k, self.balance, self.noisy = k, balance, noisy
-        def draw(s):
-            g = torch.Generator().manual_seed(s)
-            return [0.01 * torch.randn(i, m, generator=g) for i, m in zip(n_inputs, n_modules)]
-        self.weights = draw(seed) if isinstance(seed, int) else [torch.stack(w) for w in zip(*map(draw, seed))]
-        for w in self.weights: w.requires_grad_()
+        self.k = used_modules(look, k)
+        self.balance = balance
+        self.noisy = noisy
+        self.weights = noise_weights(noise_sizes(look, n_inputs, n_modules), seed, look)
 
     def disturb(self, l: int, clean: Tensor, z: Tensor, view) -> tuple: # noisy scores, balance loss
         "Noisy scores of one slot, and what its imbalance costs."
-        std = F.softplus(z @ self.weights[l]) if self.noisy else None
+        std = F.softplus(z.to(self.weights[l].dtype) @ self.weights[l]) if self.noisy else None
         noisy = clean + std * view.noise.normal_like(clean) if self.noisy else clean
         return noisy, importance_loss(top_k(noisy, self.k)) + variation(load(clean, noisy, std, self.k))
 

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from .candidates import Batch, Noise, Scored, join
-from .composition import Composition
+from .composition import Composition, modular_layers
 from .heads import Head, make_head
 from .layer import ModularLayer
-from .router import lacking
+from .router import Router, flat, lacking, read_by
 from ..training.fit import in_mode
 
 # %% auto #0
-__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Passes', 'Rollouts', 'UniformRoutings', 'LookAt']
+__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Passes', 'Rollouts', 'router_of', 'UniformRoutings',
+           'LookAt']
 
 # %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
 def _mentions(code) -> bool:
@@ -34,7 +35,7 @@ def _mentions(code) -> bool:
 
 @functools.cache
 def reads_mode(kind: type) -> bool:
-    "Whether a class of modules does other things in train mode, as far as its methods say."
+    "Whether modules of a class may behave differently in train mode, judged by the class's methods."
     own = [f for c in kind.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
     functions = [getattr(f, "fget", None) or inspect.unwrap(getattr(f, "__func__", f)) for f in own]
     return any(_mentions(f.__code__) for f in functions if inspect.isfunction(f))
@@ -43,7 +44,7 @@ def reads_mode(kind: type) -> bool:
 def mode_matters(
     net: nn.Module, # any network
 ) -> bool:
-    "Whether some module is in train mode that may do other things there than in eval mode."
+    "Whether some module is in train mode and may behave differently in eval mode."
     hooked = lambda m: m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule)
     routed = lambda m: isinstance(m, (ModularLayer, Composition)) # a composition routes as its caller says
     return any(m.training and not routed(m) and (hooked(m) or reads_mode(type(m))) for m in net.modules())
@@ -60,7 +61,7 @@ def first_not_finite(
     a: Tensor, # int [L, K]
     task: Tensor | None = None, # int [1]
 ) -> str: # a clause for an error message; empty if everything is finite
-    "The first part of the network that gives values that are not finite."
+    "The first part of the network whose outputs are not finite."
     if not all_finite(x): return "its input x is not finite"
     found, done = [], []
 
@@ -97,13 +98,13 @@ class Passes:
     @property
     def noisy(self) -> bool: return mode_matters(self.of.module) # whether scores with and without a gradient differ
 
-    def frozen(self): # context: eval mode, unless a gradient is asked for
+    def frozen(self): # context: eval mode, unless gradients are enabled
         net = self.of.module
         still = torch.is_grad_enabled() or not any(m.training for m in net.modules())
         return contextlib.nullcontext() if still else in_mode(net, False)
 
     def need_router(self):
-        "Raise `ValueError` naming `router` where there is none."
+        "Raises `ValueError` naming `router` if there is none."
         if self.of.choices is None: raise ValueError("router: the composition has none, so only routings that are given can be scored (`supervised`)")
 
     def rollout(self, **how) -> tuple: # outputs, routings, distribution
@@ -117,12 +118,14 @@ class Passes:
             ll = q.scores.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
             return Scored(a, ll, q.log_prob(a))
 
-    def score(self, a: Tensor) -> Scored: return self.scored(a=a) # int64 [C, *batch, L, K]
+    def score(self, a: Tensor, checked: bool = False) -> Scored: # int64 [C, *batch, L, K]
+        "Scores of routings; `checked` ones are known to be those of the network."
+        return self.scored(a=a, checked=checked)
 
     def fixed(self, found: Scored) -> Scored:
         "The scores to compare: without gradient, in eval mode."
         if not torch.is_grad_enabled() or not self.noisy: return found.detach()
-        with torch.no_grad(): return self.score(found.a)
+        with torch.no_grad(): return self.score(found.a, checked=True)
 
     def not_finite(self, place: tuple, a: Tensor) -> str: # int [L, K] one routing of the example at this place
         "Where its values stop being finite, for an error message."
@@ -163,13 +166,20 @@ class Rollouts(Passes):
             if self.of.net.sequential: return self.rollout(S=self.of.prefixes, generator=self.noise.generator)[2]
             return self.of.net.distribution(self.batch.x, self.batch.task)
 
+    def seen(self, l: int, z: tuple) -> Tensor: # [B, n]
+        "The features that the router of a slot sees; where it sees none, those of what the slot reads."
+        net, z = self.of.net, z[0] if len(z) == 1 else flat(z)
+        router, l = router_of(net, l)
+        if router.sees not in ("input", "feature"): return flat(z)
+        detach = router.detach if self.detach is None else self.detach
+        return read_by(router, l, z if net.router is None and net.own_input else self.batch.x, None, z, detach)
+
     def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
         "Log-likelihood where slots mix their modules; `how` names the gate."
         self.need_router()
         net, batch = self.of.net, self.batch
-        def noise(l, scores, z):
-            sees = "feature" if net.router is None else net.router.sees
-            return adjust(l, scores, (batch.x if sees == "input" else z[0]).flatten(1))
+        def noise(l, scores, z): # also of tokens, [B, T, *law.shape]
+            return adjust(l, scores.flatten(0, -3), self.seen(l, z)).view_as(scores)
         with self.frozen():
             h, *_ = net.relaxed(batch.x, how, temperature, self.noise.generator, batch.task, noise if adjust else None, self.detach)
             return self.of.head.log_prob(h, batch.y)
@@ -184,6 +194,15 @@ class Rollouts(Passes):
         with self.frozen(): return self.rollout()[1]
 
 # %% ../../nbs/routing/20_rollouts.ipynb #e6695e3e
+def router_of(
+    net: Composition,
+    l: int, # slot
+) -> tuple[Router, int]:
+    "Who decides in a slot, and as which of its own slots."
+    layers = modular_layers(net)
+    return (layers[l % len(layers)].router, 0) if net.router is None else (net.router, l)
+
+
 class UniformRoutings:
     "Routings of a law, none more likely than another."
     def __init__(self, net: Composition, device):
@@ -205,6 +224,9 @@ class LookAt:
         detach: bool | None = None, # stop the gradient into what routers see; None: as the estimator says
         prefixes: int = 1, # samples for the entropy of a router that decides in sequence
     ):
+        if not isinstance(net, Composition):
+            inner = "; pass net.module" if isinstance(getattr(net, "module", None), Composition) else ""
+            raise ValueError(f"net: a {type(net).__name__} given; need a Composition{inner}")
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
         self.net = self.module = net
         self.head = make_head(head)
@@ -212,5 +234,9 @@ class LookAt:
         self.detach = detach
         self.prefixes = prefixes
         self.choices = UniformRoutings(net, device) if net.routed else None # of a `Buffer`
+
+    def seen_sizes(self) -> list: # features that each slot's router sees, None where it sees none; modules of each slot
+        routers = [router_of(self.net, l) for l in range(self.net.slots)]
+        return [(router and router.n_inputs[l], size) for (router, l), size in zip(routers, self.net.sizes)]
 
     def __call__(self, batch: Batch) -> Rollouts: return Rollouts(self, batch)

@@ -222,7 +222,7 @@ def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # feat
 
 
 def when_it_decides(sees: str, when: str | None) -> str: # one of `WHEN`
-    "In sequence for features, else upfront, unless it is said. Raises `ValueError` naming `sees` or `when`."
+    "The default: in sequence for features, else upfront. Raises `ValueError` naming `sees` or `when`."
     check_choice("sees", sees, SEES)
     when = when or ("sequential" if sees == "feature" else "upfront")
     check_choice("when", when, WHEN)
@@ -246,7 +246,7 @@ def viewed(
 
 
 def check_task(task: Tensor, tasks: int):
-    "Raise `ValueError` naming `task` where it names no task; a GPU is not asked for the numbers."
+    "Raises `ValueError` naming `task` unless it holds existing tasks; on a GPU the numbers are not read."
     if not isinstance(task, Tensor) or task.is_floating_point():
         raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")
     if task.device.type != "cpu" or not task.numel(): return
@@ -298,6 +298,8 @@ class Router(nn.Module):
         self.when = when_it_decides(sees, when)
         self.detach = detach
         self.views = views_of(views, self.slots)
+        learned = [view for view in dict.fromkeys(self.views) if isinstance(view, nn.Module)]
+        if learned: self.learned_views = nn.ModuleList(learned) # trained, moved and saved with the router
         counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
         self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
         self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)
@@ -316,7 +318,7 @@ class Router(nn.Module):
         return scores if self.full else scores.masked_fill(self.lacks[l], -math.inf)
 
     def check_task(self, task: Tensor | None):
-        "Raise `ValueError` naming `task` where it names no task."
+        "Raises `ValueError` naming `task` unless it holds existing tasks."
         tasks = min(getattr(net, "num_embeddings", math.inf) for net in self.scorers)
         if self.sees == "task" and task is not None: check_task(task, tasks)
 

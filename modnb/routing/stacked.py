@@ -37,7 +37,7 @@ def rows_axis(value, own: bool): # where an argument has its axis of seeds, for 
 
 
 def check_alike(compositions: Sequence[Composition]):
-    "Raise `ValueError` naming `compositions` unless they are compositions of one shape."
+    "Raises `ValueError` naming `compositions` unless they are compositions of one shape."
     if not compositions: raise ValueError("compositions: none given; need one or more")
     for net in compositions:
         if not isinstance(net, Composition): raise ValueError(f"compositions: a {type(net).__name__} given; need compositions")
@@ -66,6 +66,7 @@ class Stack:
         self.sizes = self.net.sizes
         self.slots = self.net.slots
         self.sequential = self.net.sequential
+        self.routed = self.net.routed
 
     def parameters(self) -> list[Tensor]: return list(self.params.values()) # [R, ...] leaves, for an optimizer
 
@@ -77,7 +78,7 @@ class Stack:
         def one(params, buffers, *args):
             state = {f"net.{n}": p for n, p in params.items()}, {f"net.{n}": b for n, b in buffers.items()}
             return functional_call(self.caller, state, (method, *args), options)
-        return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims)(self.params, self.buffers, *args)
+        return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims, randomness="different")(self.params, self.buffers, *args)
 
     def __call__(self,
         x, # [B, ...], or [R, B, ...] with own=True
@@ -112,7 +113,7 @@ class Stack:
 
 # %% ../../nbs/routing/07_stacked.ipynb #2181743d
 class Stacked(Stack):
-    "R compositions of one shape as one: the axis of seeds stands before the rows, [S, R, B, ...]."
+    "R compositions of one shape as one: the axis of seeds comes before the rows, [S, R, B, ...]."
     def rollout(self,
         x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]

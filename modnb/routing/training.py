@@ -221,8 +221,8 @@ def _update(course: _Course, data: Minibatches):
     course.optimizer.zero_grad()
     loss, metrics = course.estimator.step(data[i], lambda: data.apart(i))
     loss.backward()
-    course.optimizer.step()
     course.step += 1
     if not math.isfinite(float(loss.detach())):
         bad = [s for s, v in zip(course.net.seeds, listed(metrics["objective"])) if not math.isfinite(v)]
         raise FloatingPointError(f"the loss is not finite at step {course.step}, seeds {bad}; try a smaller lr or a larger sigma")
+    course.optimizer.step()

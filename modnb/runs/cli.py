@@ -87,7 +87,7 @@ def markdown_table(frame: pd.DataFrame) -> str:
 
 # %% ../../nbs/runs/06_cli.ipynb #73815498
 def named(name: str, given: dict[str, Any]) -> Experiment: # raises ParameterError
-    "The experiment that a command is about, whose parameters have these names: options of ours are not among them."
+    "The experiment of a command, whose parameters have these names; options of the command are not among them."
     found = experiment(name)
     known(found.Params, given)
     return found

@@ -91,7 +91,8 @@ def local(
 
     def cluster() -> SpecCluster:
         spec = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
-        return SpecCluster(spec, {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}, silence_logs=logging.CRITICAL)
+        address = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"} # free ports
+        return SpecCluster(spec, {"cls": Scheduler, "options": address}, silence_logs=logging.CRITICAL)
 
     settings = {"distributed.nanny.pre-spawn-environ": environment(threads), "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
     with without_script(), dask.config.set(settings), tried(cluster) as made, Client(made, set_as_default=False) as client:

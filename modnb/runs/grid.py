@@ -184,14 +184,14 @@ class Grid:
         runs: str | Path | Runs | None = None, # folder of all runs
         name: str | None = None, # of the grid; None: the experiment's
         ask: bool | Callable[[str], str] = True, # before more than 100,000 runs are planned
-        **lists: Any, # parameter: value or list of values; `Values` where that must be told apart
+        **lists: Any, # parameter: value or list of values; `Values` where the two must be distinguished
     ) -> None:
         store = runs if isinstance(runs, Runs) else Runs(runs)
         self.experiment = experiment(what)
         self.preset, lists = one_preset(preset, lists)
         self.name = name or self.experiment.name
         self.root = store.root
-        self.board: Board | None = None # how the last computation went
+        self.board: Board | None = None # state of the last computation
         given = given_values(self.experiment, lists)
         self.varied = [n for n, v in given.items() if len(set(v)) > 1]
         self.combinations = math.prod(map(len, given.values()))

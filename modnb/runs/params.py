@@ -109,7 +109,7 @@ def parse(
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
 def pieces(text: str) -> list[str]:
-    "Read a text as the elements of a tuple: `[400, 400]`, `400,400`, `[add, mul]` or `400`. Numbers stay words, which the field reads as it reads any other."
+    "The elements of a tuple given as a string, `[400, 400]`, `400,400` or `400`; the field reads their numbers."
     try:
         found = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
@@ -229,6 +229,7 @@ class Params:
     "Base of an experiment's parameters: typed fields with defaults; strict about names and values."
 
     presets = {} # name -> values that differ from the defaults
+    preset: typing.ClassVar[str | None] = None # that `make` was given; it is recorded with a run, and no parameter
 
     def __init_subclass__(cls, **rest):
         super().__init_subclass__(**rest)
@@ -252,7 +253,9 @@ class Params:
         preset: str | None = None, # one of `presets`; None and "smoke" are the defaults unless the class says otherwise
     ) -> Params: # raises ParameterError
         "Defaults, then the preset, then the overrides."
-        return cls(**preset_values(cls, preset) | (overrides or {}))
+        made = cls(**preset_values(cls, preset) | (overrides or {}))
+        object.__setattr__(made, "preset", preset)
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         "Plain values by name."
@@ -274,7 +277,7 @@ def one_preset(
     preset: str | None,
     given: dict[str, Any], # parameters, in which the preset may be called `preset` or `PRESET`, as in a notebook
 ) -> tuple[str | None, dict[str, Any]]: # preset, the other parameters; raises ParameterError
-    "The preset, wherever it was given."
+    "The preset, under either name."
     named = [v for v in (preset, given.get("preset"), given.get("PRESET")) if v is not None]
     if any(v != named[0] for v in named):
         raise ParameterError(f"preset: {' and '.join(map(repr, named))} were given")
@@ -337,7 +340,8 @@ def from_notebook(
         if name in given and read(specs(cls)[name], value) != given[name]:
             raise overwritten(name, value, given[name])
     explicit = {name: value for name, value in given.items() if value != specs(cls)[name].default}
-    return cls.make(explicit, preset_of(namespace, injected) if preset is None else preset)
+    chosen = preset_of(namespace | {"PRESET": preset} if preset is not None else namespace, injected)
+    return cls.make(explicit, chosen)
 
 # %% ../../nbs/runs/01_params.ipynb #0e9bddf8
 def signature(

@@ -153,6 +153,8 @@ def plan(
     "The run of an experiment with these parameters, computed or not."
     found = experiment(what)
     preset, overrides = one_preset(preset, overrides)
+    if preset is None and params is not None:
+        preset = params.preset
     given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
     store = runs if isinstance(runs, Runs) else Runs(runs)
     return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)
@@ -166,7 +168,7 @@ _runs_inside, _threads_before = 0, 1
 def fixed_threads(
     count: int | None, # None: as many as there are
 ) -> Iterator[None]:
-    "Context in which PyTorch computes with so many threads; the last run to leave it restores what the first one found."
+    "Context in which PyTorch computes with this number of threads; the last run to leave it restores the first."
     global _runs_inside, _threads_before
     if count is None:
         yield

@@ -75,7 +75,7 @@ def as_json(name: str, value: Any) -> str: # raises TypeError
 
 
 def storable(frame: pd.DataFrame) -> pd.DataFrame:
-    "The frame with whole numbers that 64 bits with a sign cannot hold as numbers without one, or else as texts."
+    "The frame with integers beyond int64 as uint64, or else as strings."
     def column(values):
         numbers = [v for v in values if v is not None] if values.dtype == object else []
         if not numbers or any(type(v) is not int for v in numbers) or -(2**63) <= min(numbers) and max(numbers) < 2**63:
@@ -178,8 +178,8 @@ def device_name(
 
 def thread_count(
     asked: int | None = None, # the run's `threads` parameter
-) -> int | None: # None: nobody has asked, and PyTorch is not loaded
-    "With how many threads a run computes."
+) -> int | None: # None: no number was requested, and PyTorch is not loaded
+    "The number of threads a run computes with."
     torch = sys.modules.get("torch")
     return asked if asked is not None else torch.get_num_threads() if torch else None
 

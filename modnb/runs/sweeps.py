@@ -24,7 +24,7 @@ NULL, INT = re.compile("~|null|Null|NULL|"), re.compile("0|-?[1-9][0-9]{0,17}") 
 
 @functools.cache
 def loader() -> type:
-    "A YAML loader that makes mappings, lists, texts, None and plain whole numbers, and refuses a key given twice."
+    "A YAML loader that makes mappings, lists, strings, None and plain integers, and refuses a key given twice."
     import yaml
 
     core = yaml.constructor.SafeConstructor
@@ -49,7 +49,7 @@ def loader() -> type:
 
 # %% ../../nbs/runs/12_sweeps.ipynb #842e9e62
 def parse_yaml(text: str, source: str, typed: bool = False) -> Any: # raises ParameterError
-    "YAML as plain data. With `typed`, words are booleans, numbers and dates as YAML 1.1 has them."
+    "YAML as plain data. With `typed`, words are read as booleans, numbers and dates by the rules of YAML 1.1."
     need("yaml", extra="grid")
     import yaml
 
@@ -66,7 +66,7 @@ def load_yaml(path: str | Path, typed: bool = False) -> dict[str, Any]: # raises
     except OSError as error:
         raise ParameterError(f"file: {path} cannot be read ({error.strerror})") from None
     except UnicodeDecodeError as error:
-        raise ParameterError(f"file: {path} is not a text in UTF-8 ({error.reason})") from None
+        raise ParameterError(f"file: {path} is not a text file in UTF-8 ({error.reason})") from None
     found = parse_yaml(text, f"file: {path}", typed)
     if not isinstance(found, dict):
         raise ParameterError(f"file: {path} holds a {type(found).__name__}; a grid is a mapping with `experiment` and `parameters`")
@@ -117,6 +117,9 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     for key in found:
         if key not in (*OURS, *THEIRS):
             raise ParameterError(f"{key}: unknown key{nearest(key, OURS)} (allowed: {', '.join(OURS)}, and those of W&B sweeps)")
+    for key in ("experiment", "preset"):
+        if not isinstance(found.get(key), str | None):
+            raise ParameterError(f"{key}: {found[key]!r} was given; allowed is a text")
     if found.get("method", "grid") != "grid":
         raise ParameterError(f"method: {found['method']!r} was given; allowed is 'grid'")
     given, seeds = found.get("parameters") or {}, found.get("seeds")
@@ -147,12 +150,12 @@ def values_of(
 
 
 def whole_tuple(value: Any) -> bool:
-    "Whether a text is a tuple of its own, such as `8,8` or `[8]`, and not the word for one element."
+    "Whether a string is a whole tuple, such as `8,8` or `[8]`, and not a single element."
     return isinstance(value, str) and bool(re.search(r"[,\[(]", value))
 
 
 def as_word(value: Any) -> Any:
-    "A whole number as the word it was in a file, also inside of lists."
+    "An integer as the string it was in a file, also inside lists."
     if isinstance(value, list):
         return [as_word(v) for v in value]
     return str(value) if type(value) is int else value
@@ -162,6 +165,6 @@ def in_words(
     fields: dict[str, Spec],
     lists: dict[str, Values], # of a file or a shell
 ) -> dict[str, Values]:
-    "The values for fields of texts as texts."
+    "The values of string fields as strings."
     texts = [name for name, field in fields.items() if field.kind in (str, None)]
     return {name: Values(as_word(v.given), v.each) if name in texts else v for name, v in lists.items()}

@@ -73,7 +73,7 @@ def status_row(folder: RunFolder, found: Standing) -> list: # experiment, run, s
 
 # %% ../../nbs/runs/09_table.ipynb #b6d03f1e
 def whole_column(values: list) -> pd.Series:
-    "Values as a column. Whole numbers stay whole next to None and beyond 2**63, where pandas by itself would make them floats."
+    "Values as a column. Whole numbers stay whole next to None and beyond 2**63, where pandas would make them floats."
     import pandas as pd
 
     numbers = [v for v in values if v is not None]
@@ -85,7 +85,7 @@ def whole_column(values: list) -> pd.Series:
 
 
 def below_each_other(frames: list[pd.DataFrame]) -> pd.DataFrame:
-    "Frames as one; a column of whole numbers that some of them lack, or hold in another range, stays one of whole numbers."
+    "Frames as one; a column of integers that some of them lack, or hold in another range, keeps its integers."
     import pandas as pd
 
     for name in dict.fromkeys(n for f in frames for n in f):

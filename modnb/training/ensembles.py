@@ -82,7 +82,8 @@ def _arrange(self: Run):
         if size == "auto": size = choose_size([self.courses[i].learner for i in kind], self.feed.next(tuple(kind), 0, peek=True), min(0.1, 1e-4 * self.courses[0].steps)) if len(kind) > 1 else 1
         if size > 1 and not stacks_updates([self.courses[i].learner for i in kind]):
             name = type(self.courses[kind[0]].learner.optimizer).__name__
-            raise ValueError(f"group: {size} given, but {name} updates stacked networks otherwise than each alone; pass group=1 or 'auto'")
+            raise ValueError(f"group: {size} given, but {name} updates stacked networks differently from each alone; "
+                             "pass group=1 or 'auto'")
         self.form(split_evenly(kind, size))
 
 

@@ -71,7 +71,7 @@ def own(value):
     return _rebuilt(value, own) if isinstance(value, (tuple, list)) and not hasattr(value, "to") else value
 
 def _rebuilt(value, change: Callable):
-    "A tuple, of the same named type where it has one, whose items are changed."
+    "A tuple with changed items; a named tuple keeps its type."
     items = [change(item) for item in value]
     return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
 
@@ -128,14 +128,14 @@ def trainable(net: nn.Module) -> list:
 
 # %% ../../nbs/training/03_fit.ipynb #0ce40e09
 def scalar_loss(loss) -> torch.Tensor:  # without dimensions
-    "The loss as a number. ValueError: it is not a tensor with one element."
+    "The loss as a scalar. Raises `ValueError` if it is not a tensor with one element."
     if isinstance(loss, torch.Tensor) and loss.numel() == 1:
         return loss.reshape(())
     what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
     raise ValueError(f"loss: returned {what}; it must return one number as a tensor, such as the mean over the batch")
 
 def differentiable_loss(loss) -> torch.Tensor:  # without dimensions
-    "The loss as a number that depends on trainable parameters. ValueError: it does not."
+    "The loss as a scalar. Raises `ValueError` if it does not depend on trainable parameters."
     loss = scalar_loss(loss)
     if loss.requires_grad:
         return loss

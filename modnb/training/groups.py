@@ -98,7 +98,7 @@ def stacks_updates(
     members: Sequence[Member], # of one shape
     tolerance: float = 1e-3, # relative to the largest update
 ) -> bool:
-    "Does the optimizer update stacked parameters as those of each network alone? Known, or tried on two copies."
+    "Whether the optimizer updates stacked parameters like those of each network alone: known, or tried on two copies."
     if type(members[0].optimizer) in ELEMENTWISE or len(members) == 1: return True
     two, draw = members[:2], torch.Generator().manual_seed(0)
     start = [[p.detach().clone() for p in m.params] for m in two]
@@ -130,7 +130,7 @@ def clip_each(
 
 # %% ../../nbs/training/08_groups.ipynb #d8e1bd71
 def _one_number(loss: Callable) -> Callable:
-    "A loss that is a scalar, whatever shape its one number has."
+    "The loss with its one number as a scalar."
     return lambda outputs, targets: scalar_loss(loss(outputs, targets))
 
 
