@@ -3,7 +3,9 @@
 Nothing in the site comes from elsewhere: formulas are MathML, which browsers draw themselves. With Quarto, `quarto render _proc` makes
 another site of the same pages.
 """
+import ast
 import html
+import importlib
 import json
 import re
 import shutil
@@ -32,13 +34,24 @@ table.dataframe th, table.dataframe td { border: 0; padding: 0.15em 0.45em; text
 """
 
 
+def names_for_annotations(module):
+    "Names that a module imports only for type checkers."
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    names = {"__name__": module.__name__, "__package__": module.__package__}
+    exec(compile(ast.Module([line for block in blocks for line in block.body], []), module.__file__, "exec"), names)
+    return names
+
+
 class shown_from_the_module(exec_show_docs):
     "Definitions are documented as they are in the package, where annotations find each other; no cell of a notebook is run."
     def begin(self):
         super().begin()
         module = next((cell.directives_["default_exp"][0] for cell in self.nb.cells if "default_exp" in cell.directives_), None)
         if module:
-            self.k.run_cell(f"import importlib; globals().update((n, v) for n, v in vars(importlib.import_module('modnb.{module}')).items() if not n.startswith('__'))")
+            module = importlib.import_module(f"modnb.{module}")
+            names = names_for_annotations(module) | vars(module)
+            self.k.user_ns.update((n, v) for n, v in names.items() if not n.startswith("__"))
 
     def __call__(self, cell):
         if cell.cell_type == "code" and "show_doc(" in cell.source:

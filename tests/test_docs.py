@@ -15,7 +15,8 @@ def public(path):
     "Functions and classes that a module offers, with the lines they are written in."
     text = path.read_text(encoding="utf-8")
     offered = {name for node in ast.parse(text).body if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__" for name in ast.literal_eval(node.value)}
-    return [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in offered], text.splitlines()
+    nodes = [node for node in ast.parse(text).body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in offered]
+    return [n for n in nodes if "overload" not in map(ast.unparse, n.decorator_list)], text.splitlines()
 
 
 def test_public_names_are_explained():

@@ -198,6 +198,7 @@ def test_a_loss_of_one_element(batching):
 
 
 def test_a_loss_that_uses_the_network_itself_is_found_out(caplog):
+    caplog.set_level("WARNING", logger="modnb")
     net = mlp()
     penalty = lambda o, y: F.cross_entropy(o, y) + 0.1 * sum(p.square().sum() for p in net.parameters())
     assert message(learn, net, loss=penalty).startswith("loss: depends on the parameter '0.weight' of net itself")

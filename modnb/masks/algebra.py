@@ -33,14 +33,14 @@ __all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_eq
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
 
 # %% ../../nbs/masks/05_algebra.ipynb #b04b2846
-def check_bool(tensors: Mapping[str, Tensor]) -> None:
+def check_bool(tensors: Mapping[str, Tensor]) -> None: # parameter name -> tensor of its shape
     "Raises `TypeError` unless all are bool tensors."
     for n, t in tensors.items():
         if not isinstance(t, Tensor) or t.dtype != torch.bool:
             raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
 
 
-def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None:
+def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # parameter name -> bool tensor
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b: raise ValueError(f"masks: {name!r} is in only one of the two")
@@ -62,7 +62,7 @@ def combine(
     return {n: op(t, b[n]) for n, t in a.items()}
 
 
-def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool: # parameter name -> bool tensor
     "Whether two masks keep the same weights of the same parameters, on any devices."
     return set(a) == set(b) and all(torch.equal(t, b[n].to(t.device)) for n, t in a.items())
 
@@ -94,7 +94,7 @@ def summary(kept: int, total: int, tensors: int, estimator: str) -> str:
     return f"Masks: {kept:,} of {total:,} weights kept ({kept / max(total, 1):.2%}) in {tensors} tensors{made}"
 
 
-def count_html(masks: Mapping[str, Tensor]) -> str:
+def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool tensor
     "The same as a table of HTML; the bars are shares of a parameter's weights."
     outer, inner = "width:120px;background:#ddd", "background:#0072B2;height:0.8em"
     rows = []

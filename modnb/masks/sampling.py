@@ -268,7 +268,7 @@ def pull_weights(
     return out
 
 # %% ../../nbs/masks/02_sampling.ipynb #e0e0360f
-def at_least_single(t: Tensor) -> Tensor:
+def at_least_single(t: Tensor) -> Tensor: # of any shape
     "The tensor in float32, or as it is if its dtype is at least as precise."
     return t.to(torch.promote_types(t.dtype, torch.float32))
 

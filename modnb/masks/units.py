@@ -101,7 +101,7 @@ class Units:
         return (self.unpack(units) if self.index is None else units[self.index]).view(self.shape)
 
 # %% ../../nbs/masks/07_units.ipynb #dd49c0b7
-def dense(grad: Tensor) -> Tensor:
+def dense(grad: Tensor) -> Tensor: # of any shape
     "A gradient with all its zeros: embeddings with `sparse=True` leave them out."
     return grad.to_dense() if grad.is_sparse else grad
 
@@ -164,7 +164,7 @@ def draw_copies(
 
 # %% ../../nbs/masks/07_units.ipynb #a3d07c50
 def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Units]:
-    "The masked parameters of networks of one architecture, in their order."
+    "The masked parameters of networks of one architecture, in their order. Raises `ValueError` if none has weights."
     units, offset, chosen = [], 0, [select(net, where) for net in nets]
     for name, p in chosen[0].items():
         if not p.numel(): continue    # nothing to mask

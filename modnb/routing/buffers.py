@@ -110,7 +110,7 @@ def check_index(
     return index
 
 
-def as_rows(index: Tensor | Sequence[int]) -> Tensor:
+def as_rows(index: Tensor | Sequence[int]) -> Tensor: # int [B]
     "Rows of a table; PyTorch would read bytes as a mask."
     index = torch.as_tensor(index)
     return index.long() if index.dtype == torch.uint8 else index

@@ -227,8 +227,8 @@ def easiest(router: Router | None, combine: str) -> str: # one of `HOW`
     return "top-k" if one_score_each and not isinstance(router.law, (Bernoulli, Subset)) else "soft"
 
 
-def output_for(layer: ModularLayer, z: tuple, a: Tensor):
-    "Output for a routing from outside."
+def output_for(layer: ModularLayer, z: tuple, a: Tensor): # a: int [..., K]
+    "Output for a routing from outside. Raises `ValueError` naming `a` or `combine`."
     a = check_routing(a, layer.pool.n_modules, device=leaves(z)[0].device)
     check_repeats(a, layer.repeats)
     if layer.combine == "weighted": raise ValueError("combine: 'weighted' needs the router's scores; call the layer without `a`, or through a composition")
@@ -240,7 +240,7 @@ def output_for(layer: ModularLayer, z: tuple, a: Tensor):
 
 
 def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
-    "The tape of a layer that is in no composition; what it decided is `layer.last`."
+    "The tape of a layer that is in no composition; what it decided is `layer.last`. Raises `ValueError` naming `a` without a router."
     if layer.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
     how, law, noise = layer.how, layer.router.law, None
     rows = math.prod(deciding(layer.router, 0, z))

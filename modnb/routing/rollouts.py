@@ -50,7 +50,8 @@ def mode_matters(
     return any(m.training and not routed(m) and (hooked(m) or reads_mode(type(m))) for m in net.modules())
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c2946b83
-def all_finite(values) -> bool: # of any nested outputs or inputs
+def all_finite(values) -> bool: # values: nested outputs or inputs
+    "Whether no tensor in a nested structure holds NaN or infinity."
     return all(bool(t.isfinite().all()) for t in tree_leaves(values) if isinstance(t, Tensor))
 
 

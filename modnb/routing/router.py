@@ -169,7 +169,7 @@ def scorer(
     init: float, # standard deviation of the last layer
     generator: torch.Generator,
 ) -> nn.Module: # what is seen -> [B, prod(shape)]
-    "One slot's map from what is seen to scores, close to uniform. Tables are `nn.Embedding`; a static one has one row."
+    "One slot's map from what is seen to scores, close to uniform. Tables are `nn.Embedding`; a static one has one row. Raises `ValueError` naming `init`."
     if not isinstance(init, (int, float)) or not 0 <= init < math.inf: raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
     normal = partial(nn.init.normal_, std=init)
     if sees in ("static", "task"):
@@ -245,7 +245,7 @@ def viewed(
     return seen if seen.is_floating_point() else seen.to(next(scorer.parameters(), seen).dtype)
 
 
-def check_task(task: Tensor, tasks: int):
+def check_task(task: Tensor, tasks: int): # task: int [B]
     "Raises `ValueError` naming `task` unless it holds existing tasks; on a GPU the numbers are not read."
     if not isinstance(task, Tensor) or task.is_floating_point():
         raise ValueError(f"task: {getattr(task, 'dtype', type(task).__name__)} given; need a tensor of integers")

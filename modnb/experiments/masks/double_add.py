@@ -170,7 +170,7 @@ def views(network: str, masks: dict[str, Masks]) -> tuple[dict, dict]: # name ->
     control, of = masks["all"], groups(network, list(masks["all"]))
     inverse = {f"not {f}": ~m for f, m in masks.items()}
     interface = {n: control[n] for n in of["io"]}
-    sharp = {f"{name}, control I/O": {**m, **interface} for name, m in inverse.items()}
+    sharp = {f"{name}, control I/O": Masks({**m, **interface}) for name, m in inverse.items()}
     halves = {"early half": control.select(of["early"]), "late half": control.select(n for n in control if n not in of["early"])}
     return {**masks, **inverse, **sharp}, halves
 
