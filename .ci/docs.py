@@ -4,6 +4,7 @@ Nothing in the site comes from elsewhere: formulas are MathML, which browsers dr
 another site of the same pages.
 """
 import ast
+import functools
 import html
 import importlib
 import json
@@ -34,13 +35,13 @@ table.dataframe th, table.dataframe td { border: 0; padding: 0.15em 0.45em; text
 """
 
 
-def names_for_annotations(module):
-    "Names that a module imports only for type checkers."
+@functools.cache
+def complete_annotations(module):
+    "Give a module the names that it imports only for type checkers: annotations are looked up in it."
     tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
     blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
-    names = {"__name__": module.__name__, "__package__": module.__package__}
-    exec(compile(ast.Module([line for block in blocks for line in block.body], []), module.__file__, "exec"), names)
-    return names
+    lines = ast.Module([line for block in blocks for line in block.body], [])
+    exec(compile(lines, module.__file__, "exec"), vars(module))
 
 
 class shown_from_the_module(exec_show_docs):
@@ -50,8 +51,9 @@ class shown_from_the_module(exec_show_docs):
         module = next((cell.directives_["default_exp"][0] for cell in self.nb.cells if "default_exp" in cell.directives_), None)
         if module:
             module = importlib.import_module(f"modnb.{module}")
-            names = names_for_annotations(module) | vars(module)
-            self.k.user_ns.update((n, v) for n, v in names.items() if not n.startswith("__"))
+            for loaded in [m for name, m in sys.modules.items() if name.startswith("modnb.")]:
+                complete_annotations(loaded)
+            self.k.user_ns.update((n, v) for n, v in vars(module).items() if not n.startswith("__"))
 
     def __call__(self, cell):
         if cell.cell_type == "code" and "show_doc(" in cell.source:
