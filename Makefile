@@ -13,8 +13,8 @@ BIN := .venv/bin
 STAMP := .venv/.complete
 PYTHON ?=
 MIN := $(shell sed -n 's/^min_python *= *//p' settings.ini)
-# one test process per core (nproc itself would answer OMP_NUM_THREADS); each takes up to a gigabyte
-WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$n || echo 8)
+# test processes: one more than cores, as some tests wait (nproc itself would answer OMP_NUM_THREADS); each takes up to a gigabyte
+WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null || echo 1); [ $$n -lt 8 ] && echo $$((n + 1)) || echo 9)
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
