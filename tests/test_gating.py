@@ -12,7 +12,7 @@ from tree import ROOT
 from modnb.data.rules import MHARules, MLPRules, RNNRules
 from modnb.experiments.gating import rules as study
 from modnb.metrics import collapse
-from modnb.models.gated import build, n_parameters
+from modnb.systems.gated import build, n_parameters
 from modnb.runs import Grid, Log
 from modnb.training import fit
 SMALL = dict(steps=20, every=10, tokens=500, width=8, batch_size=32)

@@ -270,7 +270,7 @@ def test_a_command_names_the_extra_that_is_missing(place, monkeypatch, capsys, n
 
 def test_an_import_names_the_extra_that_is_missing(monkeypatch):
     from modnb.data import images
-    from modnb.names import Missing
+    from modnb.checks import Missing
 
     for name, extra, use in (("sklearn", "data", lambda: images.image_set("digits")), ("ipywidgets", "report", lambda: __import__("modnb.view.widgets"))):
         for loaded in [m for m in sys.modules if m.startswith("modnb.view.widgets")]:

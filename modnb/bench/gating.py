@@ -20,7 +20,7 @@ from .gating_reference import reference_step
 from .timing import ENVIRONMENT, command, interleaved, ratio
 from ..data.rule_streams import RuleStreams
 from ..data.rules import MHARules, MLPRules, RNNRules
-from ..models.gated import build
+from ..systems.gated import build
 from ..training.ensembles import Run, _courses
 from ..training.groups import Feed
 from ..training.memory import kept_memory

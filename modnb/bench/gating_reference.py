@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.gated_attention import GatedAttention
-from ..models.gated_layers import Gated
-from ..models.gated_mlp import GatedMLP
-from ..models.gated_recurrent import GatedRecurrent
+from ..systems.gated_attention import GatedAttention
+from ..systems.gated_layers import Gated
+from ..systems.gated_mlp import GatedMLP
+from ..systems.gated_recurrent import GatedRecurrent
 
 # %% auto #0
 __all__ = ['REFERENCES', 'DATA', 'GroupLayer', 'ReferenceMLP', 'ReferenceAttention', 'ReferenceRecurrent', 'one_hot', 'numpy_mlp',

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['SPLITS', 'to_digits', 'from_digits', 'DigitCode', 'reference_problems', 'AddMul']

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .downloads import DataSet, Route, fetch, gunzip, untar
 from .stream import Stream
-from ..names import nearest, need
+from ..checks import nearest, need
 
 # %% auto #0
 __all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows', 'pixel_order',

@@ -24,7 +24,7 @@ from . import sequences
 from .downloads import cache_folder, sha256 as checksum_of
 from .stream import Stream
 from ..files import write_whole
-from ..names import Missing, nearest
+from ..checks import Missing, nearest
 
 # %% auto #0
 __all__ = ['MODULES', 'LEVELS', 'REGIMES', 'LONGEST', 'ARCHIVE', 'CHARACTERS', 'END', 'SOURCES', 'full_name', 'Over', 'Settable',

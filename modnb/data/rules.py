@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['draw_contexts', 'Rules', 'RuleTask', 'linear_answers', 'LinearRules', 'MLPRules', 'winners', 'retrieve', 'MHARules',

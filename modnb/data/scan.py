@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import sequences
 from .stream import Stream
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['VERBS', 'ADDED', 'TEMPLATES', 'SPLITS', 'PARTS', 'WORDS', 'ACTIONS', 'pairs', 'lines', 'Scan']

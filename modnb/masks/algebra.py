@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ..files import write_whole
 from .network import Watch, Written, model_hash, unwrapped
 from ..models.copies import parameter_places, put_weights, structural_copy
-from ..names import nearest
+from ..checks import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from .network import Watch, Written, unwrapped
 from .recurrent import recurrent_forward
 from ..models.copies import full_copy, parameter_places, put_weights, structural_copy
 from ..models.stacked import difference
-from ..names import nearest
+from ..checks import nearest
 from ..training.checkpoint import rng_state, set_rng_state
 from ..training.fit import call_net, differentiable_loss, own, scalar_loss
 

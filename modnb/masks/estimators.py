@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .sampling import Place, at_least_single, draw, mix, pull, sample, sample_reference, to_uniform
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'register', 'get_estimator', 'through', 'Estimator', 'Gumbel', 'HardConcrete',

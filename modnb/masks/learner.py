@@ -24,7 +24,7 @@ from .graphs import Replayed
 from .network import model_hash, weights_only
 from .sampling import at_least_single, make_keys, plain_name, pull_weights
 from .units import Units, draw_copies, frozen_parameters, gates, make_units
-from ..names import nearest
+from ..checks import nearest
 from ..training.checkpoint import load_same_run
 
 # %% auto #0

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .estimators import Estimator, through
 from .network import Where, select
 from .sampling import Place
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['GROUPS', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']

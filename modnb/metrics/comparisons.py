@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from .statistics import interval
-from ..names import nearest
+from ..checks import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

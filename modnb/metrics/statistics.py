@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..names import nearest
+from ..checks import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['init_cell', 'LSTMCell', 'LSTMClassifier', 'with_backend']

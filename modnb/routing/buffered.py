@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..models.gated_layers import check_choice
-from ..names import nearest
+from ..checks import check_choice
+from ..checks import nearest
 from .buffers import EMPTY, Buffer, filled, first_of_equals, pick, ranking, same
 from .candidates import Batch, Compared, check_finite, compared
 from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remembered

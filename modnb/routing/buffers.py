@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..models.gated_layers import check_choice
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['STARTS', 'EMPTY', 'same', 'first_of_equals', 'ranking', 'pick', 'smallest_dtype', 'Uniform', 'filled', 'check_index',

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_count
 from .composition import Composition
-from .laws import check_count
 from .layer import ModularLayer
 from .router import Router, leaves
 

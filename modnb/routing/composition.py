@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ..models.gated_layers import check_choice
-from .laws import Bernoulli, Given, Law, check_count, uniform
+from ..checks import check_choice, check_count
+from .laws import Bernoulli, Given, Law, uniform
 from .layer import DRAWN, HOW, ModularLayer, Tape, check_repeats, check_temperature, chosen_weights
 from .router import Router, RoutingDistribution, across, all_routings, check_routing, lacking, leaves, rows_of
 

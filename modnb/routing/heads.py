@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.gated_layers import check_choice
+from ..checks import check_choice
 from .laws import wide
 
 # %% auto #0

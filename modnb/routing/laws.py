@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..models.gated_layers import check_choice
+from ..checks import check_choice, check_count
 
 # %% auto #0
-__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'check_count',
-           'Law', 'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
+__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'Law',
+           'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
            'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
            'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Given',
            'Subset', 'Bernoulli', 'make_law']
@@ -74,17 +74,6 @@ def entropy_of(log_p: Tensor) -> Tensor: # [..., n] -> [...] nats
 
 # %% ../../nbs/routing/01_laws.ipynb #d823b6da
 SUMMABLE = 65_536 # routings of one slot over which a law without a closed form sums
-
-
-def check_count(
-    name: str, # of the argument
-    value: object, # what was given
-    least: int = 1,
-):
-    "Raises `ValueError` naming an argument that is not a whole number or is below the minimum."
-    whole = hasattr(value, "__index__") and not isinstance(value, (bool, Tensor))
-    if whole and value >= least: return
-    raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
 
 
 @lru_cache(maxsize=64)

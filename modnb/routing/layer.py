@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.gated_layers import check_choice
+from ..checks import check_choice
 from .laws import REPEATS, Bernoulli, Independent, Law, Subset, gumbel, hot, take, uniform
 from .pools import Pool, as_pool
 from .router import Router, RoutingDistribution, across, check_routing, decision_axes, flat, leaves, rows_of

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 
-from ..names import nearest
+from ..checks import nearest
 from .buffered import SETTINGS, make_buffered
 from .buffers import Buffer
 from .estimators import Estimator, ExactMarginal, KirschEM, Reinforce, Supervised

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor, nn
 
-from ..models.gated_layers import GroupLinear, check_choice, initialize
-from .laws import check_count
+from ..checks import check_choice, check_count
+from ..models.grouped import GroupLinear, initialize
 from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.feedforward import init_linear, generator_for
-from ..models.gated_layers import GroupLinear, initialize
+from ..models.grouped import GroupLinear, initialize
 from .composition import Composition
 from .layer import ModularLayer
 from .pools import Pool, cheapest

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from ..models.feedforward import FeedForward, draw_, generator_for
-from ..models.gated_layers import check_choice
-from .laws import Bernoulli, Law, Subset, check_count, make_law, wide
+from ..checks import check_choice, check_count
+from .laws import Bernoulli, Law, Subset, make_law, wide
 
 # %% auto #0
 __all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_routing', 'lacking', 'slot_sizes', 'RoutingDistribution',

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from ..models.gated_layers import check_choice
+from ..checks import check_choice, check_count
 from .composition import Composition, RolloutDistribution, modular_layers
-from .laws import Bernoulli, check_count, uniform
+from .laws import Bernoulli, uniform
 from .layer import DRAWN, HOW, check_temperature
 from .router import RoutingDistribution, across, check_routing, leaves
 

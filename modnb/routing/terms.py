@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..names import nearest
+from ..checks import nearest
 from .candidates import Scored
 
 # %% auto #0

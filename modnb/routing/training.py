@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_count
 from .candidates import Batch
 from .composition import Composition, modular_layers
 from .dense import DenseStack
 from .estimators import Estimator
-from .laws import check_count
 from .router import across, leaves
 from ..training.checkpoint import load_same_run, save
 from ..training.events import Event

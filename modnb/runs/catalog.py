@@ -12,7 +12,7 @@ import importlib.util
 import pkgutil
 from pathlib import Path
 
-from ..names import nearest
+from ..checks import nearest
 from .params import ParameterError
 
 # %% auto #0

@@ -15,7 +15,7 @@ from typing import Any
 from typing import TYPE_CHECKING
 
 from ..files import write_whole
-from ..names import Missing, need
+from ..checks import Missing, need
 from .lock import Busy
 from .params import ParameterError, describe, known, one_preset, specs
 from .report import ReportError, report

@@ -15,7 +15,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
 
-from ..names import nearest, need
+from ..checks import nearest, need
 from .params import ParameterError
 from .sweeps import load_yaml
 

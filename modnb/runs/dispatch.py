@@ -14,7 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from pathlib import Path
 from typing import Any
 
-from ..names import need
+from ..checks import need
 from .clusters import Pool, opened
 from .grid import Grid
 from .lock import holder

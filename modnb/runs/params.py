@@ -22,7 +22,7 @@ import types
 import typing
 from typing import Any, Literal, Optional, get_args, get_origin
 
-from ..names import nearest
+from ..checks import nearest
 
 # %% auto #0
 __all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'pieces', 'scalar', 'one', 'read',

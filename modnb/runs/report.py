@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import write_whole
-from ..names import need
+from ..checks import need
 from .log import to_lines, to_terminal
 from .params import ParameterError, Params, describe, from_notebook, one_preset, signature, specs
 from .catalog import PACKAGE, locate

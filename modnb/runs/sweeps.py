@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..names import nearest, need
+from ..checks import nearest, need
 from .params import ParameterError, Spec
 
 # %% auto #0

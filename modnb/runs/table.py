@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..names import nearest
+from ..checks import nearest
 from .catalog import catalog, source_version
 from .params import ParameterError
 from .store import RunFolder, Standing, as_params, check

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..names import nearest
+from ..checks import nearest
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -21,8 +21,8 @@ from ...metrics.claims import part
 from ...metrics.collapse import Activation, mean_gates, rule_draws, sorted_distance
 from ...metrics.comparisons import judge_differences, pairs
 from ...metrics.statistics import summarize
-from ...models.gated import build, n_parameters
-from ...models.gated_layers import Gate, load_balance
+from ...systems.gated import build, n_parameters
+from ...systems.gated_layers import Gate, load_balance
 from ...runs import Log, Params as Base, Result, param
 from ...training.ensembles import fit_ensemble
 from ...training.checkpoint import load, save

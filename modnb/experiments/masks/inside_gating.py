@@ -18,7 +18,7 @@ from ...metrics.collapse import mean_gates
 from ...metrics.collapse import measure as gate_metrics
 from ...metrics.hidden import found_modules, sharing_index, use_of
 from ...metrics.sharing import overlap
-from ...models.gated import GATINGS, build
+from ...systems.gated import GATINGS, build
 from ...runs import Log, Params as Base, Result, param
 from ...training import fit
 

@@ -17,7 +17,7 @@ from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
 from ...models.convolutional import init_conv
 from ...models.feedforward import generator_for, init_linear
-from ...names import nearest
+from ...checks import nearest
 from ...routing.comparison import entropy_curves, of_rows, seed_dots
 from ...routing.composition import Composition
 from ...routing.ensembles import InTurn, LookAtAll, cost_of, timed

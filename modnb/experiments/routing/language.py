@@ -13,7 +13,7 @@ from torch import Tensor
 from ...data.switching_language import SwitchingLanguage, encode_words, text_files, windows
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
-from ...names import nearest
+from ...checks import nearest
 from ...routing.comparison import entropy_curves, of_rows, seed_dots
 from ...routing.ensembles import InTurn, LookAtAll, cost_of, timed
 from ...routing.methods import ROWS, make_estimator

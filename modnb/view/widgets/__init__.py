@@ -7,7 +7,7 @@ __all__ = ['MaskExplorer', 'mask_explorer', 'MaskStudy', 'own_study', 'GateExplo
            'RoutingExplorer', 'routing_explorer', 'RunBrowser', 'run_browser']
 
 # %% ../../../nbs/view/widgets/00_widgets.ipynb #89e3d220
-from ...names import need
+from ...checks import need
 
 need("ipywidgets")
 from .gate_explorer import GateExplorer, gate_explorer

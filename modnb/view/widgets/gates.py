@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from ...data.rule_streams import RuleStreams
 from ...data.rules import MHARules, MLPRules, RNNRules, RuleTask
 from ...metrics.collapse import Activation, mean_gates, modules_in_order
-from ...models.gated import Gated, build
-from ...models.gated_layers import load_balance
-from ...names import nearest
+from ...systems.gated import Gated, build
+from ...systems.gated_layers import load_balance
+from ...checks import nearest
 from ...training import fit
 from ...training.events import Event
 from ..gating import COLORS, LABELS, METRIC_LABELS

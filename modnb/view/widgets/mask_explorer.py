@@ -14,7 +14,7 @@ import ipywidgets as w
 from ...masks import masked
 from ...masks.network import select, weights_only
 from ...metrics.sharing import overlap
-from ...names import nearest
+from ...checks import nearest
 from .background import Background
 from .controls import Picture, Still, Trainer, guarded, heading, note, table
 from .masks import KINDS, STUDIES, WHERE, MaskStudy, MaskWork, at_threshold, cut, overlap_rows, render, render_curves, render_cut, render_layer, render_overlap

@@ -15,7 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...names import nearest
+from ...checks import nearest
 from ...routing.dense import DenseStack, Look
 from ...routing.measures import measure
 from ...routing.methods import make_row

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ipywidgets as w
 
-from ...names import nearest
+from ...checks import nearest
 from ...routing.methods import ROWS
 from .background import Background
 from .controls import Picture, Still, Trainer, guarded, heading, note, table

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from ...names import nearest
+from ...checks import nearest
 from ...runs.catalog import source_version
 from ...runs.pages import headline_of
 from ...runs.runner import experiment
