@@ -40,7 +40,9 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 report: $(STAMP)
 	@$(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
+# compiled once, for a hundred processes that tests start
 test: $(STAMP)
+	@$(BIN)/python -m compileall -q modnb
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
 		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) tests
 
