@@ -21,8 +21,9 @@ from .timing import ENVIRONMENT, command, interleaved, ratio
 from ..data.rule_streams import RuleStreams
 from ..data.rules import MHARules, MLPRules, RNNRules
 from ..systems.gated import build
-from ..training.ensembles import Run, _courses
-from ..training.groups import Feed
+from ..training.ensembles import EnsembleLoop, make_members
+from ..training.groups import Member
+from ..training.loop import close_step
 from ..training.memory import kept_memory
 
 # %% auto #0
@@ -51,15 +52,16 @@ def our_step(
     data, model = [s % 5 for s in range(members)], [s // 5 for s in range(members)]
     nets = [build(arch, gating, rules, width, seed=s).to(device) for s in model]
     streams = RuleStreams([TASKS[arch](rules, d) for d in data], 256, model, device)
-    courses = _courses(nets, l1, 10**9, 1e-4, "adam", 1.0 if arch == "rnn" else None, None, 10**9, [], None, 10**9, "fit")
-    run = Run(courses, [])
-    run.feed, run.group = Feed(streams, dict.fromkeys(range(members), 0), 10**9), group
+    learners = [Member(net, l1, "adam", 1e-4, 1.0 if arch == "rnn" else None) for net in nets]
+    loop = EnsembleLoop(make_members(learners, None, 10**9, every=10**9), streams, group, [])
     for net in nets: net.train()
-    with kept_memory(): run.arrange()
+    with kept_memory(): loop.open()
+
     def step():
-        run.advance()
-        run.close()
-    step.groups = sorted(map(len, run.groups), reverse=True)
+        loop.step(loop.done, None)
+        loop.done += 1
+        close_step(loop)
+    step.groups = loop.sizes
     return step
 
 # %% ../../nbs/bench/04_gating.ipynb #278bddca

@@ -5,12 +5,13 @@
 # %% ../../nbs/training/01_events.ipynb #5328db93
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..checks import nearest
+from ..checks import check_choice, check_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,16 +30,6 @@ class Event:
     values: dict[str, float] = field(default_factory=dict)  # metric name -> float; may be empty
     stage: str = "fit"  # name of this part of a longer experiment
 
-# %% ../../nbs/training/01_events.ipynb #868a8440
-def _one_of(argument: str,  # the argument's name
-            given: str,  # what it was
-            allowed: Iterable[str]) -> str:  # the names it may be
-    "`given`, if it is among the allowed names; else a ValueError that says which is nearest."
-    allowed = list(allowed)
-    if given in allowed:
-        return given
-    raise ValueError(f"{argument}={given!r} is not known{nearest(given, allowed)} Allowed: {', '.join(map(repr, allowed))}.")
-
 # %% ../../nbs/training/01_events.ipynb #5d9afad1
 Row = tuple[str, int, str, float]      # stage, step, metric, value
 
@@ -49,15 +40,15 @@ def plot_rows(rows: list[Row],  # what to draw
     "Curves over steps, one line per metric and stage. Raises `ValueError` if `metrics` holds an unknown name."
     import matplotlib.pyplot as plt
     known = list(dict.fromkeys(row[2] for row in rows))
-    chosen = known if metrics is None else [_one_of("metrics", name, known) for name in metrics]
+    chosen = known if metrics is None else list(metrics)
+    for name in chosen: check_choice("metrics", name, known)
     stages = list(dict.fromkeys(row[0] for row in rows))
     ax = plt.subplots(figsize=(5, 3))[1] if ax is None else ax
-    for stage in stages:
-        for metric in chosen:
-            points = [(step, v) for s, step, m, v in rows if s == stage and m == metric]
-            label = metric if len(stages) == 1 else stage if len(chosen) == 1 else f"{stage}: {metric}"
-            if points:
-                ax.plot(*zip(*points), marker=".", label=label)
+    for stage, metric in itertools.product(stages, chosen):
+        points = [(step, v) for s, step, m, v in rows if (s, m) == (stage, metric)]
+        names = [stage] * (len(stages) > 1) + [metric] * (len(chosen) > 1 or len(stages) == 1)
+        if points:
+            ax.plot(*zip(*points), marker=".", label=": ".join(names))
     ax.set(xlabel="step", ylabel=chosen[0] if len(chosen) == 1 else "value")
     if len(ax.lines) > 1:
         ax.legend(frameon=False)
@@ -97,21 +88,32 @@ class EarlyStop:
     "Stop rule: true once `metric` made no progress in `patience` evaluations in a row."
     def __init__(self,
                  metric: str,  # name of the evaluated value
-                 patience: int = 5,  # evaluations without progress that are borne
+                 patience: int = 5,  # evaluations in a row without progress that end the run
                  min_delta: float = 0.0,  # a gain up to this counts as none, in units of the metric
                  mode: str = "min") -> None:  # "min" or "max": which way is better
-        if patience < 1:
-            raise ValueError(f"patience={patience!r} must be at least 1 evaluation.")
-        self.sign = {"min": 1.0, "max": -1.0}[_one_of("mode", mode, ("min", "max"))]
-        self.metric, self.patience, self.min_delta = metric, patience, min_delta
+        check_count("patience", patience)
+        check_choice("mode", mode, ("min", "max"))
+        self.sign = 1.0 if mode == "min" else -1.0
+        self.metric = metric
+        self.patience = patience
+        self.min_delta = min_delta
         self.reset()
 
-    def reset(self) -> None: self.best, self.waited = math.inf, 0
+    def reset(self) -> None:
+        self.best = math.inf
+        self.waited = 0
+
     def state_dict(self) -> dict[str, Any]: return {"best": self.best, "waited": self.waited}
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: self.best, self.waited = state["best"], state["waited"]
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.best = state["best"]
+        self.waited = state["waited"]
 
     def __call__(self, values: Mapping[str, float]) -> bool:
-        value = self.sign * float(values[_one_of("metric", self.metric, values)])
-        progress = value < self.best - self.min_delta
-        self.best, self.waited = (value, 0) if progress else (self.best, self.waited + 1)
+        check_choice("metric", self.metric, values)
+        value = self.sign * float(values[self.metric])
+        self.waited += 1
+        if value < self.best - self.min_delta:
+            self.best = value
+            self.waited = 0
         return self.waited >= self.patience

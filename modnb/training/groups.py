@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,41 +21,55 @@ from ..data.stream import batches
 from ..models.copies import full_copy
 from ..models.stacked import Stack
 from .checkpoint import rng_state, set_rng_state
-from .fit import Learner, TrainLoss, call_net, differentiable_loss, in_mode, move, own, scalar_loss, split_batch
+from .fit import (Learner, TrainLoss, call_net, differentiable_loss, in_mode, move, own, scalar_loss,
+                                set_rate, split_batch)
 
 # %% auto #0
-__all__ = ['ELEMENTWISE', 'SLOW', 'GivenLoss', 'Member', 'stacked_optimizer', 'give_state', 'stacks_updates', 'clip_each',
-           'Group', 'stacks_well', 'Feed', 'rows_of', 'free_bytes', 'bytes_per_member', 'race', 'choose_size',
-           'split_evenly']
+__all__ = ['ELEMENTWISE', 'SLOW', 'GivenLoss', 'Member', 'stacked_state', 'stacked_optimizer', 'give_state', 'stacks_updates',
+           'clip_each', 'stacked_members', 'member_losses', 'update_together', 'note_losses', 'Group', 'gradient_gap',
+           'stacks_well', 'stacked_batches', 'MemberBatches', 'rows_of', 'free_bytes', 'bytes_per_member', 'race',
+           'choose_size', 'split_evenly']
 
 # %% ../../nbs/training/08_groups.ipynb #3bc36de1
 class GivenLoss(TrainLoss):
     "Mean of the training losses of a member, which its group reads."
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(hold=1)
-        self.group = None # who reads
+        self.group: Group | None = None  # who reads
 
-    def flush(self):
+    def flush(self) -> None:
         if self.group is not None: self.group.flush()
-
-    def note(self, value: float):
-        "Take the loss of a step."
-        self.total, self.count, self.latest = self.total + value, self.count + 1, value
 
 
 class Member(Learner):
     "A learner among others."
-    def __init__(self, net, loss, optimizer, lr, clip):
-        super().__init__(net, loss, optimizer, lr, clip)
-        self.losses, self.failed = GivenLoss(), "" # why it is given up; empty: it is not
+    def __init__(self, net, loss, optimizer="adam", lr=1e-3, clip=None, autocast=None) -> None:  # as in `fit_ensemble`
+        super().__init__(net, loss, optimizer, lr, clip, autocast=autocast)
+        self.losses: GivenLoss = GivenLoss()
+        self.failed = ""  # why it was given up; empty: it was not
 
-    def check(self):
-        "FloatingPointError: a weight is not finite. A member that has failed is not looked at."
+    def check(self) -> None:
+        "Raises `FloatingPointError` if a weight is not finite, unless the member has failed before."
         self.losses.flush()
         if not self.failed: super().check()
 
 # %% ../../nbs/training/08_groups.ipynb #41d29d2c
-ELEMENTWISE = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad, torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adadelta}
+ELEMENTWISE = {torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop, torch.optim.Adagrad,
+               torch.optim.Adamax, torch.optim.NAdam, torch.optim.RAdam, torch.optim.Adadelta}
+
+
+def stacked_state(
+    states: Sequence[dict], # of one parameter, for each member
+    like: Tensor, # [S, ...], the stacked parameter, whose layout in memory the state takes
+) -> dict:
+    "The state of an optimizer for a stacked parameter; counts of steps and plain values are those of the first member."
+    made = {}
+    for name, first in states[0].items():
+        if isinstance(first, Tensor) and first.shape == like.shape[1:] and name != "step":
+            made[name] = torch.empty_like(like).copy_(torch.stack([s[name] for s in states]))
+        else:
+            made[name] = first.clone() if isinstance(first, Tensor) else first
+    return made
 
 
 def stacked_optimizer(
@@ -65,28 +79,29 @@ def stacked_optimizer(
     "One optimizer for the parameters of all, with their states."
     made = copy.deepcopy(members[0].optimizer, {id(p): t for p, t in zip(members[0].params, tensors)})
     for j, t in enumerate(tensors):
-        states = [m.optimizer.state.get(m.params[j], {}) for m in members]
-        join = lambda name: torch.stack([s[name] for s in states]) if states[0][name].shape == t.shape[1:] and name != "step" else states[0][name].clone()
-        made.state[t] = {n: torch.empty_like(t).copy_(v) if (v := join(n)).shape == t.shape else v for n in states[0] if isinstance(states[0][n], Tensor)} | {n: v for n, v in states[0].items() if not isinstance(v, Tensor)}
+        made.state[t] = stacked_state([m.optimizer.state.get(m.params[j], {}) for m in members], t)
     return made
 
-
+# %% ../../nbs/training/08_groups.ipynb #b951f053
 def give_state(
     made: torch.optim.Optimizer, # of `stacked_optimizer`
     members: Sequence[Member],
     tensors: Sequence[Tensor], # as there
     own: Sequence[Sequence[Tensor]], # for each tensor the members' own, whose layout in memory the states take
 ):
-    "Give the members' optimizers their parts of the state and the present rate."
+    "Give the members' optimizers their parts of the state and the current rate."
     for j, t in enumerate(tensors):
         for s, m in enumerate(members):
-            part = lambda v: torch.empty_like(own[j][s]).copy_(v[s]) if v.shape == t.shape else v.clone()
-            m.optimizer.state[m.params[j]] = {n: part(v) if isinstance(v, Tensor) else v for n, v in made.state.get(t, {}).items()}
+            state = dict(made.state.get(t, {}))
+            for name, v in state.items():
+                if isinstance(v, Tensor):
+                    state[name] = torch.empty_like(own[j][s]).copy_(v[s]) if v.shape == t.shape else v.clone()
+            m.optimizer.state[m.params[j]] = state
     for m in members:
         for group, theirs in zip(made.param_groups, m.optimizer.param_groups): theirs["lr"] = group["lr"]
 
 # %% ../../nbs/training/08_groups.ipynb #0284161a
-def _moved(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], gradients: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+def _moved(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], gradients: Sequence) -> list[Tensor]:
     "Where an optimizer takes its parameters with gradients [step][parameter]."
     for step in gradients:
         for t, g in zip(tensors, step): t.grad = g.clone()
@@ -94,27 +109,34 @@ def _moved(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], gradient
     return [t.detach() for t in tensors]
 
 
+def _both_ways(two: Sequence[Member], start: list, gradients: list) -> tuple: # two lists of tensors [2, ...]
+    "Where two members come with these gradients, each alone and stacked."
+    alone = []
+    for s, m in enumerate(two):
+        params = [p.clone().requires_grad_() for p in start[s]]
+        optimizer = copy.deepcopy(m.optimizer, {id(p): q for p, q in zip(m.params, params)})
+        alone.append(_moved(optimizer, params, [step[s] for step in gradients]))
+    stacked = [torch.stack(pair).requires_grad_() for pair in zip(*start)]
+    gradients = [[torch.stack(pair) for pair in zip(*step)] for step in gradients]
+    return [torch.stack(pair) for pair in zip(*alone)], _moved(stacked_optimizer(two, stacked), stacked, gradients)
+
+# %% ../../nbs/training/08_groups.ipynb #d8d56b87
 def stacks_updates(
     members: Sequence[Member], # of one shape
     tolerance: float = 1e-3, # relative to the largest update
 ) -> bool:
     "Whether the optimizer updates stacked parameters like those of each network alone: known, or tried on two copies."
     if type(members[0].optimizer) in ELEMENTWISE or len(members) == 1: return True
-    two, draw = members[:2], torch.Generator().manual_seed(0)
+    two = members[:2]
+    draw = torch.Generator().manual_seed(0)
     start = [[p.detach().clone() for p in m.params] for m in two]
-    noise = lambda p: torch.randn(p.shape, generator=draw).to(p)
-    gradients = [[[noise(p) for p in m.params] for m in two] for _ in range(3)]
+    gradients = [[[torch.randn(p.shape, generator=draw).to(p) for p in m.params] for m in two] for _ in range(3)]
     try:
-        alone = []
-        for s, m in enumerate(two):
-            own_ones = [p.clone().requires_grad_() for p in start[s]]
-            optimizer = copy.deepcopy(m.optimizer, {id(p): q for p, q in zip(m.params, own_ones)})
-            alone.append(_moved(optimizer, own_ones, [step[s] for step in gradients]))
-        stacked = [torch.stack(pair).requires_grad_() for pair in zip(*start)]
-        together = _moved(stacked_optimizer(two, stacked), stacked, [list(map(torch.stack, zip(*step))) for step in gradients])
-    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError): return False
-    return all((t - torch.stack(a)).abs().max() <= tolerance * (torch.stack(a) - torch.stack(p)).abs().max()
-               for t, a, p in zip(together, zip(*alone), zip(*start)))
+        alone, together = _both_ways(two, start, gradients)
+    except (RuntimeError, TypeError, ValueError, AttributeError, KeyError, AssertionError):
+        return False
+    before = [torch.stack(pair) for pair in zip(*start)]
+    return all((t - a).abs().max() <= tolerance * (a - p).abs().max() for t, a, p in zip(together, alone, before))
 
 # %% ../../nbs/training/08_groups.ipynb #31973e94
 def clip_each(
@@ -134,146 +156,195 @@ def _one_number(loss: Callable) -> Callable:
     return lambda outputs, targets: scalar_loss(loss(outputs, targets))
 
 
+def stacked_members(members: Sequence[Member], inputs, targets) -> Stack: # a first batch, tensors [S, ...]
+    "The members' parameters, stacked in the memory layout of their gradients."
+    first = members[0]
+    stack = Stack([m.net for m in members])
+    random = rng_state(first.device)
+    losses = stack.losses(_one_number(first.loss), inputs, targets, training=False)
+    stack.arrange(torch.autograd.grad(losses.sum(), list(stack.trained.values()), allow_unused=True))
+    set_rng_state(random, first.device)
+    return stack
+
+
+def member_losses(members: Sequence[Member], stack: Stack | None, inputs, targets) -> Tensor: # [S]
+    "The members' losses."
+    first = members[0]
+    with torch.autocast(first.device.type, first.autocast, enabled=first.autocast is not None):
+        if stack is None:
+            return differentiable_loss(first.loss(call_net(first.net, inputs), targets)).unsqueeze(0)
+        losses = stack.losses(_one_number(first.loss), inputs, targets)
+    differentiable_loss(losses[0] if losses.shape == (len(members),) else losses)
+    return losses
+
+# %% ../../nbs/training/08_groups.ipynb #4f399a8e
+def update_together(members: Sequence[Member], stack: Stack | None, optimizer: torch.optim.Optimizer) -> None:
+    "Bound the gradients, set the rate, step."
+    first = members[0]
+    if first.clip is not None and stack is not None:
+        clip_each([t.grad for t in stack.trained.values() if t.grad is not None], first.clip)
+    elif first.clip is not None:
+        nn.utils.clip_grad_norm_(first.params, first.clip)
+    set_rate(optimizer, first.lr, first.step)
+    optimizer.step()
+    for m in members: m.step += 1
+
+
+def note_losses(members: Sequence[Member], step: int, values: Sequence[float], keep: bool) -> list[int]:
+    "Note the losses of a step; give positions of members that fail with it. `keep`: note the others' even then."
+    bad = [i for i, value in enumerate(values) if not math.isfinite(value) and not members[i].failed]
+    for i in bad: members[i].failed = f"the training loss is {values[i]} at step {step}"
+    for m, value in zip(members, values):
+        if not m.failed and (keep or not bad): m.losses.note(value)
+    return bad
+
+# %% ../../nbs/training/08_groups.ipynb #7ea5cf69
 class Group:
     "Learners of one shape, one loss, rate and bound, that have done equally many steps."
-    def __init__(self, members: Sequence[Member]):
-        self.members, self.first, self.waiting = list(members), members[0], []
-        self.stack, self.optimizer = None, self.first.optimizer
+    def __init__(self, members: Sequence[Member]) -> None:
+        self.members = list(members)
+        self.first = members[0]
+        self.waiting: list[tuple[int, Tensor]] = []  # step, losses [S]
+        self.stack: Stack | None = None
+        self.optimizer = self.first.optimizer
         self.hold = 1 if self.first.device.type == "cpu" else 50
         for m in self.members: m.losses.group = self
 
-    def build(self, inputs, targets): # a first batch, tensors [S, ...]
-        "Stack the members, each parameter as its gradient will lie in memory."
-        self.stack, random = Stack([m.net for m in self.members]), rng_state(self.first.device)
-        losses = self.stack.losses(_one_number(self.first.loss), inputs, targets, training=False)
-        self.stack.arrange(torch.autograd.grad(losses.sum(), list(self.stack.trained.values()), allow_unused=True))
-        set_rng_state(random, self.first.device)
-        self.optimizer = stacked_optimizer(self.members, list(self.stack.trained.values()))
-        for m in self.members: m.optimizer.state.clear()
+    def update(self,
+        batch: tuple, # inputs and targets: tensors [S, ...], or of a single member as they are
+    ) -> list[int]: # positions of members whose loss is not finite: if there are any, nothing was done
+        "One step of every member."
+        inputs, targets = (own(move(part, self.first.device)) for part in batch)
+        if len(self.members) > 1 and self.stack is None:
+            self.stack = stacked_members(self.members, inputs, targets)
+            self.optimizer = stacked_optimizer(self.members, list(self.stack.trained.values()))
+            self.forget()
+        self.optimizer.zero_grad()
+        losses = member_losses(self.members, self.stack, inputs, targets)
+        self.waiting.append((self.first.step + 1, losses.detach()))
+        bad = self.flush() if len(self.waiting) >= self.hold else []
+        if bad and self.hold == 1: return bad
+        losses.sum().backward()
+        update_together(self.members, self.stack, self.optimizer)
+        return []
 
-    def sync(self):
+    def flush(self) -> list[int]: # positions of members that have failed since the last time
+        "Read the losses that wait."
+        waiting = self.waiting
+        self.waiting = []
+        values = torch.stack([losses for _, losses in waiting]).tolist() if waiting else []
+        failed = [note_losses(self.members, step, row, self.hold > 1) for (step, _), row in zip(waiting, values)]
+        return [i for bad in failed for i in bad]
+
+    def sync(self) -> None:
         "Let each member's optimizer hold its own part of the state."
-        if self.stack: give_state(self.optimizer, self.members, list(self.stack.trained.values()), [self.stack.own[n] for n in self.stack.trained])
+        if self.stack:
+            trained = self.stack.trained
+            give_state(self.optimizer, self.members, list(trained.values()), [self.stack.own[n] for n in trained])
 
-    def forget(self):
+    def forget(self) -> None:
         "Take the states back."
         for m in self.members if self.stack else (): m.optimizer.state.clear()
 
-    def release(self):
+    def release(self) -> None:
         "Dissolve the group: each member is as it would be alone."
         self.flush()
         if self.stack:
             self.sync()
             self.stack.release()
-            self.stack, self.optimizer = None, self.first.optimizer
-        for m in self.members: m.optimizer.zero_grad(); m.losses.group = None
-
-# %% ../../nbs/training/08_groups.ipynb #4f399a8e
-def _update(self: Group,
-    batch: tuple, # inputs and targets: tensors [S, ...], or of a single member as they are
-) -> list[int]: # positions of members whose loss is not finite: if there are any, nothing was done
-    "One step of every member."
-    inputs, targets = (own(move(part, self.first.device)) for part in batch)
-    if len(self.members) > 1 and self.stack is None: self.build(inputs, targets)
-    self.optimizer.zero_grad()
-    losses = self.losses(inputs, targets)
-    self.waiting.append((self.first.step + 1, losses.detach()))
-    if len(self.waiting) >= self.hold and (bad := self.flush()) and self.hold == 1: return bad
-    losses.sum().backward()
-    self._step()
-    return []
-
-
-def _losses(self: Group, inputs, targets) -> Tensor: # [S]
-    "The members' losses."
-    if self.stack is None: return differentiable_loss(self.first.loss(call_net(self.first.net, inputs), targets)).unsqueeze(0)
-    losses = self.stack.losses(_one_number(self.first.loss), inputs, targets)
-    differentiable_loss(losses[0] if losses.shape == (len(self.members),) else losses)
-    return losses
-
-
-def _step(self: Group):
-    "Bound the gradients, set the rate, step."
-    if self.first.clip is not None:
-        if self.stack: clip_each([t.grad for t in self.stack.trained.values() if t.grad is not None], self.first.clip)
-        else: nn.utils.clip_grad_norm_(self.first.params, self.first.clip)
-    if callable(self.first.lr):
-        for group in self.optimizer.param_groups: group["lr"] = float(self.first.lr(self.first.step))
-    self.optimizer.step()
-    for m in self.members: m.step += 1
-
-
-def _flush(self: Group) -> list[int]: # positions of members that failed just now
-    "Read the losses that wait."
-    waiting, self.waiting, failed = self.waiting, [], []
-    values = torch.stack([losses for _, losses in waiting]).tolist() if waiting else []
-    for (step, _), row in zip(waiting, values):
-        bad = [i for i, value in enumerate(row) if not math.isfinite(value) and not self.members[i].failed]
-        for i in bad: self.members[i].failed = f"the training loss is {row[i]} at step {step}"
-        failed += bad
-        if bad and self.hold == 1: break      # this step is not done
-        for m, value in zip(self.members, row):
-            if not m.failed: m.losses.note(value)
-    return failed
-
-Group.update, Group.losses, Group._step, Group.flush = _update, _losses, _step, _flush
+            self.stack = None
+            self.optimizer = self.first.optimizer
+        for m in self.members:
+            m.optimizer.zero_grad()
+            m.losses.group = None
 
 # %% ../../nbs/training/08_groups.ipynb #d6616260
-def _gradients_alone(m: Member, inputs, targets) -> list[Tensor]:
-    with in_mode(m.net, training=False): return list(torch.autograd.grad(scalar_loss(m.loss(call_net(m.net, own(inputs)), own(targets))), m.params, allow_unused=True))
+def _gradients(m: Member, inputs, targets) -> list[Tensor]:
+    "The gradient of a member alone, in evaluation mode."
+    with in_mode(m.net, training=False):
+        loss = scalar_loss(m.loss(call_net(m.net, own(inputs)), own(targets)))
+        return list(torch.autograd.grad(loss, m.params, allow_unused=True))
 
 
+def _stacked_gradients(members: Sequence[Member], batch: tuple) -> list[Tensor]: # [S, ...]
+    "The gradients of members in a stack, in evaluation mode."
+    stack = Stack([m.net for m in members])
+    try:
+        losses = stack.losses(_one_number(members[0].loss), *own(batch), training=False)
+        return list(torch.autograd.grad(losses.sum(), list(stack.trained.values()), allow_unused=True))
+    finally:
+        stack.release()
+
+
+def gradient_gap(both: Sequence[Tensor], members: Sequence[Member], batch: tuple) -> float: # relative to the largest
+    "How far the gradients of a stack are from those of each member alone."
+    gaps = []
+    for s, m in enumerate(members):
+        mine = _gradients(m, *tree_map(lambda t, row=s: t[row], batch))
+        pairs = [(g[s], h) for g, h in zip(both, mine) if h is not None]
+        gap = max(float((g - h).abs().max()) for g, h in pairs)
+        gaps.append(gap / max(max(float(h.abs().max()) for _, h in pairs), 1e-30))
+    return max(gaps, key=lambda gap: (math.isnan(gap), gap))
+
+# %% ../../nbs/training/08_groups.ipynb #a105ec29
 def stacks_well(
     members: Sequence[Member], # two of one shape
     batch: tuple, # inputs and targets of both, tensors [2, ...]
     tolerance: float = 1e-2, # relative to the largest gradient: rounding may turn a ReLU
 ) -> bool:
-    "Do networks have the same gradient in a stack? If not, the log says why."
-    stack, random, why = Stack([m.net for m in members]), rng_state(members[0].device), ""
-    batch = move(batch, members[0].device)
+    "Whether networks have the same gradient in a stack. If not, the log says why."
+    device = members[0].device
+    random = rng_state(device)
+    batch = move(batch, device)
+    problem = ""
     try:
-        both = torch.autograd.grad(stack.losses(_one_number(members[0].loss), *own(batch), training=False).sum(), list(stack.trained.values()), allow_unused=True)
+        gap = gradient_gap(_stacked_gradients(members, batch), members, batch)
+        if not gap < tolerance: problem = f"gradients differ by {gap:.0e}"
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError) as error:
-        both, why = [], str(error).strip().split("\n")[0]
-    finally:
-        stack.release()
-    for s, m in enumerate(members if both else ()):
-        pairs = [(g[s], h) for g, h in zip(both, _gradients_alone(m, *tree_map(lambda t: t[s], batch))) if h is not None]
-        largest = max(float(h.abs().max()) for _, h in pairs)
-        gap = max(float((g - h).abs().max()) for g, h in pairs) / max(largest, 1e-30)
-        if not gap < tolerance: why = f"gradients differ by {gap:.0e}"
-    set_rng_state(random, members[0].device)
-    if why: logging.getLogger("modnb").warning("fit_ensemble: networks run one by one, as they cannot be stacked: %s", why)
-    return not why
+        problem = str(error).strip().split("\n")[0]
+    set_rng_state(random, device)
+    if problem:
+        warn = logging.getLogger("modnb").warning
+        warn("fit_ensemble: networks run one by one, as they cannot be stacked: %s", problem)
+    return not problem
 
 # %% ../../nbs/training/08_groups.ipynb #eea1975a
-class Feed:
+def stacked_batches(pairs: Sequence[tuple], members: tuple[int, ...]) -> tuple: # tensors [S, ...]
+    "The batches of several members. Raises `ValueError` if they differ in shape."
+    try:
+        return tree_map(lambda *parts: torch.stack(parts), *pairs)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ValueError(f"streams: batches of members {members} cannot be stacked ({error}); "
+                         "give them one form, or pass group=1") from None
+
+
+class MemberBatches:
     "Batches of members."
     def __init__(self,
         streams: Sequence, # data of each member
-        steps: dict[int, int], # member -> updates done, of those that go on
+        steps: dict[int, int], # member -> updates done, of those that continue
         total: int, # updates in all
-        resumed: bool = False, # the random numbers of these batches were drawn before
-    ):
-        self.streams, self.sources, self.ahead = streams, {}, {}
+    ) -> None:
+        self.streams = streams
+        self.sources: dict[int, Iterator] = {}
+        self.ahead: dict[int, tuple] = {}
         if hasattr(streams, "draw"): return
-        self.sources = {m: batches(streams[m], max(step - 1, 0)) for m, step in steps.items()}
-        for m, step in steps.items() if resumed else ():
-            if 0 < step < total: next(self.sources[m])
+        for m, step in steps.items():
+            self.sources[m] = batches(streams[m], max(step - 1, 0))
+            if 0 < step < total: next(self.sources[m])      # as in `fit`
 
     def next(self,
         members: tuple[int, ...],
         step: int, # updates done
         peek: bool = False, # the same batches come again
-    ) -> tuple: # inputs and targets: tensors [S, ...]; of a single member as they are. ValueError: they differ in shape
+    ) -> tuple: # inputs and targets: tensors [S, ...]; of a single member as they are
         "The next batch of each."
-        if not self.sources: return self.streams.draw(step, members) if len(members) > 1 else split_batch(self.streams[members[0]][step])
+        if not self.sources:
+            if len(members) == 1: return split_batch(self.streams[members[0]][step])
+            return self.streams.draw(step, members)  # type: ignore[attr-defined] # a list of streams with this method
         pairs = [self.ahead.pop(m) if m in self.ahead else tuple(split_batch(next(self.sources[m]))) for m in members]
         if peek: self.ahead.update(zip(members, pairs))
-        if len(pairs) == 1: return pairs[0]
-        try: return tree_map(lambda *parts: torch.stack(parts), *pairs)
-        except (RuntimeError, ValueError, TypeError) as error:
-            raise ValueError(f"streams: batches of members {members} cannot be stacked ({error}); give them one form, or pass group=1") from None
+        return pairs[0] if len(pairs) == 1 else stacked_batches(pairs, members)
 
 # %% ../../nbs/training/08_groups.ipynb #78535071
 def rows_of(
@@ -293,23 +364,35 @@ def free_bytes(device: torch.device) -> float:
 
 def bytes_per_member(m: Member, batch: tuple) -> int: # batch of this member
     "What a step holds: parameters, gradients, two moments, and what the backward pass needs."
-    seen = {}
+    seen: dict[int, int] = {}
+
     def note(t):
         seen[t.data_ptr()] = t.nbytes
         return t
-    random, batch = rng_state(m.device), own(move(batch, m.device))
-    with in_mode(m.net, training=False), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t): m.loss(call_net(m.net, batch[0]), batch[1])
+    random = rng_state(m.device)
+    inputs, targets = own(move(batch, m.device))
+    with in_mode(m.net, training=False), torch.autograd.graph.saved_tensors_hooks(note, lambda t: t):
+        m.loss(call_net(m.net, inputs), targets)
     set_rng_state(random, m.device)
     return 4 * sum(p.nbytes for p in m.params) + sum(seen.values())
 
-
+# %% ../../nbs/training/08_groups.ipynb #0374a811
 def _copied(m: Member) -> Member:
-    "A learner of its own that goes on as this one would."
+    "A learner that continues as this one would, with a network of its own."
     net = full_copy(m.net)
     same = {id(m.net): net} | {id(p): q for p, q in zip(m.net.parameters(), net.parameters())}
     return copy.deepcopy(m, same)
 
 
+def _timed(group: Group, batch: tuple, clock: Callable[[], float], wait: Callable[[], object]) -> float:
+    "Seconds of one update."
+    wait()
+    start = clock()
+    group.update(batch)
+    wait()
+    return clock() - start
+
+# %% ../../nbs/training/08_groups.ipynb #9e1dc2b4
 def race(
     members: Sequence[Member], # of one shape; copies take part
     batch: tuple, # of all of them
@@ -318,22 +401,21 @@ def race(
     least: float = 0.1, # seconds that a size has in all, at least
 ) -> dict[int, list[float]]: # size -> seconds for a member's step in each round
     "How long a step takes in groups of several sizes, which take turns: what else the machine does hits them alike."
-    device, first = members[0].device, rows_of(batch, [0])
+    device = members[0].device
     clock = time.process_time if device.type == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    groups, random = {n: Group([_copied(m) for m in members[:n]]) for n in sizes}, rng_state(device)
-    batches, seconds = {n: first if n == 1 else rows_of(batch, range(n)) for n in sizes}, {n: [] for n in sizes}
+    groups = {n: Group([_copied(m) for m in members[:n]]) for n in sizes}
+    random = rng_state(device)
+    batches = {n: rows_of(batch, range(n)) for n in sizes}
+    seconds: dict[int, list[float]] = {n: [] for n in sizes}
     for n, group in groups.items(): group.update(batches[n])      # stacks them
     while any(len(t) < rounds or sum(t) < least for t in seconds.values()):
-        for n, group in groups.items():
-            wait(); start = clock()
-            group.update(batches[n])
-            wait(); seconds[n].append(clock() - start)
+        for n, group in groups.items(): seconds[n].append(_timed(group, batches[n], clock, wait))
     set_rng_state(random, device)
     return {n: [s / n for s in t] for n, t in seconds.items()}
 
 # %% ../../nbs/training/08_groups.ipynb #f68ee937
-SLOW = 0.05 # seconds of an update on a CPU from which on nothing is won by company
+SLOW = 0.05 # seconds of an update on a CPU above which grouping wins nothing
 
 
 def choose_size(
@@ -342,15 +424,17 @@ def choose_size(
     least: float = 0.1, # seconds that each size has in the race, at least
 ) -> int: # from 1 to S
     "How many to update together."
-    S, device = len(members), members[0].device
+    S = len(members)
     if S == 1 or type(members[0].optimizer) not in ELEMENTWISE: return 1
     if not stacks_well([_copied(m) for m in members[:2]], rows_of(batch, [0, 1])): return 1
-    if device.type == "cpu" and race(members, batch, [1], 1, 0.0)[1][0] > SLOW: return 1
-    possible = free_bytes(device) / 4 / max(1, bytes_per_member(_copied(members[0]), rows_of(batch, [0])))
+    if members[0].device.type == "cpu" and race(members, batch, [1], 1, 0.0)[1][0] > SLOW: return 1
+    need = bytes_per_member(_copied(members[0]), rows_of(batch, [0]))
+    possible = free_bytes(members[0].device) / 4 / max(1, need)
     halved = {-(-S // 2**k) for k in range(S.bit_length() + 1)}      # all, half of them, a quarter, ..., one
     seconds = race(members, batch, sorted(n for n in halved if n == 1 or n <= possible), least=least)
     share = {n: statistics.median(mine / alone for mine, alone in zip(t, seconds[1])) for n, t in seconds.items()}
-    logging.getLogger("modnb").info("fit_ensemble: a member's step takes %.2f ms alone; in groups, as a share of that: %s", 1e3 * statistics.median(seconds[1]), ", ".join(f"{n}: {s:.2f}" for n, s in share.items()))
+    logging.getLogger("modnb").info("fit_ensemble: a step takes %.2f ms alone; a member's share of it in groups: %s",
+                                    1e3 * statistics.median(seconds[1]), share)
     fastest = min(share.values())
     return 1 if fastest > 0.9 else max(n for n, s in share.items() if s <= 1.05 * fastest)
 
