@@ -19,13 +19,14 @@ from .timing import interleaved, ratio
 from ..files import write_whole
 from ..routing.candidates import Batch
 from ..routing.composition import Composition
-from ..routing.dense import Look
+from ..routing.dense import Look, stack_for
 from ..routing.layer import ModularLayer
-from ..routing.methods import make_estimator, make_row
+from ..routing.estimators import make_estimator
+from ..routing.comparison import make_row
 from ..routing.pools import MLPPool
 from ..routing.rollouts import LookAt
 from ..routing.router import Router
-from ..routing.tasks import regimes
+from ..data.toy_maps import regimes
 from ..routing.training import Minibatches
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def module_loop_step(net, estimator, batch) -> Callable:
 def seeds_step(count: int, row: str = "Kirsch EM, E every step") -> Callable:
     "A training step of some seeds of the eight-maps toy."
     task = regimes(range(count), 8, 8, 1000, 6.0)
-    net = task.build(range(count))
+    net = stack_for(task, range(count))
     estimator, data, at = make_row(row, Look(net), 1000), Minibatches(task.x, task.y, range(count), 100, task.rule), iter(range(10**9))
     optimizer = torch.optim.Adam([*net.parameters(), *estimator.parameters()], 1e-2, fused=True)
     def step():

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['METHODS', 't_quantile', 'iqm', 'mean', 'stratified_bootstrap', 'probability_of_improvement', 'interval', 'summarize']
+__all__ = ['METHODS', 't_quantile', 'iqm', 'mean', 'stratified_bootstrap', 'probability_of_improvement', 'interval', 'wilson',
+           'summarize']
 
 # %% ../../nbs/metrics/02_statistics.ipynb #e6681c16
 def _t_central(t: float, df: int) -> float:
@@ -137,6 +138,19 @@ def interval(
     if method == "bootstrap": return stratified_bootstrap(x, mean, level, seed=seed)
     half = float(x.std(ddof=1)) * (1 if method == "sd" else t_quantile(level, len(x) - 1) / math.sqrt(len(x)))
     return float(x.mean()), float(x.mean()) - half, float(x.mean()) + half
+
+# %% ../../nbs/metrics/02_statistics.ipynb #988a971a
+def wilson(
+    hits: int, # seeds that succeeded
+    n: int, # all seeds
+) -> tuple[float, float]: # 95 % interval of the share
+    "Wilson's score interval."
+    if not n: return math.nan, math.nan
+    z = 1.959964
+    p = hits / n
+    center = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return max(0.0, center - half), min(1.0, center + half)
 
 # %% ../../nbs/metrics/02_statistics.ipynb #b2c40562
 def summarize(

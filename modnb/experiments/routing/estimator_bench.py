@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.statistics import summarize
-from ...routing.comparison import of_rows, result_table, rows_of, seed_dots, trial
-from ...routing.measures import SOLVED
-from ...routing.methods import ROWS
-from ...routing.tasks import compositions, regimes
+from ...metrics.routed import of_rows, result_table, SOLVED
+from ...routing.comparison import rows_of, trial, ROWS
+from ...view.routing import seed_dots
+from ...data.toy_maps import compositions, regimes
 from ...runs import Log, Params as Base, Result, param
 
 # %% auto #0

@@ -8,9 +8,10 @@ from __future__ import annotations
 import torch
 
 from ...metrics.claims import claims_table, outcome, part
-from ...routing.comparison import of_rows, result_table, seed_dots, share_claims, trial
-from ...routing.methods import ROWS
-from ...routing.tasks import compositions
+from ...metrics.routed import of_rows, result_table, share_claims
+from ...view.routing import seed_dots
+from ...routing.comparison import trial, ROWS
+from ...data.toy_maps import compositions
 from ...runs import Log, Params as Base, Result, param
 
 # %% auto #0

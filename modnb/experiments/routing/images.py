@@ -18,11 +18,14 @@ from ...metrics.entropy import rule_information, selection_entropies
 from ...models.convolutional import init_conv
 from ...models.feedforward import generator_for, init_linear
 from ...checks import nearest
-from ...routing.comparison import entropy_curves, of_rows, seed_dots
+from ...view.routing import entropy_curves, seed_dots
+from ...metrics.routed import of_rows
 from ...routing.composition import Composition
-from ...routing.ensembles import InTurn, LookAtAll, cost_of, timed
+from ...routing.stacked import InTurn
+from ...routing.rollouts import LookAtAll
+from ...routing.comparison import cost_of, timed, ROWS
 from ...routing.layer import ModularLayer
-from ...routing.methods import ROWS, make_estimator
+from ...routing.estimators import make_estimator
 from ...routing.router import Router
 from ...routing.training import Minibatches, train
 from ...runs import Log, Params as Base, Result, param

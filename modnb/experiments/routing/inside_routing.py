@@ -22,8 +22,8 @@ from ...metrics.sharing import overlap
 from ...models.feedforward import FeedForward
 from ...routing import MLPPool, ModularLayer, Router
 from ...routing.comparison import trial
-from ...routing.dense import DenseStack
-from ...routing.tasks import Task, regimes
+from ...routing.dense import DenseStack, stack_for
+from ...data.toy_maps import Task, regimes
 from ...runs import Log, Params as Base, Result, param
 from ...training import fit
 

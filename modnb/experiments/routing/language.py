@@ -14,11 +14,13 @@ from ...data.switching_language import SwitchingLanguage, encode_words, text_fil
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
 from ...checks import nearest
-from ...routing.comparison import entropy_curves, of_rows, seed_dots
-from ...routing.ensembles import InTurn, LookAtAll, cost_of, timed
-from ...routing.methods import ROWS, make_estimator
-from ...routing.recurrent import modular_gru, width_of_equal_size
-from ...routing.stacked import Stacked
+from ...view.routing import entropy_curves, seed_dots
+from ...metrics.routed import of_rows
+from ...routing.stacked import InTurn, Stacked
+from ...routing.rollouts import LookAtAll
+from ...routing.comparison import cost_of, timed, ROWS
+from ...routing.estimators import make_estimator
+from ...systems.modular_gru import modular_gru, width_of_equal_size
 from ...routing.training import Minibatches, train
 from ...runs import Log, Params as Base, Result, param
 

@@ -10,10 +10,10 @@ import math
 import torch
 
 from ...metrics.claims import claims_table, outcome, part
-from ...routing.comparison import entropy_curves, of_rows, result_table, seed_dots, share_claims, trial
-from ...routing.measures import SOLVED
-from ...routing.methods import ROWS
-from ...routing.tasks import regimes
+from ...view.routing import entropy_curves, seed_dots
+from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
+from ...routing.comparison import trial, ROWS
+from ...data.toy_maps import regimes
 from ...runs import Log, Params as Base, Result, param
 
 # %% auto #0

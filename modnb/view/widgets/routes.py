@@ -16,10 +16,10 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...checks import nearest
-from ...routing.dense import DenseStack, Look
-from ...routing.measures import measure
-from ...routing.methods import make_row
-from ...routing.tasks import Task, regimes
+from ...routing.dense import DenseStack, Look, stack_for
+from ...metrics.routed import measure
+from ...routing.comparison import make_row
+from ...data.toy_maps import Task, regimes
 from ...routing.training import Minibatches, _Course, _update
 from ...training.events import Event
 from ..plots import GRAY, PALETTE
@@ -68,7 +68,7 @@ class Side:
 
     def __init__(self, row: str, task: Task, lr: float = 1e-2): # row: one of `ROWS`
         seeds = range(len(task.x))
-        self.row, self.task, self.net, self.looks = row, task, task.build(seeds), {}
+        self.row, self.task, self.net, self.looks = row, task, stack_for(task, seeds), {}
         self.course = _Course(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
 
     def update(self, data: Minibatches):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipywidgets as w
 
 from ...checks import nearest
-from ...routing.methods import ROWS
+from ...routing.comparison import ROWS
 from .background import Background
 from .controls import Picture, Still, Trainer, guarded, heading, note, table
 from .routes import SEEDS, STEPS, TASKS, RoutingWork, render_routes, render_routing, render_routing_curves, routing_rows
