@@ -24,7 +24,7 @@ from nbdev.quarto import refresh_quarto_yml
 
 SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
             "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing"],
-            "Reference": ["masks", "routing", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
+            "Reference": ["masks", "routing", "systems", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
 STYLES = """
 pre { white-space: pre-wrap; font-size: 0.9em }
