@@ -55,7 +55,7 @@ def kinds_of(members: Sequence[MemberLoop]) -> list[list[int]]:
 
 
 def arrange(loop: EnsembleLoop) -> None:
-    "Decide the size of groups on a first batch, and form them."
+    "Decide the size of groups on a first batch, and form them. Raises `ValueError` naming `group`."
     for kind in kinds_of(loop.members):
         learners = [loop.members[i].learner for i in kind]
         size = len(kind) if isinstance(loop.size, str) else loop.size

@@ -116,7 +116,7 @@ def run_steps(loop: Loop, checkpoint: Checkpoint) -> None:
 
 # %% ../../nbs/training/03_loop.ipynb #69310962
 def run_loop(loop: Loop, checkpoint: Checkpoint, resumed: bool) -> None:
-    "The whole run. An interruption is saved, and an error about numbers that are not finite gets advice."
+    "The whole run. An interruption is saved. Raises `FloatingPointError`, with advice, if something is not finite."
     with loop.session():
         try:
             if not resumed and loop.in_place:
