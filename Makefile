@@ -40,7 +40,7 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 report: $(STAMP)
 	@$(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
-# compiled once, for a hundred processes that tests start
+# compiled once, for the processes that tests start
 test: $(STAMP)
 	@$(BIN)/python -m compileall -q modnb
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \

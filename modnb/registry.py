@@ -11,10 +11,16 @@ from typing import Any, TypeVar
 from .checks import check_choice
 
 # %% auto #0
-__all__ = ['Entry', 'Registry']
+__all__ = ['Entry', 'is_same_definition', 'Registry']
 
 # %% ../nbs/02_registry.ipynb #a774f876
 Entry = TypeVar("Entry")
+
+
+def is_same_definition(known: Any, entry: Any) -> bool:
+    "Whether two classes or functions come from one definition, in a module or in a notebook that is run again."
+    modules = {known.__module__, entry.__module__} - {"__main__"}
+    return known.__qualname__ == entry.__qualname__ and len(modules) < 2
 
 
 class Registry(Mapping[str, Any]):
@@ -33,7 +39,7 @@ class Registry(Mapping[str, Any]):
         "A decorator for a class or a function. It sets the entry's `name`. Raises `ValueError` if another entry has it."
         def add(entry: Entry) -> Entry:
             known = self.entries.get(name)
-            if known is not None and known.__qualname__ != entry.__qualname__:
+            if known is not None and not is_same_definition(known, entry):
                 raise ValueError(f"name: {name!r} is taken by the {self.kind} {known.__qualname__}")
             for attribute, value in {"name": name, **about}.items():
                 setattr(entry, attribute, value)
@@ -45,6 +51,9 @@ class Registry(Mapping[str, Any]):
         "The entry of that name. Raises `ValueError` with the nearest name if it is unknown."
         check_choice(self.kind, name, self.entries)
         return self.entries[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self.entries.get(name, default)
 
     def __contains__(self, name: object) -> bool:
         return name in self.entries

@@ -1,4 +1,5 @@
-"""Equal runs have equal digits: nothing that an experiment computes is decided by a clock, by free memory or by the threads that a process happens to have."""
+"""Equal runs have equal digits: nothing that an experiment computes is decided by a clock, by free memory, by the threads
+that a process happens to have, or by the random numbers that it has drawn before."""
 import ast
 import importlib
 import subprocess
@@ -10,12 +11,13 @@ import torch
 from tree import ROOT
 
 from modnb.experiments.gating import rules
-from modnb.experiments.masks import add_mul
+from modnb.experiments.masks import add_mul, scan
 from modnb.runs import run
 
 SOURCES = sorted(p for p in (ROOT / "modnb" / "experiments").glob("*/*.py") if p.stem != "__init__")
 WANTED = {"learn_masks": {"batching", "backend"}, "choose_beta": {"batching", "backend"}, "fit_ensemble": {"group"}} # what a call has to say
-SMALL = {"add_mul": dict(layer_sizes=(16, 16), train_steps=30, mask_steps=50), "rules": dict(gatings=("modular", "monolithic"), steps=30, tokens=500)}
+SMALL = {"add_mul": dict(layer_sizes=(16, 16), train_steps=30, mask_steps=50), "rules": dict(gatings=("modular", "monolithic"), steps=30, tokens=500),
+         "scan": dict(net="transformer", width=16, ff=16, layers=1, max_actions=5, length_cut=3, train_steps=20, mask_steps=8, tested=20, baselines=False, dropout=0.3)}
 
 
 @pytest.fixture
@@ -37,7 +39,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("module", [add_mul, rules], ids=lambda m: m.__name__.rpartition(".")[2])
+@pytest.mark.parametrize("module", [add_mul, rules, scan], ids=lambda m: m.__name__.rpartition(".")[2])
 def test_busy_machine_and_other_threads_change_no_digit(module, tmp_path, request):
     given = SMALL[module.__name__.rpartition(".")[2]]
     alone = run(module, runs=tmp_path / "alone", progress=False, **given)

@@ -192,7 +192,7 @@ def _gradients(run: Callable, weights: dict[str, Tensor]) -> list:
 
 
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
-    "Largest difference of two lists of tensors, relative to the largest entry of each or to `least`, whichever is larger."
+    "Largest difference of two lists of tensors, relative to the largest entry of each, `least` at the least."
     zero = lambda x, y: torch.zeros_like(y) if x is None else x
     pairs = [(zero(x, y), zero(y, x)) for x, y in zip(a, b) if x is not None or y is not None]
     if any(y.is_meta for _, y in pairs): return 0.0    # shapes without numbers
@@ -251,12 +251,13 @@ def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
 
 
 def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
-    "Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of nothing but rounding counts as zero. Infinite if the network runs in single precision only."
+    "Difference of the routes in double precision, where rounding flips no ReLU and is below any gradient that counts; infinite for a network that runs in single precision only."
     double = lambda tree: tree_map(lambda t: t.double() if t.is_floating_point() else t, tree)
     try:
         exact = Batched([full_copy(n).double() for n in batched.nets], batched.loss)
         weights, inputs, targets = double((weights, inputs, targets))
-        return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)), least=1e-8)
+        gradients = [_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)]
+        return _disagreement(*gradients, least=1e-8)
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 # %% ../../nbs/masks/04_batching.ipynb #2ca935d6

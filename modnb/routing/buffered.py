@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
-from ..checks import nearest
+from ..checks import check_choice, nearest
 from .buffers import EMPTY, Buffer, filled, first_of_equals, pick, ranking, same
 from .candidates import Batch, Compared, Scored, check_finite, compared
 from .estimators import ESTIMATORS, REWARDS, Estimator, KirschEM, Reinforce, at_least, make_baseline, remembered

@@ -8,8 +8,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import html
 import importlib
+import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,7 +30,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'Lost', 'attempt', 'run']
+__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'fixed_seeds', 'Lost', 'attempt', 'run']
 
 # %% ../../nbs/runs/04_runner.ipynb #18cae27f
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +191,28 @@ def fixed_threads(
             if not _runs_inside:
                 torch.set_num_threads(_threads_before)
 
+# %% ../../nbs/runs/04_runner.ipynb #902283b1
+@contextlib.contextmanager
+def fixed_seeds(
+    name: str, # of the run: its signature
+) -> Iterator[None]:
+    "Context in which the global random numbers of Python, NumPy and PyTorch follow from the name; afterwards they are as before."
+    seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
+    numpy = sys.modules.get("numpy")
+    torch = sys.modules.get("torch")
+    python_state = random.getstate()
+    numpy_state = numpy.random.get_state() if numpy else None
+    devices = range(torch.cuda.device_count()) if torch and torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices) if torch else contextlib.nullcontext():
+        try:
+            random.seed(seed)
+            if numpy: numpy.random.seed(seed)
+            if torch: torch.manual_seed(seed)
+            yield
+        finally:
+            random.setstate(python_state)
+            if numpy: numpy.random.set_state(numpy_state)
+
 # %% ../../nbs/runs/04_runner.ipynb #8d7f501b
 class Lost(Busy):
     "The run is not ours any more: it was taken over, or its folder was removed."
@@ -203,7 +228,8 @@ def attempt(
     began = time.monotonic()
     status = begin(run.folder, run.params, run.preset, run.experiment.version, fresh, run.experiment.module)
     try:
-        with Log(run.folder.path, progress) as log, fixed_threads(getattr(run.params, "threads", None)):
+        threads = fixed_threads(getattr(run.params, "threads", None))
+        with Log(run.folder.path, progress) as log, threads, fixed_seeds(run.signature):
             found = run.experiment.run(run.params, log)
         if not isinstance(found, Result):
             raise TypeError(f"{run.experiment.name}: run returned a {type(found).__name__}; allowed is a Result")

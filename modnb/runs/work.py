@@ -18,7 +18,7 @@ from typing import Any
 
 from .lock import Busy, Lock
 from .log import Log
-from .runner import Experiment, Lost, Run, experiment, fixed_threads, plan
+from .runner import Experiment, Lost, Run, experiment, fixed_seeds, fixed_threads, plan
 from .store import begin, complete, finish
 
 # %% auto #0
@@ -58,8 +58,10 @@ def attempt_many(
     "Compute a stack once and record how each of its runs ended. Raises what a run raises, or `Lost` if a folder is gone or another's."
     began, found = time.monotonic(), runs[0].experiment
     open_ = {r.signature: (r, begin(r.folder, r.params, r.preset, found.version, not resume, found.module) | {"stack": [o.signature for o in runs]}) for r in todo}
+    folder = stack_folder(runs)
+    threads = fixed_threads(getattr(runs[0].params, "threads", None))
     try:
-        with Log(stack_folder(runs), progress) as log, fixed_threads(getattr(runs[0].params, "threads", None)):
+        with Log(folder, progress) as log, threads, fixed_seeds(folder.name):
             results = dict(zip((r.signature for r in runs), found.run_many([r.params for r in runs], log), strict=True))
         for signature, (run, status) in list(open_.items()):
             if not locks[signature].held:

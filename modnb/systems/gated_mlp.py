@@ -148,7 +148,8 @@ def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tens
 
 def _fits(net: GatedMLP) -> bool:
     "Is there nothing in a gated MLP that the pass by hand does not know?"
-    learned_gate = any(True for m in net.children() if m is getattr(net, "gate", None) for _ in m.parameters())
+    gate = getattr(net, "gate", None)
+    learned_gate = isinstance(gate, nn.Module) and next(gate.parameters(), None) is not None
     return net.gating != "modular-separate" and not learned_gate
 
 

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Optional
 import numpy as np
 import torch
 
+from ...checks import choose_device
 from ...data.rule_streams import RuleStreams
 from ...data.rules import MHARules, MLPRules, RNNRules
 from ...data.stream import Stream
@@ -309,7 +310,7 @@ def one_network(params: Params, member: Member, task, net, watch: Watch, curve, 
 def run(params: Params, log: Log) -> Result:
     "All regimes and seeds of a cell; every network goes on from its own checkpoint."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     frames, seconds = [], {"training": 0.0, "evaluation": 0.0}
     for gating in params.gatings:
         started = time.perf_counter()

@@ -9,6 +9,7 @@ from typing import Literal, Optional
 
 import torch
 
+from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import ESTIMATORS, Masks, ablate, halves, learn_masks, masked, variants
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
@@ -165,7 +166,7 @@ def one_seed(params: Params, task: AddMul, seed: int, data, net, history, found)
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #4d968779
 def study(params: Params, seeds: list[int], log: Log, stacked: bool) -> list: # frame and tensors of each seed
     "Train, mask, measure; the masks of several networks one network after the other, or stacked in one pass."
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     task = AddMul(params.digits)
     data = task.dataset("valid", device=device)
     found = []

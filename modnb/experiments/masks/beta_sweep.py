@@ -10,6 +10,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
+from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import ESTIMATORS, Masks, ablate, learn_masks
 from ...masks.choice import NoPrice, choose_beta
@@ -145,7 +146,7 @@ def choice_rows(choice):
 def run(params: Params, log: Log) -> Result:
     "Networks, sweep and choice, each from its own checkpoint; masks at the chosen prices are the tensors."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     task = AddMul(params.digits)
     data = task.dataset("valid", n=params.valid, device=device)
     seeds, nets, histories = networks(params, task, data, log)

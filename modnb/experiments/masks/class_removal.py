@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, halves, learn_masks, masked
 from ...metrics.claims import claims_table, outcome, part, rows
@@ -28,7 +29,7 @@ __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'r
            'verdict']
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #8ae855d3
-VERSION = 2
+VERSION = 3
 
 
 class Params(Base):
@@ -174,7 +175,7 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     images = image_set(params.data, device)
     test = spread(images.dataset(params.test_split), params.tested)
     frames, tensors = zip(*(one_seed(params, images, seed, test, log) for seed in range(params.seed, params.seed + params.seeds)))

@@ -11,6 +11,7 @@ from typing import Literal, Optional
 import torch
 from torch import nn
 
+from ...checks import choose_device
 from ...data.tuples import DoubleAdd
 from ...masks import ESTIMATORS, Masks, ablate, learn_masks, masked
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
@@ -214,7 +215,7 @@ def one_seed(params: Params, network: str, seed: int, data, net, history, found)
 # %% ../../../nbs/experiments/masks/double_add.ipynb #6e857285
 def study(params: Params, seeds: list[int], log: Log, stacked: bool) -> list: # per network and seed: seed, frame, tensors
     "Train, mask, measure; the masks of several seeds one after the other, or stacked in one pass."
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     found = []
     for network in params.networks:
         data = task_of(params, network).dataset("valid", n=params.valid, device=device)

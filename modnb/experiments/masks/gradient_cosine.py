@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, Masks, learn_masks, masked, pruned
 from ...metrics.claims import claims_table, outcome, part, rows
@@ -24,7 +25,7 @@ __all__ = ['VERSION', 'SWEEP', 'Params', 'build', 'train', 'find_masks', 'gradie
            'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #d03a370d
-VERSION = 2
+VERSION = 3
 
 
 class Params(Base):
@@ -166,7 +167,7 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     images = image_set(params.data, device)
     test = spread(images.dataset("valid"), params.tested)
     frames, tensors = zip(*(one_seed(params, images, seed, test, log) for seed in range(params.seed, params.seed + params.seeds)))

@@ -10,6 +10,7 @@ from typing import Literal
 
 import torch
 
+from ...checks import choose_device
 from ...data.rules import MLPRules
 from ...data.stream import Stream
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
@@ -211,7 +212,7 @@ def measure(task: MLPRules, net, masks: dict[str, Masks], data, seed: int):
 def one_network(params: Params, gating: str, seed: int, log: Log): # frame, tensors
     "All rows and tensors of one network."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     task = MLPRules(params.rules, seed, params.task)
     data = task.sample(params.examples, torch.Generator(device).manual_seed(1_000_000 + seed))
     net, history = train(params, task, gating, seed, data, log)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
 from ...metrics.claims import claims_table, outcome, part, percent, rows
@@ -186,7 +187,7 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     images = image_set(params.data, device)
     test = spread(images.dataset("valid"), params.tested)
     seeds = range(params.seed, params.seed + params.seeds)

@@ -10,6 +10,7 @@ from typing import Literal, Optional
 
 import torch
 
+from ...checks import choose_device
 from ...data import sequences
 from ...data.mathematics import LEVELS, MODULES, SOURCES, Mathematics
 from ...masks import ESTIMATORS, ByLength, Masks, learn_masks, masked, no_embeddings, weights_only
@@ -27,7 +28,7 @@ __all__ = ['VERSION', 'PAPER', 'SWEEP', 'TESTS', 'NAMES', 'CLAIMS', 'Params', 'm
            'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #9b5103fb
-VERSION = 2
+VERSION = 3
 
 
 class Params(Base):
@@ -220,7 +221,7 @@ def one_seed(params: Params, task: Mathematics, seed: int, data: dict, log: Log)
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     task = questions(params)
     data = test_sets(task, device)
     asked = rows("questions", describe(task)).assign(seed=params.seed)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import learn_masks
 from ...masks.learning import Found
@@ -188,7 +189,7 @@ def measure(params: Params, data: ImageSet, seed: int, new_init: float, past: li
 def run(params: Params, log: Log) -> Result:
     "All seeds and preferences of a run; a run that was stopped goes on with the task it was at."
     import pandas as pd
-    data = image_set(params.data, ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device)
+    data = image_set(params.data, choose_device(params.device))
     past = find_masks(params, data, list(range(params.seed, params.seed + params.seeds)), log)
     frames, tensors = zip(*(measure(params, data, seed, new, found) for (seed, new), found in past.items()))
     return Result(pd.concat(frames, ignore_index=True), {n: t for found in tensors for n, t in found.items()}, extra={"source": data.source})

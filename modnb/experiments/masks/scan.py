@@ -10,6 +10,7 @@ from typing import Literal, Optional
 
 import torch
 
+from ...checks import choose_device
 from ...data import sequences
 from ...data.scan import Scan, lines, pairs
 from ...data.stream import Stream
@@ -30,7 +31,7 @@ __all__ = ['VERSION', 'SPLITS', 'SWEEP', 'CLAIMS', 'Params', 'texts', 'test_sets
            'verdict']
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #453f1381
-VERSION = 2
+VERSION = 3
 SPLITS = ("simple", "jump", "length", "turn_left")
 
 
@@ -268,7 +269,7 @@ def one_seed(params: Params, task: Scan, seed: int, data: dict, log: Log): # fra
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     task = Scan()
     data = test_sets(params, task, device)
     frames, tensors = zip(*(one_seed(params, task, seed, data, log) for seed in range(params.seed, params.seed + params.seeds)))

@@ -17,7 +17,7 @@ from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
 from ...models.convolutional import init_conv
 from ...models.feedforward import generator_for, init_linear
-from ...checks import nearest
+from ...checks import choose_device, nearest
 from ...view.routing import entropy_curves, seed_dots
 from ...metrics.routed import of_rows
 from ...routing.composition import Composition
@@ -194,7 +194,7 @@ def one_row(params: Params, row: str, images: ImageSet, sets: dict, whole: tuple
 def run(params: Params, log: Log) -> Result:
     "Every row, on the same images."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     images, seeds = image_set(params.data, device), range(params.seed, params.seed + params.seeds)
     wide = lambda data: tuple(t.expand(len(seeds), *t.shape) for t in data)
     small = lambda split, n: (lambda x, y: (smaller(x, params.halvings), y))(*spread(images.dataset(split), n))

@@ -13,7 +13,7 @@ from torch import Tensor
 from ...data.switching_language import SwitchingLanguage, encode_words, text_files, windows
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
-from ...checks import nearest
+from ...checks import choose_device, nearest
 from ...view.routing import entropy_curves, seed_dots
 from ...metrics.routed import of_rows
 from ...routing.stacked import InTurn, Stacked
@@ -179,7 +179,7 @@ def frame_of_row(curve, row: str, cost: float, size: int): # DataFrame of `train
 def run(params: Params, log: Log) -> Result:
     "Every row."
     import pandas as pd
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if params.device == "auto" else params.device
+    device = choose_device(params.device)
     seeds = range(params.seed, params.seed + params.seeds)
     sets, best, tokens = texts(params, seeds, device)
     frames, tensors, heard = [], {"tokens": sets["test"][0][:, :40].to(torch.int16).cpu()}, []
