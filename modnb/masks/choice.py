@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from .ablation import ablate
-from .learner import number
+from .settings import number
 from .learning import learn_masks
 from .network import model_hash
 from .sampling import plain_name
