@@ -41,7 +41,9 @@ def cores() -> int:
 def environment(threads: int) -> dict[str, str]:
     "Environment of a worker, set before it starts."
     counts = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    return counts | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"), "MPLBACKEND": "Agg"}
+    return (counts
+            | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+               "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"), "MPLBACKEND": "Agg"})
 
 # %% ../../nbs/runs/15_clusters.ipynb #318bb5d5
 def sizes(
@@ -72,7 +74,8 @@ def without_script() -> Iterator[None]:
         vars(main).update(hidden)
 
 
-DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)" # Ctrl-C reaches every process of a terminal; the client stops its workers itself
+# Ctrl-C reaches every process of a terminal; the client stops its workers itself
+DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @contextlib.contextmanager
@@ -87,15 +90,22 @@ def local(
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     def options(i: int) -> dict[str, Any]:
-        return {"nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {}, "silence_logs": logging.CRITICAL, "preload": [DEAF]}
+        return {"nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {},
+                "silence_logs": logging.CRITICAL, "preload": [DEAF]}
 
     def cluster() -> SpecCluster:
         spec = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
         address = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"} # free ports
         return SpecCluster(spec, {"cls": Scheduler, "options": address}, silence_logs=logging.CRITICAL)
 
-    settings = {"distributed.nanny.pre-spawn-environ": environment(threads), "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
-    with without_script(), dask.config.set(settings), tried(cluster) as made, Client(made, set_as_default=False) as client:
+    settings = {"distributed.nanny.pre-spawn-environ": environment(threads),
+                "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
+    with (
+        without_script(),
+        dask.config.set(settings),
+        tried(cluster) as made,
+        Client(made, set_as_default=False) as client,
+    ):
         yield dask_pool(client, title=f"{count} process{'es' if count > 1 else ''}")
 
 
@@ -115,13 +125,18 @@ def dask_pool(
     "A pool over a Dask client."
     def slots() -> int:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        room = [min([w["nthreads"], *(w["resources"].get(name, 0) // amount for name, amount in (resources or {}).items())]) for w in workers]
+        room = [min([w["nthreads"],
+                     *(w["resources"].get(name, 0) // amount for name, amount in (resources or {}).items())])
+                for w in workers]
         return int(sum(room))
 
     def alive() -> str | None:
-        return None if client.status == "running" else f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone ({client.status})"
+        if client.status == "running":
+            return None
+        return f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone ({client.status})"
 
-    return Pool(client.get_executor(pure=False, resources=resources), slots, alive, title or f"{client.scheduler.address}")
+    return Pool(client.get_executor(pure=False, resources=resources), slots, alive,
+                title or f"{client.scheduler.address}")
 
 
 @contextlib.contextmanager
@@ -143,20 +158,25 @@ def joined(
         yield dask_pool(client, resources)
 
 # %% ../../nbs/runs/15_clusters.ipynb #676969be
-SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster", "moab": "MoabCluster", "oar": "OARCluster", "htcondor": "HTCondorCluster"}
+SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster",
+           "moab": "MoabCluster", "oar": "OARCluster", "htcondor": "HTCondorCluster"}
 
 
 def batch_system(
     path: str | Path, # YAML: system, jobs, and options of the dask-jobqueue class
-) -> tuple[Any, int]: # a cluster of dask-jobqueue that does not ask for jobs yet; how many to ask for; raises ParameterError
+) -> tuple[
+    Any, int
+]: # a cluster of dask-jobqueue that does not ask for jobs yet; how many to ask for; raises ParameterError
     "The cluster that a file describes."
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
 
     options = load_yaml(path, typed=True)
-    system, jobs = options.pop("system", None), options.pop("jobs", 1)
+    system = options.pop("system", None)
+    jobs = options.pop("jobs", 1)
     if system not in SYSTEMS:
-        raise ParameterError(f"system: {system!r} was given; allowed is one of {', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")
+        raise ParameterError(f"system: {system!r} was given; allowed is one of "
+                             f"{', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ParameterError(f"jobs: {jobs!r} was given; allowed is an int >= 1")
     lines = [f"export {name}={value}" for name, value in environment(1).items()]
@@ -202,11 +222,13 @@ def opened(
         with (submitted if Path(client).suffix in (".yaml", ".yml") else joined)(str(client), resources) as pool:
             yield pool
     elif isinstance(client, Executor):
-        yield Pool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(), title=type(client).__name__)
+        yield Pool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(),
+                   title=type(client).__name__)
     elif hasattr(client, "get_executor"):
         yield dask_pool(client, resources)
     elif hasattr(client, "get_client"):
         with client.get_client() as made:
             yield dask_pool(made, resources)
     else:
-        raise ParameterError(f"client: a {type(client).__name__} was given; allowed are None, an address, a file, a Dask client or cluster, and an Executor")
+        raise ParameterError(f"client: a {type(client).__name__} was given; allowed are None, an address, a file, a "
+                             f"Dask client or cluster, and an Executor")

@@ -50,17 +50,22 @@ class Board:
 
     def eta(self, now: float | None = None) -> float | None: # None as long as nothing can be said
         "Seconds until all runs are done, at the pace so far."
-        ended, open_ = self.done + len(self.failed), self.running + self.waiting
+        ended = self.done + len(self.failed)
+        open_ = self.running + self.waiting
         took = (time.monotonic() if now is None else now) - self.began
         return took * (open_ - 0.5 * self.running) / ended if ended and open_ else None
 
     def line(self) -> str:
         "All of it in one line."
-        counts = {"done": f"{self.done + self.found:,}" + (f" ({self.found:,} before)" if self.found else ""), "running": self.running, "elsewhere": self.elsewhere, "waiting": self.waiting,
+        counts = {"done": f"{self.done + self.found:,}" + (f" ({self.found:,} before)" if self.found else ""),
+                  "running": self.running, "elsewhere": self.elsewhere, "waiting": self.waiting,
                   "failed": len(self.failed) + self.left}
-        shown = [f"{n:,} {name}" if isinstance(n, int) else f"{n} {name}" for name, n in counts.items() if n or name == "done"]
+        shown = [f"{n:,} {name}" if isinstance(n, int) else f"{n} {name}" for name, n in counts.items() if n
+                 or name == "done"]
         left = self.eta()
-        return " · ".join([f"{self.title}: {self.total:,} run{'s' * (self.total != 1)}", *shown] + ([f"{clock(left)} left"] if left is not None else [f"{clock(time.monotonic() - self.began)}"]))
+        return " · ".join([f"{self.title}: {self.total:,} run{'s' * (self.total != 1)}", *shown]
+                          + ([f"{clock(left)} left"] if left is not None
+                             else [f"{clock(time.monotonic() - self.began)}"]))
 
     def __repr__(self) -> str:
         return self.line()
@@ -71,10 +76,16 @@ class Board:
 # %% ../../nbs/runs/16_dispatch.ipynb #4827d6c9
 def board_html(board: Board) -> str:
     "The board as a table, with a bar and the last failures."
-    parts = {"done": board.done + board.found, "running": board.running + board.elsewhere, "failed": len(board.failed) + board.left, "waiting": board.waiting}
+    parts = {"done": board.done + board.found, "running": board.running + board.elsewhere,
+             "failed": len(board.failed) + board.left, "waiting": board.waiting}
     colors = {"done": "#009E73", "running": "#56B4E9", "failed": "#D55E00", "waiting": "#DDDDDD"}
-    bar = "".join(f'<span style="display:inline-block;height:10px;width:{100 * n / max(1, board.total):.2f}%;background:{colors[name]}" title="{n} {name}"></span>' for name, n in parts.items() if n)
-    rows = [f"<tr><td style='text-align:left'>{markup.escape(board.names.get(s, s))}</td><td style='text-align:left'>{markup.escape(e.splitlines()[-1] if e else '')}</td></tr>"
+    bar = "".join(
+        f'<span style="display:inline-block;height:10px;width:{100 * n / max(1, board.total):.2f}%;background:{colors[name]}" title="{n} {name}"></span>'
+        for name, n in parts.items()
+        if n
+    )
+    rows = [f"<tr><td style='text-align:left'>{markup.escape(board.names.get(s, s))}</td><td "
+            f"style='text-align:left'>{markup.escape(e.splitlines()[-1] if e else '')}</td></tr>"
             for s, e in list(board.failed.items())[-8:]]
     failures = f"<table><tr><th>failed</th><th>error</th></tr>{''.join(rows)}</table>" if rows else ""
     return f'<div style="max-width:640px"><div>{markup.escape(board.line())}</div><div style="width:100%;font-size:0;line-height:0">{bar}</div>{failures}</div>'
@@ -99,7 +110,8 @@ def kernel_screen() -> Callable[[Board, bool], None]:
     "One output of a notebook."
     from IPython.display import display
 
-    handle, at = None, float("-inf")
+    handle = None
+    at = float("-inf")
 
     def told(board: Board, last: bool) -> None:
         nonlocal handle, at
@@ -123,7 +135,8 @@ def sorted_out(
     reports: bool, # runs that are done still need a look
 ) -> tuple[list[Run], Board]: # runs to compute
     "Which runs of a grid are left to do."
-    todo, board = [], Board(grid.name, len(grid.runs), names={r.signature: words(r, grid.varied) for r in grid.runs})
+    todo = []
+    board = Board(grid.name, len(grid.runs), names={r.signature: words(r, grid.varied) for r in grid.runs})
     for run in grid.runs:
         state, _, status, _ = standing(run.folder)
         if state == "done" and not reports:
@@ -145,7 +158,8 @@ def pieces(
     if stack <= 1:
         return [work_of([run], **options) for run in runs]
     if runs and runs[0].experiment.run_many is None:
-        raise ParameterError(f"stack: {runs[0].experiment.name} has no run_many, so its seeds cannot be computed in one pass")
+        raise ParameterError(f"stack: {runs[0].experiment.name} has no run_many, so its seeds cannot be computed in "
+                             f"one pass")
     alike: dict[Any, list[Run]] = {}
     for run in every: # all of them, so that a grid that was cut short makes the same stacks again
         alike.setdefault(tuple((n, v) for n, v in run.params.to_dict().items() if n != "seed"), []).append(run)
@@ -189,7 +203,8 @@ def send(desk: Desk, pool: Pool) -> None: # raises PoolGone
         try:
             future = pool.executor.submit(compute, desk.waiting[0])
         except RuntimeError as error: # a process pool that has lost a process, or one that was shut down
-            raise PoolGone(f"{pool.title} takes no more work ({error}); the same call goes on where this one stopped") from None
+            raise PoolGone(f"{pool.title} takes no more work ({error}); the same call goes on where this one "
+                           f"stopped") from None
         desk.out[future] = desk.waiting.popleft()
 
 
@@ -246,7 +261,8 @@ def dispatched(
             if (why := pool.alive()) is not None:
                 raise PoolGone(f"{why}; the same call goes on where this one stopped")
             send(desk, pool)
-            ended = wait(desk.out, timeout=0.25, return_when=FIRST_COMPLETED).done if desk.out else time.sleep(0.25) or ()
+            ended = (wait(desk.out, timeout=0.25, return_when=FIRST_COMPLETED).done if desk.out else time.sleep(0.25)
+                     or ())
             for future in ended:
                 take(desk, future)
             if time.monotonic() - looked > 1:
@@ -270,7 +286,8 @@ def write_pages(grid: Grid, summary: bool) -> Path: # raises Missing, ReportErro
 
     links = {}
     if summary:
-        links["summary"] = summary_report(grid.folder / "grid.json", grid.folder / "summary.ipynb", grid.root, progress=False)
+        links["summary"] = summary_report(grid.folder / "grid.json", grid.folder / "summary.ipynb", grid.root,
+                                          progress=False)
     return grid_page(grid.runs, grid.varied, grid.folder / "index.html", grid.name, links)
 
 # %% ../../nbs/runs/16_dispatch.ipynb #3cf02ef7

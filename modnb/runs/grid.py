@@ -67,7 +67,8 @@ def planned(
         try:
             params = found.Params.make(given, preset)
         except ParameterError as error:
-            raise ParameterError(f"{error} (in the run with {', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
+            raise ParameterError(f"{error} (in the run with "
+                                 f"{', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
         yield Run(found, params, store.folder(found.name, signature(found.name, params, found.version)), preset)
 
 # %% ../../nbs/runs/13_grid.ipynb #f5d6ea3a
@@ -85,7 +86,8 @@ def agreed(
     except (EOFError, NotImplementedError, RuntimeError): # a notebook that is executed has nobody to ask
         answer = ""
     if not answer.strip().lower().startswith("y"):
-        raise ParameterError(f"{question.partition('. ')[0]}, which is more than {MANY:,}; say yes to the question, or ask=False (--yes)")
+        raise ParameterError(f"{question.partition('. ')[0]}, which is more than {MANY:,}; say yes to the question, or "
+                             f"ask=False (--yes)")
 
 # %% ../../nbs/runs/13_grid.ipynb #f041f60b
 def translated(
@@ -96,13 +98,15 @@ def translated(
     found: dict[str, Values] = {}
     for name, what in sweep.parameters.items():
         if name not in names:
-            raise ParameterError(f"{name}: this experiment knows no such name of a sweep file (it knows: {', '.join(names)})")
+            raise ParameterError(f"{name}: this experiment knows no such name of a sweep file (it knows: "
+                                 f"{', '.join(names)})")
         ours = names[name]
         if isinstance(ours, str):
             found[ours] = what
         elif ours is not None:
             if what.each or what.given not in ours:
-                raise ParameterError(f"{name}: {what.given!r} was given; allowed is one of {', '.join(map(repr, ours))}")
+                raise ParameterError(f"{name}: {what.given!r} was given; allowed is one of "
+                                     f"{', '.join(map(repr, ours))}")
             found |= {n: Values(v, False) for n, v in ours[what.given].items()}
     return found
 
@@ -116,7 +120,8 @@ def claimant(sweep: Sweep) -> Experiment: # raises ParameterError where there is
         except (TypeError, ParameterError): # no experiment, or not this one
             continue
         return found
-    raise ParameterError("experiment: the file names none, and no experiment knows all of its parameters; add a line `experiment: NAME`")
+    raise ParameterError("experiment: the file names none, and no experiment knows all of its parameters; add a line "
+                         "`experiment: NAME`")
 
 # %% ../../nbs/runs/13_grid.ipynb #8cd05080
 def plain_value(value: Any) -> Any:
@@ -229,7 +234,8 @@ class Grid:
     def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
     def __len__(self) -> int: return len(self.runs)
     def __repr__(self) -> str: return f"Grid({self.name}: {describe_states(self.runs, self.combinations)})"
-    def _repr_html_(self) -> str: return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
 def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) -> Grid: # raises ParameterError
@@ -245,7 +251,9 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:
-            raise ParameterError(f"seeds: {'seed is given, too' if 'seed' in lists else f'{found.name} has no parameter seed'}")
+            raise ParameterError(
+                f"seeds: {'seed is given, too' if 'seed' in lists else f'{found.name} has no parameter seed'}"
+            )
         lists["seed"] = Values(range(sweep.seeds), True)
     if "seed" in lists and "seeds" in fields: # each seed is a run of its own
         lists.setdefault("seeds", Values(1, False))

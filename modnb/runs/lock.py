@@ -50,11 +50,13 @@ def holder(
 ) -> dict | None: # pid, host, born, token; None where no live process holds it
     "Who holds a lock."
     try:
-        owner, age = json.loads(path.read_text() or "{}"), time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text() or "{}")
+        age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
     except ValueError:
-        owner, age = {}, time.time() - path.stat().st_mtime
+        owner = {}
+        age = time.time() - path.stat().st_mtime
     if age > stale or owner.get("host") == host() and born(owner.get("pid")) != owner.get("born"):
         return None
     return owner
@@ -86,14 +88,16 @@ class Lock:
         path: str | Path, # lock file; its folder must exist
         beat: float = 15.0, # seconds between two signs of life
     ):
-        self.path, self.beat = Path(path), beat
+        self.path = Path(path)
+        self.beat = beat
         self.me = {"pid": os.getpid(), "host": host(), "born": born(os.getpid()), "token": secrets.token_hex(8)}
         self.over = threading.Event()
 
     def __enter__(self) -> Lock:
         with alone(self.path.parent):
             if (owner := holder(self.path)) is not None:
-                who = f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner else "another process"
+                who = (f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner
+                       else "another process")
                 raise Busy(f"{self.path.parent.parent.name}/{self.path.parent.name} is being worked on by {who}")
             self.path.unlink(missing_ok=True)
             with open(self.path, "x", encoding="utf-8") as file: # "x": O_EXCL

@@ -142,7 +142,8 @@ def shown(value: Any) -> str:
     "A value as the content of a cell."
     if isinstance(value, float):
         return f"{value:.4g}"
-    return html.escape("" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return html.escape("" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple)
+                       else str(value))
 
 
 def cell(value: Any) -> str:
@@ -157,7 +158,9 @@ def link(
     content: str, # HTML
 ) -> str:
     "A link that stays right when both are moved."
-    return content if target is None else f'<a href="{html.escape(quote(Path(os.path.relpath(target, page.parent)).as_posix()))}">{content}</a>'
+    if target is None:
+        return content
+    return f'<a href="{html.escape(quote(Path(os.path.relpath(target, page.parent)).as_posix()))}">{content}</a>'
 
 # %% ../../nbs/runs/11_pages.ipynb #dfac9714
 def line(
@@ -167,12 +170,17 @@ def line(
     page: Path, # that it stands on
 ) -> str:
     "One run as a row of the table."
-    picture = row.notebook and thumbnail(row.notebook, page.parent / "thumbnails" / f"{row.experiment}-{row.signature}.png")
+    picture = (row.notebook
+               and thumbnail(row.notebook, page.parent / "thumbnails" / f"{row.experiment}-{row.signature}.png"))
     image = f'<img loading="lazy" alt="" src="{html.escape(quote(f"thumbnails/{picture.name}"))}">' if picture else ""
     report = row.page or row.notebook
-    cells = [f"<td>{link(report, page, image)}</td><td>{link(report, page, f'<code>{shown(row.signature)}</code>')}</td>", cell(row.state)]
+    cells = [
+        f"<td>{link(report, page, image)}</td><td>{link(report, page, f'<code>{shown(row.signature)}</code>')}</td>",
+        cell(row.state),
+    ]
     cells += [cell(row.params.get(name)) for name in params] + [cell(row.headline.get(name)) for name in numbers]
-    cells += [f"<td class=number>{'' if row.wall_s is None else clock(row.wall_s)}</td>", f"<td class=problem>{shown(row.problem)}</td>"]
+    cells += [f"<td class=number>{'' if row.wall_s is None else clock(row.wall_s)}</td>",
+              f"<td class=problem>{shown(row.problem)}</td>"]
     return f"<tr>{''.join(cells)}</tr>"
 
 
@@ -183,12 +191,16 @@ def index_page(
     links: dict[str, Path] | None = None, # text -> further page, such as the summary
 ) -> Path: # `path`
     "Write a page with one row per run, each with a link to its report."
-    path, rows = Path(path).absolute(), list(rows)
-    params, numbers = (list(dict.fromkeys(name for r in rows for name in what(r))) for what in (lambda r: r.params, lambda r: r.headline))
+    path = Path(path).absolute()
+    rows = list(rows)
+    params, numbers = (list(dict.fromkeys(name for r in rows for name in what(r)))
+                       for what in (lambda r: r.params, lambda r: r.headline))
     head = "".join(f"<th>{shown(name)}</th>" for name in ["", "run", "state", *params, *numbers, "time", "problem"])
     more = " · ".join(link(Path(target).absolute(), path, shown(text)) for text, target in (links or {}).items())
     body = "\n".join(line(r, params, numbers, path) for r in rows)
-    return write_whole(path, PAGE.substitute(title=shown(title), states=shown(count_states(r.state for r in rows)), links=more, head=head, body=body))
+    return write_whole(path,
+                       PAGE.substitute(title=shown(title), states=shown(count_states(r.state for r in rows)),
+                                       links=more, head=head, body=body))
 
 
 def grid_page(
@@ -199,5 +211,6 @@ def grid_page(
     links: dict[str, Path] | None = None, # text -> further page
 ) -> Path: # `path`
     "Write the page of a grid; see `index_page`."
-    rows = (row_of(run.folder, {name: getattr(run.params, name) for name in varied}, run.experiment.headline) for run in runs)
+    rows = (row_of(run.folder, {name: getattr(run.params, name) for name in varied}, run.experiment.headline)
+            for run in runs)
     return index_page(rows, path, title, links)

@@ -67,7 +67,8 @@ class Spec:
     def allowed(self) -> str:
         "The allowed values in words."
         one = " or ".join(map(repr, self.choices)) if self.choices else SCALARS[self.kind]
-        low, high = (f" >= {self.min}" if self.min is not None else ""), (f" <= {self.max}" if self.max is not None else "")
+        low = f" >= {self.min}" if self.min is not None else ""
+        high = f" <= {self.max}" if self.max is not None else ""
         one += low + (" and" if low and high else "") + high
         return (f"a tuple, each {one}" if self.many else one) + (", or None" if self.optional else "")
 
@@ -78,16 +79,22 @@ def spec(
     **rest, # default, doc, min, max, choices, signed
 ) -> Spec: # raises TypeError for a type that is not supported
     "Read an annotation."
-    kind, optional, many, choices = annotation, False, False, rest.pop("choices", None)
+    kind = annotation
+    optional = False
+    many = False
+    choices = rest.pop("choices", None)
     if get_origin(kind) in (typing.Union, types.UnionType) and type(None) in get_args(kind):
         left = [a for a in get_args(kind) if a is not type(None)]
-        kind, optional = (left[0] if len(left) == 1 else kind), True
+        kind = left[0] if len(left) == 1 else kind
+        optional = True
     if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
-        kind, many = get_args(kind)[0], True
+        kind = get_args(kind)[0]
+        many = True
     if get_origin(kind) is Literal:
         kind, choices = None, get_args(kind)
     elif kind not in SCALARS:
-        raise TypeError(f"{name}: type {annotation} is not supported; use bool, int, float, str, Literal[...], tuple[T, ...] or Optional of one of them")
+        raise TypeError(f"{name}: type {annotation} is not supported; use bool, int, float, str, Literal[...], "
+                        f"tuple[T, ...] or Optional of one of them")
     return Spec(name, kind, many, optional, choices, **rest)
 
 # %% ../../nbs/runs/01_params.ipynb #d1e6bfbf
@@ -115,7 +122,8 @@ def pieces(text: str) -> list[str]:
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return [p.strip().strip("'\"") for p in text.strip().strip("[]()").split(",") if p.strip()]
     each = found.elts if isinstance(found, ast.List | ast.Tuple) else [found]
-    return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str) else ast.get_source_segment(text.strip(), e) for e in each]
+    return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str)
+            else ast.get_source_segment(text.strip(), e) for e in each]
 
 # %% ../../nbs/runs/01_params.ipynb #c65e0231
 def scalar(
@@ -141,12 +149,20 @@ def one(field: Spec, value: Any) -> Any:
     "One element: a choice or a scalar, within the limits; raises ValueError."
     value = plain(value)
     if field.kind is None: # a Literal: a text stands for the choice that is written like it
-        same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str) and str(c) == value]
+        same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str)
+                and str(c) == value]
         if not same:
             raise ValueError
         return same[0]
     value = scalar(value, field.kind)
-    if field.choices and value not in field.choices or field.min is not None and value < field.min or field.max is not None and value > field.max:
+    if (
+        field.choices
+        and value not in field.choices
+        or field.min is not None
+        and value < field.min
+        or field.max is not None
+        and value > field.max
+    ):
         raise ValueError
     return value
 
@@ -168,7 +184,8 @@ def read(
     except (ValueError, OverflowError):
         pass
     hint = nearest(value, field.choices or ())
-    raise ParameterError(f"{field.name}: {value!r} ({type(value).__name__}) was given; allowed is {field.allowed}{hint}")
+    raise ParameterError(f"{field.name}: {value!r} ({type(value).__name__}) was given; allowed is "
+                         f"{field.allowed}{hint}")
 
 # %% ../../nbs/runs/01_params.ipynb #6ed229d9
 def comments(cls: type) -> dict[str, str]: # field name -> comment; empty where the source is not at hand
@@ -190,7 +207,9 @@ def specs(cls: type[Params]) -> dict[str, Spec]:
     "The fields of a `Params` class, by name."
     hints = typing.get_type_hints(cls)
     notes = {k: v for base in reversed(cls.__mro__[:-2]) for k, v in comments(base).items()}
-    rest = {f.name: dict(f.metadata) | {"default": f.default, "doc": f.metadata.get("doc") or notes.get(f.name, "")} for f in dataclasses.fields(cls)}
+    rest = {f.name: dict(f.metadata)
+            | {"default": f.default, "doc": f.metadata.get("doc") or notes.get(f.name, "")}
+            for f in dataclasses.fields(cls)}
     return {name: spec(name, hints[name], **more) for name, more in rest.items()}
 
 # %% ../../nbs/runs/01_params.ipynb #1c6e874d
@@ -202,7 +221,8 @@ def known(cls: type[Params], given) -> None:
             raise ParameterError(f"{name}: unknown parameter{nearest(name, names)} (allowed: {', '.join(names)})")
 
 # %% ../../nbs/runs/01_params.ipynb #f400c0f0
-RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html", "notebook", "timeout", "fresh", "kernel")
+RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html",
+            "notebook", "timeout", "fresh", "kernel")
 
 
 def checked(cls: type[Params]) -> type[Params]:
@@ -289,7 +309,8 @@ def describe(
 ) -> list[dict[str, Any]]: # name, value or default, allowed, doc, signed
     "One row per parameter."
     cls = params if isinstance(params, type) else type(params)
-    return [dict(name=n, value=s.default if cls is params else getattr(params, n), allowed=s.allowed, doc=s.doc, signed=s.signed) for n, s in specs(cls).items()]
+    return [dict(name=n, value=s.default if cls is params else getattr(params, n), allowed=s.allowed, doc=s.doc,
+                 signed=s.signed) for n, s in specs(cls).items()]
 
 # %% ../../nbs/runs/01_params.ipynb #5f833c2c
 def given_by_papermill(
@@ -351,5 +372,6 @@ def signature(
 ) -> str: # 12 hexadecimal digits
     "Name of the run of an experiment with these parameters."
     signed = {name: getattr(params, name) for name, field in specs(type(params)).items() if field.signed}
-    text = json.dumps({"experiment": experiment, "params": signed, "version": version}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"experiment": experiment, "params": signed, "version": version}, sort_keys=True,
+                      separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -52,7 +52,8 @@ def standing(
     now = version(found.about.get("module") or catalog_module(folder.experiment))
     if now is None or now == found.about.get("version"):
         return found
-    return found._replace(state="stale", problem=f"version {found.about.get('version')} of the experiment; it is at {now}")
+    return found._replace(state="stale",
+                          problem=f"version {found.about.get('version')} of the experiment; it is at {now}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -138,12 +139,14 @@ def joined(
 
     lengths = [table.num_rows for _, table in parts]
     try:
-        frame = exact(pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts], promote_options="permissive"))
+        frame = exact(pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts],
+                                       promote_options="permissive"))
     except (pa.ArrowInvalid, pa.ArrowTypeError): # a column that holds texts here and numbers there, or numbers of two ranges
         frame = below_each_other([table.to_pandas(ignore_metadata=True) for _, table in parts])
     names = dict.fromkeys(name for given, _ in parts for name in given)
     rows = pd.Series(range(len(parts))).repeat(lengths).to_numpy()
-    given = {f"param_{n}" if n in frame else n: whole_column([g.get(n) for g, _ in parts]).take(rows).array for n in names}
+    given = {f"param_{n}" if n in frame else n: whole_column([g.get(n) for g, _ in parts]).take(rows).array
+             for n in names}
     return pd.concat([pd.DataFrame(given, index=frame.index), frame], axis=1)
 
 # %% ../../nbs/runs/09_table.ipynb #f000f1d3
@@ -162,7 +165,8 @@ class Runs:
 
     def __iter__(self) -> Iterator[RunFolder]:
         for above in sorted(p for p in self.root.glob("*") if p.is_dir()):
-            names = [entry.name for entry in os.scandir(above) if re.fullmatch("[0-9a-f]{12}", entry.name) and entry.is_dir()]
+            names = [entry.name for entry in os.scandir(above) if re.fullmatch("[0-9a-f]{12}", entry.name)
+                     and entry.is_dir()]
             yield from (RunFolder(above / name) for name in sorted(names))
 
     def of(
@@ -173,10 +177,13 @@ class Runs:
         found = list(self)
         names = sorted({f.experiment for f in found})
         if experiment is not None and experiment not in names:
-            raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there are: {', '.join(names) or 'none'})")
+            raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there "
+                                 f"are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; `problem` names damage or the error
+    def status(
+        self, experiment: str | None = None
+    ) -> pd.DataFrame: # one row per run; `problem` names damage or the error
         "How all runs stand."
         return status_frame(self.of(experiment))
 
@@ -207,7 +214,8 @@ def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
     import pandas as pd
 
     version = functools.cache(source_version)
-    return pd.DataFrame([status_row(f, standing(f, version)) for f in folders], columns=["experiment", "run", "state", *TOLD, "problem"])
+    return pd.DataFrame([status_row(f, standing(f, version)) for f in folders],
+                        columns=["experiment", "run", "state", *TOLD, "problem"])
 
 
 def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataFrame:
@@ -215,7 +223,8 @@ def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataF
     import pandas as pd
 
     parts: dict[str, list] = {}
-    version, wanted = functools.cache(source_version), ("done", "stale") if stale else ("done",)
+    version = functools.cache(source_version)
+    wanted = ("done", "stale") if stale else ("done",)
     for folder in folders:
         found = standing(folder, version)
         if found.state in wanted:

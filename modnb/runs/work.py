@@ -56,14 +56,18 @@ def attempt_many(
     progress: bool | str | None,
 ) -> None:
     "Compute a stack once and record how each of its runs ended. Raises what a run raises, or `Lost` if a folder is gone or another's."
-    began, found = time.monotonic(), runs[0].experiment
-    open_ = {r.signature: (r, begin(r.folder, r.params, r.preset, found.version, not resume, found.module) | {"stack": [o.signature for o in runs]}) for r in todo}
+    began = time.monotonic()
+    found = runs[0].experiment
+    open_ = {r.signature: (r,
+                           begin(r.folder, r.params, r.preset, found.version, not resume, found.module)
+                           | {"stack": [o.signature for o in runs]}) for r in todo}
     try:
         with Log(stack_folder(runs), progress) as log, fixed_threads(getattr(runs[0].params, "threads", None)):
             results = dict(zip((r.signature for r in runs), found.run_many([r.params for r in runs], log), strict=True))
         for signature, (run, status) in list(open_.items()):
             if not locks[signature].held:
-                raise Lost(f"{signature} was taken over by another process while this one was suspended, or its folder was removed")
+                raise Lost(f"{signature} was taken over by another process while this one was suspended, or its folder "
+                           f"was removed")
             finish(run.folder, status, results[signature], (time.monotonic() - began) / len(runs))
             del open_[signature]
     except BaseException as error:
@@ -93,9 +97,11 @@ def work_of(
     "What to send for these runs."
     first = runs[0]
     module = first.experiment.module
-    known = module in sys.modules and module != "__main__" and getattr(sys.modules[module], "run", None) is first.experiment.run
-    return Work(module if known else first.experiment, tuple(r.params.to_dict() for r in runs), tuple(r.signature for r in runs), first.preset,
-                str(first.folder.path.parents[1].resolve()), resume, report)
+    known = (module in sys.modules and module != "__main__"
+             and getattr(sys.modules[module], "run", None) is first.experiment.run)
+    return Work(module if known else first.experiment, tuple(r.params.to_dict() for r in runs),
+                tuple(r.signature for r in runs), first.preset, str(first.folder.path.parents[1].resolve()), resume,
+                report)
 
 # %% ../../nbs/runs/14_work.ipynb #4231c539
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +129,8 @@ def runs_of(work: Work) -> list[Run]: # raises OtherCode
     except Exception as error:
         raise OtherCode(f"this worker cannot make the run: {told(error)}") from error
     if tuple(r.signature for r in runs) != work.signatures:
-        raise OtherCode(f"{found.name}: this worker has version {found.version} of the experiment or other parameters than the client; the two must run the same code")
+        raise OtherCode(f"{found.name}: this worker has version {found.version} of the experiment or other parameters "
+                        f"than the client; the two must run the same code")
     for run in runs:
         run.preset = work.preset
     return runs
@@ -152,7 +159,9 @@ def outcome(run: Run, work: Work, problem: str | None) -> Outcome:
     try:
         if run.done and work.report:
             report_of(run, work.what)
-        return Outcome(run.signature, "done") if run.done else Outcome(run.signature, "failed", problem or f"the run is {run.folder.state}")
+        if run.done:
+            return Outcome(run.signature, "done")
+        return Outcome(run.signature, "failed", problem or f"the run is {run.folder.state}")
     except Exception as error:
         return Outcome(run.signature, "failed", told(error))
 
@@ -161,7 +170,8 @@ def report_of(run: Run, what: str | Experiment) -> None: # raises Missing, Repor
     "Execute the notebook of a run that is done, unless that has been done."
     from modnb.runs.report import report
 
-    report(what, runs=run.folder.path.parents[1], preset=run.preset, progress=False, kernel=warm_kernel(), **run.params.to_dict())
+    report(what, runs=run.folder.path.parents[1], preset=run.preset, progress=False, kernel=warm_kernel(),
+           **run.params.to_dict())
 
 
 @functools.cache
