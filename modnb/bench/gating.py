@@ -93,9 +93,8 @@ def side_by_side(
             | {"members": members, "group": grouped.groups[0], "rounds": rounds})
 
 
-def modular_cost(
-    rules: int = 32, width: int = 32, members: int = 25, rounds: int = 7, device: str = "cpu", least: float = 0.3
-) -> dict:
+def modular_cost(rules: int = 32, width: int = 32, members: int = 25, rounds: int = 7, device: str = "cpu",
+                 least: float = 0.3) -> dict:
     "How many times as long a step of the modular MLP takes as one of its monolithic twin: ours, and the reference's."
     variants = {g: our_step("mlp", g, rules, width, members, device=device) for g in ("modular", "monolithic")}
     variants |= {f"reference {g}": reference_step(build("mlp", g, rules, width, seed=0).to(device))

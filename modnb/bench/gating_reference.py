@@ -45,9 +45,8 @@ def _with_score(net: Gated) -> GroupLayer:
     return GroupLayer(weight, bias)
 
 
-def _blend(
-    gating: str, out: Tensor, context: Tensor, by_context: Callable
-) -> tuple[Tensor, Tensor]: # [..., M, o], [..., R] -> [..., o], gates [..., M, 1]
+def _blend(gating: str, out: Tensor, context: Tensor, by_context: Callable) -> tuple[Tensor, Tensor]:
+    "Outputs [..., M, o] and context [..., R] -> output [..., o] and gates [..., M, 1]."
     "Weighted sum of the modules' outputs."
     if gating == "modular": out, p = out[..., :-1], F.softmax(out[..., -1:], -2)
     else: p = (context if gating == "gt-modular" else F.softmax(by_context(), -1)).unsqueeze(-1)
@@ -63,7 +62,10 @@ class ReferenceMLP(nn.Module):
         self.digit, self.operation, self.decoder = (copy.deepcopy(m) for m in (net.digit, net.rule, net.decoder))
         if net.gating == "monolithic":
             self.trunk = nn.Sequential(copy.deepcopy(net.first), nn.ReLU(), copy.deepcopy(net.second))
-        else: self.trunk = nn.Sequential(GroupLayer(net.first.weight.unflatten(0, (self.M, -1)).mT, net.first.bias.unflatten(0, (self.M, -1))), nn.ReLU(), _with_score(net))
+        else:
+            weight, bias = (p.unflatten(0, (self.M, -1)) for p in (net.first.weight, net.first.bias))
+            first = GroupLayer(weight.mT, bias)
+            self.trunk = nn.Sequential(first, nn.ReLU(), _with_score(net))
         if net.gating == "modular-op": self.scorer = copy.deepcopy(net.score)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor: # [B, 2 + R], in which the context is -> [B]
@@ -198,9 +200,8 @@ def _retrieve(data: np.ndarray, key: int, value: int) -> np.ndarray: # [n, N, 4R
     return data[rows, np.argmin(deltas, 2), value]
 
 
-def numpy_mha(
-    n: int, rules: int, data_seed: int, length: int = 10
-): # -> inputs [n, N, 5R], targets [n, N], contexts [n, N, R]
+def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10):
+    "Inputs [n, N, 5R], targets [n, N], contexts [n, N, R]."
     "A batch for attention, search version 1."
     rng = np.random.RandomState(data_seed)
     alpha = rng.randn(rules)
@@ -214,9 +215,8 @@ def numpy_mha(
     return np.concatenate((data, context), -1), np.sum(answers * context, -1), context
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #7cd9dd0b
-def numpy_rnn(
-    n: int, rules: int, data_seed: int, length: int = 10, width: int = 32
-): # -> inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]
+def numpy_rnn(n: int, rules: int, data_seed: int, length: int = 10, width: int = 32):
+    "Inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]."
     "A batch for recurrence."
     rng = np.random.RandomState(data_seed)
     A = rng.randn(rules, 1, width, width) / np.sqrt(width)
@@ -241,7 +241,7 @@ def reference_step(
     batch_size: int = 256,
     lr: float = 1e-4,
 ) -> Callable[[], Tensor]: # its loss
-    "A function that trains one network by one step, as the published code does: regression, default Adam; recurrent ones with a bound of 1 on the gradient."
+    "A training step of one network as in the published code: regression, Adam, recurrent gradients clipped at 1."
     device = next(net.parameters()).device
     model = REFERENCES[type(net)](copy.deepcopy(net).cpu()).to(device)
     data = DATA[type(net)]

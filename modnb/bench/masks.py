@@ -129,7 +129,7 @@ def our_step(s: Setting, functions=("one",), **options) -> Callable:
 
 
 def network_step(s: Setting, learner: MaskLearner) -> Callable:
-    "The network alone: forward and back on given weight sets, in the route and the memory order of a learner; no masks, no update."
+    "The network alone, forward and backward on given weights, on a learner's route and in its memory order."
     parts = learner.parts([s.batches[0]])
     K = learner.samples
     alone = Batched(s.net, s.loss, learner.batched.route)
@@ -182,7 +182,7 @@ SLOW = ("ff4000", "resnet110", "ff2000")
 
 # %% ../../nbs/bench/02_masks.ipynb #e1580165
 def functions(rounds: int = 7, device: str = "cpu") -> dict:
-    "Three functions in one pass against one after the other, for the feedforward network and (as `lstm_ratio`) the LSTM."
+    "Three functions in one pass against one after the other: feedforward network, and LSTM as `lstm_ratio`."
     out = {}
     for name in ("ff400", "addmul_lstm"):
         s = SETTINGS[name]()
@@ -194,7 +194,7 @@ def functions(rounds: int = 7, device: str = "cpu") -> dict:
 
 
 def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4) -> dict:
-    "Drawing masked copies of 2 M weights and pulling a gradient back, without any network; nanoseconds per drawn weight beside those of a copy."
+    "Drawing masked copies of 2 M weights and pulling a gradient back, in ns per weight, next to plain copying."
     weight = torch.randn(n, device=device, requires_grad=True)
     grad = torch.randn(K, n, device=device)
     logits = torch.full((n,), 2.0, device=device, requires_grad=True)
@@ -216,7 +216,8 @@ def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4)
 
 def peaks(name: str) -> dict:
     "Peak memory of one step, in MiB: the reference's, ours with all copies at once, ours with one after the other."
-    code = "import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\ns = SETTINGS[%r]()\nstep = %s\nfor _ in range(2): step()"
+    code = ("import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\n"
+            "s = SETTINGS[%r]()\nstep = %s\nfor _ in range(2): step()")
     ways = {"reference": "reference_step(s)", "fast": "our_step(s, memory='fast', batching='vmap')",
             "low": "our_step(s, memory='low')"}
     return {f"{way}_mib": round(peak_mib(code % (name, step))) for way, step in ways.items()}

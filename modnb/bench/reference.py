@@ -40,7 +40,7 @@ def _matmul(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _per_chunk(x: Tensor, p: Tensor, own: int) -> Tensor:
-    "A parameter, or K of them, in a shape that broadcasts against x [B, ...]; `own` is the number of dimensions of one."
+    "A parameter, or K of them, in a shape that broadcasts against x [B, ...]; one has `own` dimensions."
     if p.dim() == own: return p
     return p.repeat_interleave(len(x) // len(p), 0).view(len(x), *[1] * (x.dim() - 1 - own), *p.shape[1:])
 

@@ -77,7 +77,7 @@ def own_peak_mib() -> float: # MiB
 def peak_mib(
     code: str, # Python that is run in a fresh interpreter
 ) -> float: # MiB
-    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its last words if it fails."
+    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its stderr if it fails."
     tail = "\nfrom modnb.bench.timing import own_peak_mib\nprint(own_peak_mib())"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])

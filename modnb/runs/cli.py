@@ -130,12 +130,12 @@ def command_list(args: argparse.Namespace) -> None:
     for name in catalog():
         try:
             print(about(name, experiment(name)))
-        except TypeError: # a module beside the experiments that is none
+        except TypeError: # a module among the experiments that is none
             continue
 
 
 def about(name: str, found: Experiment) -> str:
-    "An experiment in words: presets, parameters with their defaults and what is allowed."
+    "Description of an experiment: presets, parameters with defaults and allowed values."
     lines = [f"  {p['name']}={p['value']}  {p['doc']} ({p['allowed']})" for p in describe(found.Params)]
     return "\n".join([f"{name}  {found.doc}", f"  presets: {', '.join({'smoke': {}} | found.Params.presets)}", *lines])
 
@@ -302,7 +302,7 @@ def main(
     except KeyboardInterrupt:
         print("modnb: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except BrokenPipeError: # `modnb table | head`: nobody reads on
+    except BrokenPipeError: # `modnb table | head` closes the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

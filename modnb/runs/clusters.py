@@ -20,17 +20,17 @@ from .params import ParameterError
 from .sweeps import load_yaml
 
 # %% auto #0
-__all__ = ['DEAF', 'SYSTEMS', 'Pool', 'cores', 'environment', 'sizes', 'without_script', 'local', 'tried', 'dask_pool', 'joined',
-           'batch_system', 'submitted', 'job_script', 'opened']
+__all__ = ['DEAF', 'SYSTEMS', 'WorkerPool', 'cores', 'environment', 'sizes', 'without_script', 'local', 'tried', 'dask_pool',
+           'joined', 'batch_system', 'submitted', 'job_script', 'opened']
 
 # %% ../../nbs/runs/15_clusters.ipynb #4cd48987
 @dataclasses.dataclass
-class Pool:
+class WorkerPool:
     "Something that computes."
     executor: Executor
     slots: Callable[[], int] # how many runs it computes at a time, now
     alive: Callable[[], str | None] = lambda: None # why it can compute nothing any more
-    title: str = "" # in words
+    title: str = "" # for messages
 
 # %% ../../nbs/runs/15_clusters.ipynb #a5ea9a87
 def cores() -> int:
@@ -47,7 +47,7 @@ def environment(threads: int) -> dict[str, str]:
 
 # %% ../../nbs/runs/15_clusters.ipynb #318bb5d5
 def sizes(
-    pieces: int, # of work
+    items: int, # of work
     workers: int | None = None, # processes; None: as many as there are cores (or GPUs, times per_gpu)
     gpus: int = 0, # GPUs to use
     per_gpu: int = 1, # processes that share one
@@ -57,14 +57,14 @@ def sizes(
         if value is not None and value < least:
             raise ParameterError(f"{name}: {value} was given; allowed is an int >= {least}")
     most = workers or (gpus * per_gpu if gpus else cores())
-    count = max(1, min(most, pieces))
+    count = max(1, min(most, items))
     return count, max(1, min(4, cores() // count))
 
 # %% ../../nbs/runs/15_clusters.ipynb #6d6a2f90
 @contextlib.contextmanager
 def without_script() -> Iterator[None]:
-    """Context in which new processes do not import the script that this process runs. Workers do not need it, since its functions are sent to them whole;
-    imported again, a script that starts its work outside of `if __name__ == "__main__"` would start it again in each of them, and one on stdin cannot be found."""
+    """Context in which new processes do not import the script of this process. Workers get its functions by value;
+    a script without `if __name__ == "__main__"` would start its work again in each, and one on stdin is not found."""
     main = sys.modules["__main__"]
     hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main).update(dict.fromkeys(hidden))
@@ -83,7 +83,7 @@ def local(
     count: int, # processes
     threads: int, # of each
     gpus: int = 0, # process i sees GPU i modulo this
-) -> Iterator[Pool]:
+) -> Iterator[WorkerPool]:
     "Worker processes of this machine; they end with this process, however it ends."
     need("distributed", extra="grid")
     import dask
@@ -121,7 +121,7 @@ def dask_pool(
     client: Any, # of Dask
     resources: dict[str, float] | None = None, # that each run takes of a worker, such as {"GPU": 1}
     title: str = "",
-) -> Pool:
+) -> WorkerPool:
     "A pool over a Dask client."
     def slots() -> int:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
@@ -135,7 +135,7 @@ def dask_pool(
             return None
         return f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone ({client.status})"
 
-    return Pool(client.get_executor(pure=False, resources=resources), slots, alive,
+    return WorkerPool(client.get_executor(pure=False, resources=resources), slots, alive,
                 title or f"{client.scheduler.address}")
 
 
@@ -144,8 +144,8 @@ def joined(
     address: str, # of a scheduler, such as tcp://10.0.0.1:8786, or the path of its scheduler file
     resources: dict[str, float] | None = None,
     timeout: float = 10.0, # seconds to wait for an answer
-) -> Iterator[Pool]: # raises ParameterError where nobody answers
-    "A cluster that somebody else has started."
+) -> Iterator[WorkerPool]: # raises ParameterError if no scheduler answers
+    "A cluster that is already running."
     need("distributed", extra="grid")
     from distributed import Client
 
@@ -153,7 +153,7 @@ def joined(
     try:
         client = Client(**where, timeout=timeout, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise ParameterError(f"scheduler: nobody answers at {address} ({str(error).splitlines()[0]})") from None
+        raise ParameterError(f"scheduler: no scheduler answers at {address} ({str(error).splitlines()[0]})") from None
     with client:
         yield dask_pool(client, resources)
 
@@ -164,9 +164,7 @@ SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "s
 
 def batch_system(
     path: str | Path, # YAML: system, jobs, and options of the dask-jobqueue class
-) -> tuple[
-    Any, int
-]: # a cluster of dask-jobqueue that does not ask for jobs yet; how many to ask for; raises ParameterError
+) -> tuple[Any, int]: # a cluster of dask-jobqueue without jobs, how many to ask for; raises ParameterError
     "The cluster that a file describes."
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
@@ -188,7 +186,7 @@ def batch_system(
 
 
 @contextlib.contextmanager
-def submitted(path: str | Path, resources: dict[str, float] | None = None) -> Iterator[Pool]:
+def submitted(path: str | Path, resources: dict[str, float] | None = None) -> Iterator[WorkerPool]:
     "Jobs of a batch system, given back at the end."
     from distributed import Client
 
@@ -208,21 +206,21 @@ def job_script(path: str | Path) -> str:
 @contextlib.contextmanager
 def opened(
     client: Any = None, # None, an address, a file of a batch system, a Dask client or cluster, or an Executor
-    pieces: int = 1, # of work
+    items: int = 1, # of work
     workers: int | None = None, # processes on this machine
     gpus: int = 0,
     per_gpu: int = 1,
     resources: dict[str, float] | None = None, # that each run takes of a Dask worker
-) -> Iterator[Pool]: # raises ParameterError
+) -> Iterator[WorkerPool]: # raises ParameterError
     "A pool, for as long as it is needed."
     if client is None:
-        with local(*sizes(pieces, workers, gpus, per_gpu), gpus) as pool:
+        with local(*sizes(items, workers, gpus, per_gpu), gpus) as pool:
             yield pool
     elif isinstance(client, str | Path):
         with (submitted if Path(client).suffix in (".yaml", ".yml") else joined)(str(client), resources) as pool:
             yield pool
     elif isinstance(client, Executor):
-        yield Pool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(),
+        yield WorkerPool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(),
                    title=type(client).__name__)
     elif hasattr(client, "get_executor"):
         yield dask_pool(client, resources)

@@ -20,7 +20,7 @@ from .params import ParameterError, Spec, known, one_preset, read, signature, sp
 from .runner import Experiment, Run, experiment
 from .store import as_json
 from .sweeps import Sweep, Values, in_words, load_sweep, values_of
-from .table import Runs, count_states, results_frame, standing
+from .table import Runs, count_states, results_frame, run_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ __all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated',
            'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
-MANY = 100_000 # runs; more than this are planned only if somebody has said yes
+MANY = 100_000 # runs; more than this need a confirmation
 
 
 def checked(
@@ -75,7 +75,7 @@ def planned(
 def agreed(
     count: int, # of combinations
     ask: bool | Callable[[str], str], # False: do not ask; True: on a terminal or in a notebook; or what to ask with
-) -> None: # raises ParameterError where nobody says yes
+) -> None: # raises ParameterError without a yes
     "Ask before a very large grid is planned."
     if count <= MANY or ask is False:
         return
@@ -83,7 +83,7 @@ def agreed(
     can = ask is not True or sys.stdin is not None and sys.stdin.isatty() or "ipykernel" in sys.modules
     try:
         answer = (input if ask is True else ask)(question) if can else ""
-    except (EOFError, NotImplementedError, RuntimeError): # a notebook that is executed has nobody to ask
+    except (EOFError, NotImplementedError, RuntimeError): # a notebook that is executed cannot ask
         answer = ""
     if not answer.strip().lower().startswith("y"):
         raise ParameterError(f"{question.partition('. ')[0]}, which is more than {MANY:,}; say yes to the question, or "
@@ -138,7 +138,7 @@ def status_of(
 
     rows = []
     for run in runs:
-        state, problem, status, _ = standing(run.folder)
+        state, problem, status, _ = run_state(run.folder)
         error = status.get("error", "").strip().splitlines()[-1:] if state in ("failed", "interrupted") else []
         given = [plain_value(getattr(run.params, n)) for n in varied]
         ended = [status.get("attempts"), status.get("wall_s"), problem or "".join(error)]
@@ -154,7 +154,7 @@ def describe_states(
     "How many runs are in which state."
     merged = combinations - len(runs)
     also = f"; {merged:,} of {combinations:,} combinations are the same run as another" if merged else ""
-    return f"{count_states(standing(r.folder).state for r in runs)}{also}"
+    return f"{count_states(run_state(r.folder).state for r in runs)}{also}"
 
 # %% ../../nbs/runs/13_grid.ipynb #4a9a178b
 def grid_folder(

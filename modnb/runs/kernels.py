@@ -17,7 +17,7 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['PRINTED', 'START', 'SAID', 'figures_as_new', 'libraries_as_new', 'show_figures', 'as_new', 'KernelLost', 'new_host',
-           'WarmKernel', 'start', 'renew', 'why_lost', 'put_error', 'seldom', 'engine', 'literal', 'execute_on']
+           'WarmKernel', 'start', 'renew', 'why_lost', 'put_error', 'throttled', 'engine', 'literal', 'execute_on']
 
 # %% ../../nbs/runs/10_kernels.ipynb #847dddd8
 def figures_as_new(shell) -> None: # IPython's
@@ -72,7 +72,7 @@ START: dict[str, Any] = {}
 
 def as_new(
     folder: str, # to work in
-    environ: dict[str, str], # variables, beside those that the kernel was started with
+    environ: dict[str, str], # variables, in addition to those that the kernel was started with
 ) -> None:
     "In a kernel: everything as before the first notebook; loaded modules stay."
     from IPython import get_ipython
@@ -193,7 +193,7 @@ def why_lost(
     error: Exception,
     timeout: int | None, # seconds per cell
 ) -> Exception: # KernelLost or TimeoutError
-    "An error around a notebook in words."
+    "An error of a notebook as text."
     from nbclient.exceptions import CellTimeoutError
 
     if isinstance(error, KernelLost):
@@ -219,11 +219,11 @@ def put_error(
 
 # %% ../../nbs/runs/10_kernels.ipynb #a631bf51
 @contextlib.contextmanager
-def seldom(
+def throttled(
     manager: Any, # NotebookExecutionManager of papermill
     every: float = 1.0, # seconds
 ) -> Iterator[None]:
-    "Write the growing notebook at most so often; papermill does before and after each cell, which costs more than many a cell."
+    "Write the growing notebook at most so often; papermill does it before and after each cell, which is costly."
     def save(**rest) -> None:
         if (manager.now() - manager.last_save_time).total_seconds() >= every:
             type(manager).save(manager, **rest)
@@ -250,7 +250,7 @@ def engine() -> str: # its name
                 client = PapermillNotebookClient(manager, km=kernel.host.km, timeout=execution_timeout,
                                                  iopub_timeout=60)
                 client.kc = kernel.host.kc
-                with seldom(manager):
+                with throttled(manager):
                     client.execute()
             except (KernelLost, DeadKernelError, CellTimeoutError) as error:
                 kernel.lost = why_lost(error, execution_timeout)
@@ -262,7 +262,7 @@ def engine() -> str: # its name
 
 # %% ../../nbs/runs/10_kernels.ipynb #e64a68c9
 def literal(path: Path) -> str:
-    "A path for papermill, which fills in what stands in braces."
+    "A path for papermill, which fills in what is in braces."
     return str(path).replace("{", "{{").replace("}", "}}")
 
 

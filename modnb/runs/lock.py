@@ -20,14 +20,14 @@ __all__ = ['born', 'host', 'holder', 'alone', 'Busy', 'Lock']
 
 # %% ../../nbs/runs/07_lock.ipynb #ca357fc2
 def born(pid: int) -> str | None:
-    "Start time of a live process, which tells it from a later one of the same number; None where it is dead or a zombie."
+    "Start time of a live process, which tells it from a later one with its number; None if dead or a zombie."
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
-    try: # no /proc, as on macOS: alive or not is all that can be told
+    try: # no /proc, as on macOS: only whether it is alive can be known
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
@@ -46,7 +46,7 @@ def host() -> str:
 # %% ../../nbs/runs/07_lock.ipynb #e327dc0f
 def holder(
     path: Path, # lock file
-    stale: float = 600.0, # seconds without a sign of life after which nobody holds it
+    stale: float = 600.0, # seconds without a sign of life after which it counts as free
 ) -> dict | None: # pid, host, born, token; None where no live process holds it
     "Who holds a lock."
     try:
@@ -81,7 +81,7 @@ class Busy(RuntimeError):
 
 # %% ../../nbs/runs/07_lock.ipynb #a6063152
 class Lock:
-    "Context manager: one process at a time; raises `Busy` where a live process holds it, takes over where its owner is dead."
+    "A context manager for one process at a time. Raises `Busy` if a live process holds it; a dead owner loses it."
 
     def __init__(
         self,

@@ -278,7 +278,7 @@ def checkpoint_path(
 
 # %% ../../nbs/runs/03_log.ipynb #b95134fc
 class Log:
-    "What an experiment is given: metrics, progress, checkpoint paths. A context manager; leaving it writes what is left."
+    "Metrics, progress and checkpoint paths of a run. A context manager; leaving it writes what is left."
 
     def __init__(
         self,
@@ -308,7 +308,7 @@ class Log:
         self.screen.tell(stage, step, steps, values)
 
     def callback(self, stage: str) -> Callable[[Any], None]:
-        "A callback for a training loop: takes objects with kind, step, steps and values, as `modnb.training` sends them."
+        "A callback for a training loop, of events with kind, step, steps and values as in `modnb.training`."
         return lambda event: receive(self, stage, event)
 
     def frame(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from ..files import write_whole
 from .log import clock
 from .runner import Run
 from .store import RunFolder, read_result
-from .table import count_states, standing, status_row
+from .table import count_states, run_state, status_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ class Row:
     experiment: str
     signature: str
     params: dict[str, Any] # what was varied
-    state: str # see `modnb.runs.table.standing`
+    state: str # see `modnb.runs.table.run_state`
     wall_s: float | None = None # seconds it was computed; None: not yet
     headline: dict[str, float] = dataclasses.field(default_factory=dict) # of a run that is done
     problem: str = "" # last line of its error, or what is damaged
@@ -65,8 +65,8 @@ def row_of(
     params: dict[str, Any], # what was varied
     headline: Callable | None = None, # see `headline_of`
 ) -> Row:
-    "How a run stands, and its numbers; an error in them is told, not raised."
-    found = standing(folder)
+    "The state of a run and its numbers; an error in them is shown, not raised."
+    found = run_state(folder)
     experiment, signature, state, *_, problem = status_row(folder, found)
     numbers = {}
     if state == "done":
@@ -167,7 +167,7 @@ def line(
     row: Row,
     params: list[str], # columns
     numbers: list[str], # columns
-    page: Path, # that it stands on
+    page: Path, # that links to it
 ) -> str:
     "One run as a row of the table."
     picture = (row.notebook
@@ -186,7 +186,7 @@ def line(
 
 def index_page(
     rows: Iterable[Row],
-    path: str | Path, # HTML file to write; pictures go to `thumbnails/` beside it
+    path: str | Path, # HTML file to write; pictures go to `thumbnails/` next to it
     title: str,
     links: dict[str, Path] | None = None, # text -> further page, such as the summary
 ) -> Path: # `path`

@@ -25,8 +25,8 @@ from typing import Any, Literal, Optional, get_args, get_origin
 from ..checks import nearest
 
 # %% auto #0
-__all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'pieces', 'scalar', 'one', 'read',
-           'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
+__all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar', 'one',
+           'read', 'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
            'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
@@ -65,7 +65,7 @@ class Spec:
 
     @property
     def allowed(self) -> str:
-        "The allowed values in words."
+        "The allowed values as text."
         one = " or ".join(map(repr, self.choices)) if self.choices else SCALARS[self.kind]
         low = f" >= {self.min}" if self.min is not None else ""
         high = f" <= {self.max}" if self.max is not None else ""
@@ -115,7 +115,7 @@ def parse(
     return kind(text)
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
-def pieces(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     "The elements of a tuple given as a string, `[400, 400]`, `400,400` or `400`; the field reads their numbers."
     try:
         found = ast.parse(text.strip(), mode="eval").body
@@ -148,7 +148,7 @@ def scalar(
 def one(field: Spec, value: Any) -> Any:
     "One element: a choice or a scalar, within the limits; raises ValueError."
     value = plain(value)
-    if field.kind is None: # a Literal: a text stands for the choice that is written like it
+    if field.kind is None: # a Literal: a text means the choice that is written like it
         same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str)
                 and str(c) == value]
         if not same:
@@ -180,7 +180,7 @@ def read(
         if not field.many:
             return one(field, value)
         if isinstance(value, str | list | tuple | range):
-            return tuple(one(field, v) for v in (pieces(value) if isinstance(value, str) else value))
+            return tuple(one(field, v) for v in (split_list(value) if isinstance(value, str) else value))
     except (ValueError, OverflowError):
         pass
     hint = nearest(value, field.choices or ())
@@ -226,7 +226,7 @@ RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force
 
 
 def checked(cls: type[Params]) -> type[Params]:
-    "Make a class a frozen, keyword-only dataclass; raises TypeError for fields without a default or with a name that `run` and `report` use."
+    "A frozen, keyword-only dataclass; raises TypeError for fields without a default or with a reserved name."
     dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if bare := [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]:
@@ -316,7 +316,7 @@ def describe(
 def given_by_papermill(
     cells, # sources of the cells that were run: `In` of a kernel
 ) -> dict[str, Any]: # name -> value; what is not a literal, such as float('nan'), as text
-    "What papermill assigned: it puts the parameters it was given into a cell of its own, also those that no cell declares."
+    "What papermill assigned: it puts its parameters into their own cell, also those that no cell declares."
     found = {}
     for statement in (s for cell in cells if cell.startswith("# Parameters\n") for s in ast.parse(cell).body):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -353,7 +353,7 @@ def from_notebook(
     namespace: dict[str, Any], # `globals()` of the notebook
     preset: str | None = None, # default: `PRESET` of the namespace
 ) -> Params: # raises ParameterError
-    "Parameters from the flat names of a notebook: what differs from the defaults is explicit, the rest comes from the preset."
+    "Parameters from a notebook's names: what differs from the defaults is explicit, the rest is the preset's."
     injected = given_by_papermill(namespace.get("In", ()))
     known(cls, [name for name in injected if name not in ("preset", "PRESET")])
     given = {name: read(field, namespace[name]) for name, field in specs(cls).items() if name in namespace}

@@ -134,7 +134,7 @@ def injected(
 @contextlib.contextmanager
 def follow(
     show: Callable[[str, bool], None], # of (line, whether it is the last)
-    every: float = 0.5, # seconds between two looks
+    every: float = 0.5, # seconds between two polls
 ) -> Iterator[Path]: # the file to write to
     "Show the newest line of a file as it grows."
     over = threading.Event()
@@ -146,7 +146,7 @@ def follow(
             line = ""
             with open(path, encoding="utf-8") as file:
                 while True:
-                    last = over.wait(every) # the look after the end finds what came late
+                    last = over.wait(every) # the poll after the end finds what came late
                     new = [t for t in file.read().splitlines() if t]
                     if new or last and line:
                         line = new[-1] if new else line
@@ -271,7 +271,7 @@ def report(
     *,
     preset: str | None = None,
     out: str | Path | None = None, # notebook to write; None: report.ipynb in the run's folder
-    html: bool = True, # also write a page beside it
+    html: bool = True, # also write a page next to it
     runs: str | Path | Runs | None = None, # folder of all runs
     notebook: str | Path | None = None, # the experiment's notebook; None: found by its name
     kernel: WarmKernel | None = None, # to execute it on; None: one of its own
@@ -280,7 +280,7 @@ def report(
     progress: bool | str | None = None, # None: a line in a terminal; "plain": lines on stderr; False: none
     **overrides, # parameters by name
 ) -> Report: # raises Missing, ParameterError, ReportError
-    "Execute the notebook of an experiment and keep it beside the result."
+    "Execute the notebook of an experiment and keep it with the result."
     need("papermill", "nbclient", "ipykernel", "nbconvert")
     found = experiment(what)
     preset, overrides = one_preset(preset, overrides)
@@ -298,7 +298,7 @@ def report(
 # %% ../../nbs/runs/05_report.ipynb #d46cba61
 def summary_report(
     grid: str | Path, # grid.json of the grid
-    out: str | Path, # notebook to write; the page is written beside it
+    out: str | Path, # notebook to write; the page is written next to it
     runs: str | Path | Runs | None = None, # folder of all runs
     kernel: WarmKernel | None = None, # to execute it on; None: one of its own
     timeout: int | None = None, # seconds per cell; None: any time

@@ -206,7 +206,7 @@ def attempt(
     fresh: bool, # forget earlier attempts
     progress: bool | str | None,
 ) -> None:
-    "Compute a run once and record how it ended. Raises what the run raises, `TypeError` if it returns no `Result`, `Lost` if its folder is gone or another's."
+    "Compute a run once and record how it ended. Raises what it raises, `TypeError` without `Result`, or `Lost`."
     began = time.monotonic()
     status = begin(run.folder, run.params, run.preset, run.experiment.version, fresh, run.experiment.module)
     try:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'storable', 'save_frame', 'load_frame', 'load_ending',
            'save_tensors', 'load_tensors', 'commit', 'versions', 'device_name', 'thread_count', 'digest', 'now',
-           'read_json', 'note', 'flaw', 'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result',
+           'read_json', 'note', 'file_problem', 'RunFolder', 'as_params', 'RunState', 'check', 'NotDone', 'read_result',
            'begin', 'finish', 'save_result', 'complete']
 
 # %% ../../nbs/runs/02_store.ipynb #2bdbb89c
@@ -146,8 +146,8 @@ def commit() -> str | None: # with "-dirty" where the package differs from it; N
 
     here = Path(modnb.__file__).resolve().parent
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True,
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True,
                               timeout=10).stdout.strip()
 
     try:
@@ -172,8 +172,7 @@ def versions() -> dict[str, str]:
 
 # %% ../../nbs/runs/02_store.ipynb #61060e20
 def device_name(
-    asked: str
-    | None = None, # the run's `device` parameter; None or "auto": the accelerator, if PyTorch is loaded and has one
+    asked: str | None = None, # the run's `device`; None or "auto": the accelerator, if PyTorch is loaded and has one
 ) -> str: # such as "cpu" or "NVIDIA H200"
     "The kind of device, without naming the host."
     torch = sys.modules.get("torch")
@@ -216,7 +215,7 @@ def read_json(path: str | Path) -> dict | None: # {} where there is none, None w
         return None
 
 # %% ../../nbs/runs/02_store.ipynb #477e39c0
-LARGE = 2**20 # bytes; above, a quick look does not read the file
+LARGE = 2**20 # bytes; above, a quick check does not read the file
 
 
 def note(path: Path) -> dict[str, Any]: # bytes, sha256
@@ -224,9 +223,9 @@ def note(path: Path) -> dict[str, Any]: # bytes, sha256
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def flaw(
+def file_problem(
     path: str | Path,
-    noted: Any, # by `note`; anything else is a flaw
+    noted: Any, # by `note`; anything else is a problem
     deep: bool = False, # read large files too
 ) -> str | None: # None: the file is as it was
     "What is wrong with a file."
@@ -245,7 +244,7 @@ def flaw(
 
 # %% ../../nbs/runs/02_store.ipynb #d4057447
 class RunFolder:
-    "The folder of one run: what it is, how it stands, what it found."
+    "The folder of one run: its parameters, status and result."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
@@ -287,8 +286,8 @@ def as_params(about: dict | None) -> dict[str, Any]:
     return {}
 
 
-class Standing(NamedTuple):
-    "How a run stands, and the two files that say so."
+class RunState(NamedTuple):
+    "The state of a run, and the two files that define it."
     state: str # one of `STATES`, or damaged
     problem: str | None # what is damaged
     status: dict[str, Any]
@@ -298,8 +297,8 @@ class Standing(NamedTuple):
 def check(
     folder: RunFolder,
     deep: bool = False, # read large files too
-) -> Standing:
-    "How a run stands: new, running, done, failed, interrupted or damaged."
+) -> RunState:
+    "The state of a run: new, running, done, failed, interrupted or damaged."
     base = os.fspath(folder.path) # joined as text: this is done ten thousand times for a table
     status = read_json(f"{base}/status.json")
     about = read_json(f"{base}/params.json")
@@ -310,10 +309,11 @@ def check(
         problem = "params.json cannot be read" if about is None else f"params.json is of run {about.get('signature')}"
     else:
         files = status.get("files", {}) if state == "done" else {}
-        problem = next((p for name, noted in files.items() if (p := flaw(f"{base}/{name}", noted, deep))), None)
+        problems = (file_problem(f"{base}/{name}", noted, deep) for name, noted in files.items())
+        problem = next(filter(None, problems), None)
     if state == "running" and holder(folder.path / "lock") is None:
         state = "interrupted"
-    return Standing("damaged" if problem else state, problem, status or {}, about or {})
+    return RunState("damaged" if problem else state, problem, status or {}, about or {})
 
 # %% ../../nbs/runs/02_store.ipynb #28083749
 class NotDone(RuntimeError):
@@ -352,8 +352,8 @@ def begin(
                   threads=thread_count(getattr(params, "threads", None)), versions=versions(), commit=commit())
     # first, so that a done run with half its files cannot be
     write_whole(folder.path / "status.json", as_json("status", status))
-    for name in ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb",
-                 "report.html") if fresh else ():
+    outputs = ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb", "report.html")
+    for name in outputs if fresh else ():
         (folder.path / name).unlink(missing_ok=True)
     if fresh:
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
@@ -402,11 +402,9 @@ def complete(
     "Say that a run is done, if the attempt's result is all there; the caller holds its lock."
     frame = folder.path / "result.parquet"
     ending = load_ending(frame) if status.get("state") == "running" else {}
-    if (
-        not ending
-        or ending["attempts"] != status["attempts"]
-        or any(flaw(folder.path / n, noted, deep=True) for n, noted in ending["files"].items())
-    ):
+    if not ending or ending["attempts"] != status["attempts"]:
+        return False
+    if any(file_problem(folder.path / n, noted, deep=True) for n, noted in ending["files"].items()):
         return False
     ending["files"]["result.parquet"] = note(frame)
     write_whole(folder.path / "status.json", as_json("status", status | ending | {"state": "done"}))

@@ -22,7 +22,7 @@ from .runner import Experiment, Lost, Run, experiment, fixed_threads, plan
 from .store import begin, complete, finish
 
 # %% auto #0
-__all__ = ['stack_folder', 'compute_many', 'attempt_many', 'Work', 'work_of', 'Outcome', 'told', 'OtherCode', 'runs_of',
+__all__ = ['stack_folder', 'compute_many', 'attempt_many', 'Work', 'work_of', 'Outcome', 'error_line', 'OtherCode', 'runs_of',
            'compute', 'outcome', 'report_of', 'warm_kernel']
 
 # %% ../../nbs/runs/14_work.ipynb #84d10b54
@@ -55,7 +55,7 @@ def attempt_many(
     resume: bool,
     progress: bool | str | None,
 ) -> None:
-    "Compute a stack once and record how each of its runs ended. Raises what a run raises, or `Lost` if a folder is gone or another's."
+    "Compute a stack once and record how each run ended. Raises what a run raises, or `Lost`."
     began = time.monotonic()
     found = runs[0].experiment
     open_ = {r.signature: (r,
@@ -112,8 +112,8 @@ class Outcome:
     error: str | None = None
 
 
-def told(error: BaseException) -> str:
-    "An error in words."
+def error_line(error: BaseException) -> str:
+    "An error as one line."
     return "".join(traceback.format_exception_only(error)).strip()
 
 
@@ -127,7 +127,7 @@ def runs_of(work: Work) -> list[Run]: # raises OtherCode
         found = experiment(work.what)
         runs = [plan(found, params=found.Params(**given), runs=work.root) for given in work.params]
     except Exception as error:
-        raise OtherCode(f"this worker cannot make the run: {told(error)}") from error
+        raise OtherCode(f"this worker cannot make the run: {error_line(error)}") from error
     if tuple(r.signature for r in runs) != work.signatures:
         raise OtherCode(f"{found.name}: this worker has version {found.version} of the experiment or other parameters "
                         f"than the client; the two must run the same code")
@@ -148,7 +148,7 @@ def compute(work: Work) -> list[Outcome]: # one per run
     except Busy as error:
         return [Outcome(s, "busy", str(error)) for s in work.signatures]
     except (Exception, SystemExit) as error:
-        problem = told(error)
+        problem = error_line(error)
         if isinstance(error, OtherCode):
             return [Outcome(s, "failed", problem) for s in work.signatures]
     return [outcome(run, work, problem) for run in runs]
@@ -163,7 +163,7 @@ def outcome(run: Run, work: Work, problem: str | None) -> Outcome:
             return Outcome(run.signature, "done")
         return Outcome(run.signature, "failed", problem or f"the run is {run.folder.state}")
     except Exception as error:
-        return Outcome(run.signature, "failed", told(error))
+        return Outcome(run.signature, "failed", error_line(error))
 
 
 def report_of(run: Run, what: str | Experiment) -> None: # raises Missing, ReportError
