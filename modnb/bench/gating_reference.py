@@ -46,10 +46,12 @@ def _with_score(net: Gated) -> GroupLayer:
 
 
 def _blend(gating: str, out: Tensor, context: Tensor, by_context: Callable) -> tuple[Tensor, Tensor]:
-    "Outputs [..., M, o] and context [..., R] -> output [..., o] and gates [..., M, 1]."
-    "Weighted sum of the modules' outputs."
-    if gating == "modular": out, p = out[..., :-1], F.softmax(out[..., -1:], -2)
-    else: p = (context if gating == "gt-modular" else F.softmax(by_context(), -1)).unsqueeze(-1)
+    "Weighted sum [..., o] of the modules' outputs [..., M, o], and the gates [..., M, 1]; context is [..., R]."
+    if gating == "modular":
+        p = F.softmax(out[..., -1:], -2)
+        out = out[..., :-1]
+    else:
+        p = (context if gating == "gt-modular" else F.softmax(by_context(), -1)).unsqueeze(-1)
     return (out * p).sum(-2), p
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #2ffd7635
@@ -201,8 +203,7 @@ def _retrieve(data: np.ndarray, key: int, value: int) -> np.ndarray: # [n, N, 4R
 
 
 def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10):
-    "Inputs [n, N, 5R], targets [n, N], contexts [n, N, R]."
-    "A batch for attention, search version 1."
+    "A batch for attention, search version 1: inputs [n, N, 5R], targets [n, N], contexts [n, N, R]."
     rng = np.random.RandomState(data_seed)
     alpha = rng.randn(rules)
     beta = rng.randn(rules)
@@ -216,8 +217,7 @@ def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10):
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #7cd9dd0b
 def numpy_rnn(n: int, rules: int, data_seed: int, length: int = 10, width: int = 32):
-    "Inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]."
-    "A batch for recurrence."
+    "A batch for recurrence: inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]."
     rng = np.random.RandomState(data_seed)
     A = rng.randn(rules, 1, width, width) / np.sqrt(width)
     B = rng.randn(rules, width, width) / np.sqrt(width)

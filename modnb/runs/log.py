@@ -106,9 +106,9 @@ def to_lines(target: TextIO | str) -> Callable[[str, bool], None]:
 
     def show(text: str, last: bool) -> None:
         nonlocal before
-        before, again = text, text == before
-        if again:
+        if text == before:
             return
+        before = text
         if isinstance(target, str):
             try:
                 with open(target, "a", encoding="utf-8") as file:
@@ -129,9 +129,7 @@ def in_kernel() -> bool:
 # %% ../../nbs/runs/03_log.ipynb #c9211c68
 def outlets(
     progress: bool | str | None = None, # None: as the table says; False: nowhere; "plain": lines on stderr
-) -> list[
-    tuple[float, Callable[[str, bool], None]]
-]: # seconds between two lines, function of (text, whether it is the last)
+) -> list[tuple[float, Callable[[str, bool], None]]]: # seconds between lines, function of (text, whether last)
     "Where the line goes. Raises `ValueError` naming `progress`."
     if progress not in (None, True, False, "plain"):
         raise ValueError(f"progress: {progress!r} was given; allowed are None, True, False and 'plain'")

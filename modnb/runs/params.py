@@ -91,7 +91,8 @@ def spec(
         kind = get_args(kind)[0]
         many = True
     if get_origin(kind) is Literal:
-        kind, choices = None, get_args(kind)
+        choices = get_args(kind)
+        kind = None
     elif kind not in SCALARS:
         raise TypeError(f"{name}: type {annotation} is not supported; use bool, int, float, str, Literal[...], "
                         f"tuple[T, ...] or Optional of one of them")
