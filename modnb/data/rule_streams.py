@@ -41,13 +41,20 @@ class RuleStreams(Sequence):
         device: str | torch.device = "cpu", # where batches are drawn
         **options, # `length`, `scale`, `probs`, `dtype` of `RuleTask.sample`
     ):
-        self.tasks, self.seeds, self.batch_size, self.device, self.options = list(tasks), list(seeds), batch_size, torch.device(device), options
+        self.tasks = list(tasks)
+        self.seeds = list(seeds)
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.options = options
         if not self.tasks: raise ValueError("tasks: an empty list given; need one for each member")
-        if len(self.seeds) != len(self.tasks): raise ValueError(f"seeds: {len(self.seeds)} given for {len(self.tasks)} tasks")
+        if len(self.seeds) != len(self.tasks):
+            raise ValueError(f"seeds: {len(self.seeds)} given for {len(self.tasks)} tasks")
         kinds = [(type(t), t.rules, t.task, *(getattr(t, name) for name in t.options)) for t in self.tasks]
         for i, kind in enumerate(kinds):
-            if kind != kinds[0]: raise ValueError(f"tasks: {self.tasks[i]} differs from {self.tasks[0]} in more than its data seed")
-        self.streams = [Stream(lambda g, t=t: t.sample(batch_size, g, **options)[:2], seed, device) for t, seed in zip(self.tasks, self.seeds)]
+            if kind != kinds[0]:
+                raise ValueError(f"tasks: {self.tasks[i]} differs from {self.tasks[0]} in more than its data seed")
+        self.streams = [Stream(lambda g, t=t: t.sample(batch_size, g, **options)[:2], seed, device)
+                        for t, seed in zip(self.tasks, self.seeds)]
         self.tasks[0].stream(batch_size, device=device, **options) # raises at once what sampling would raise
         self._parameters = {}
 
@@ -58,15 +65,18 @@ class RuleStreams(Sequence):
     def parameters(self, members: tuple[int, ...]) -> dict[str, Tensor]: # name -> [S, ...]
         "Stacked parameters of the members' rules, in the precision of their inputs; stacked once."
         if members not in self._parameters:
-            of = [self.tasks[m].on(torch.empty(0, device=self.device, dtype=self.options.get("dtype", torch.float32))) for m in members]
+            of = [self.tasks[m].on(torch.empty(0, device=self.device, dtype=self.options.get("dtype", torch.float32)))
+                  for m in members]
             self._parameters[members] = {name: torch.stack([p[name] for p in of]) for name in of[0]}
         return self._parameters[members]
 
 # %% ../../nbs/data/09_rule_streams.ipynb #8b0ccc4e
 def _raw(self: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B, ..., n_features], int64 [B, ...]
     "Features at scale 1 and rules of batch i of a seed."
-    task, dtype = self.tasks[0], self.options.get("dtype", torch.float32)
-    generator, shape = Stream(lambda g: g, seed, self.device)[i], (self.batch_size, *task._lengths(self.options.get("length")))
+    task = self.tasks[0]
+    dtype = self.options.get("dtype", torch.float32)
+    generator = Stream(lambda g: g, seed, self.device)[i]
+    shape = self.batch_size, *task._lengths(self.options.get("length"))
     x = task.features(*shape, generator=generator, device=self.device, dtype=dtype)
     return x, draw_contexts(shape, task.rules, self.options.get("probs"), generator, self.device)
 
@@ -85,7 +95,10 @@ def _draw(self: RuleStreams,
     inputs = torch.cat([x, context], -1)
     if len(distinct) < len(seeds):
         at = torch.tensor([distinct.index(s) for s in seeds], device=x.device)
-        x, rule, inputs = x[at], rule[at], inputs[at]
+        x = x[at]
+        rule = rule[at]
+        inputs = inputs[at]
     return inputs, stacked_targets(self.tasks[0], self.parameters(members), x, rule)
 
-RuleStreams._raw, RuleStreams.draw = _raw, _draw
+RuleStreams._raw = _raw
+RuleStreams.draw = _draw

@@ -34,7 +34,8 @@ class _Embedding(nn.Embedding):
         weight = self.weight
         if self.max_norm is not None:
             norm = weight.detach().norm(self.norm_type, 1, keepdim=True)
-            weight = weight + weight.detach() * (torch.where(norm > self.max_norm, self.max_norm / (norm + 1e-7), 1) - 1)
+            weight = weight + weight.detach() * (torch.where(norm > self.max_norm, self.max_norm / (norm + 1e-7), 1)
+                                                 - 1)
         if self.padding_idx is not None:
             row = torch.arange(self.num_embeddings, device=weight.device)[:, None] == self.padding_idx
             weight = torch.where(row, weight.detach(), weight)
@@ -62,7 +63,8 @@ def _exchange(net: nn.Module, classes: dict) -> nn.Module:
 @contextlib.contextmanager
 def _differentiable(net: nn.Module):
     "Switch off fused kernels that have no derivative in eval mode: attention's fast path, cuDNN's recurrent layers."
-    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled
+    fast = torch.backends.mha.get_fastpath_enabled()
+    cudnn = torch.backends.cudnn.enabled
     torch.backends.mha.set_fastpath_enabled(False)
     if any(isinstance(m, nn.RNNBase) for m in net.modules()): torch.backends.cudnn.enabled = False
     try: yield
@@ -87,14 +89,16 @@ class Twin:
         net: nn.Module, # network; never changed
         classes: Mapping[type, type], # class of a module -> class that takes its place
     ):
-        self.net, self.classes = net, classes
+        self.net = net
+        self.classes = classes
         self.parameters = {n: p.detach() for n, p in net.named_parameters()}
         self.written: set[str] = set()    # parameters that a call writes
         self.build()
 
     def build(self):
         "Make the copy, and find the places of each parameter in it."
-        self.module, self.changed = self.copy({}), {}    # changed: what else a call changes -> its value before
+        self.module = self.copy({})
+        self.changed = {}    # changed: what else a call changes -> its value before
         self.places = parameter_places(self.module)
 
     def copy(self, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -135,7 +139,8 @@ class Twin:
         if way == "copy": return call_net(self.copy(weights), inputs)
         self.put_back()
         weights = self.copies() | dict(weights)
-        if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
+        if way == "call":
+            return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
         put_weights(self.places, weights)
         return call_net(self.module, inputs)
 
@@ -145,7 +150,10 @@ REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activat
 
 def _graph(loss: Tensor) -> tuple[set[str], set[int]]: # names of operations, ids of leaves
     "What a loss was computed with."
-    names, leaves, seen, open_ = set(), set(), set(), [loss.grad_fn]
+    names = set()
+    leaves = set()
+    seen = set()
+    open_ = [loss.grad_fn]
     while open_:
         node = open_.pop()
         if node is None or node in seen: continue
@@ -172,7 +180,9 @@ def _with_gradient(value):
 
 def _module_at(error: Exception, net: nn.Module) -> str:
     "Which module of a network was running where an error was raised, as the start of a reason; empty if none was."
-    names, found, trace = {id(m): n for n, m in net.named_modules()}, "", error.__traceback__
+    names = {id(m): n for n, m in net.named_modules()}
+    found = ""
+    trace = error.__traceback__
     while trace is not None:
         module = trace.tb_frame.f_locals.get("self")
         if id(module) in names: found = f"{names[id(module)] or 'the network'} ({type(module).__name__.lstrip('_')}): "
@@ -192,7 +202,8 @@ def _gradients(run: Callable, weights: dict[str, Tensor]) -> list:
 
 
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
-    "Largest difference of two lists of tensors, relative to the largest entry of each or to `least`, whichever is larger."
+    """Largest difference of two lists of tensors, relative to the largest entry of each or to `least`,
+    whichever is larger."""
     zero = lambda x, y: torch.zeros_like(y) if x is None else x
     pairs = [(zero(x, y), zero(y, x)) for x, y in zip(a, b) if x is not None or y is not None]
     if any(y.is_meta for _, y in pairs): return 0.0    # shapes without numbers
@@ -213,7 +224,8 @@ CHANNELS_LAST = (0, 2, 3, 1)
 def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
     "The same [R, *shape], its parameter's axes in another order in memory."
     if order is None: return weight
-    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0, *(order.index(i) + 1 for i in range(len(order))))
+    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0,
+        *(order.index(i) + 1 for i in range(len(order))))
 
 # %% ../../nbs/masks/04_batching.ipynb #55350f6b
 def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Tensor: # scalar
@@ -223,8 +235,8 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
             with twin.noting_changes() as watch, _differentiable(twin.module):
                 outputs = twin.run(weights, own(inputs))
                 if hidden := watch.read & set(weights):
-                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do "
-                                     "not reach, such as a closure over a module or a list of parameters; "
+                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks "
+                                     "do not reach, such as a closure over a module or a list of parameters; "
                                      "use the attribute of the module")
                 loss = scalar_loss(batched.loss(outputs, own(targets)))
             break
@@ -251,12 +263,14 @@ def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
 
 
 def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
-    "Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of nothing but rounding counts as zero. Infinite if the network runs in single precision only."
+    """Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of
+    nothing but rounding counts as zero. Infinite if the network runs in single precision only."""
     double = lambda tree: tree_map(lambda t: t.double() if t.is_floating_point() else t, tree)
     try:
         exact = Batched([full_copy(n).double() for n in batched.nets], batched.loss)
         weights, inputs, targets = double((weights, inputs, targets))
-        return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)), least=1e-8)
+        return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights)
+                               for run in (exact.vmap, exact.loop)), least=1e-8)
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 # %% ../../nbs/masks/04_batching.ipynb #2ca935d6
@@ -266,16 +280,19 @@ def _why(error: Exception) -> str:
     return str(error).strip().split("\n")[0].split(", please file")[0]
 
 
-def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
+def _trial(batched: Batched, weights, inputs, targets,
+           nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
     # an error here does not depend on the route
     batched.loop({n: w[:1] for n, w in weights.items()}, *tree_map(lambda t: t[:1], (inputs, targets)), nets[:1])
     try:
-        with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
+        with Watch(batched.twins[0].parameters) as watch:
+            found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
         return None, _module_at(error, _batchable_twin(batched).module) + _why(error)
-    if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
+    if hidden := (watch.read & set(weights)) - batched.read:
+        return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
 
@@ -293,7 +310,8 @@ def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 
 def _noisy(batched: Batched, weights, inputs, targets, nets) -> bool:
     "Whether the loop gives other gradients each time, so that no route can be compared with it."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
-    return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights) for _ in range(2))) > 1e-6
+    return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights)
+                           for _ in range(2))) > 1e-6
 
 
 def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
@@ -306,7 +324,8 @@ def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
         for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         pull(batched, getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
     sets = range(len(next(iter(weights.values()))))
-    parts = [(weights, inputs, targets, nets)] if route == "vmap" else [(*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
+    parts = [(weights, inputs, targets, nets)] if route == "vmap" else [
+        (*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
     seconds = []
     for _ in range(3):
         wait(); start = time.perf_counter()
@@ -323,8 +342,10 @@ def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
 def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # the fastest route
     "Time the routes, each with the memory order that suits it."
     turned = {n: laid(w, orders[n]) for n, w in weights.items()}
-    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets), "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
-    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(iter(weights.values())).device.type == "cpu":
+    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets),
+               "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
+    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(
+            iter(weights.values())).device.type == "cpu":
         batched.channels_last = True
         last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
         seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
@@ -333,13 +354,15 @@ def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # th
     return "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
 
 
-def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list | None: # gradients under vmap, if it is chosen
+def _choose_route(batched: Batched, weights, inputs, targets, nets,
+                  race: bool) -> list | None: # gradients under vmap, if it is chosen
     "Decide the route and say so."
     if len(next(iter(weights.values()))) == 1: return _choose(batched, "loop")
     found, why = _agree(batched, weights, inputs, targets, nets)
     if found is None: return _choose(batched, "loop", why)
     grads = found[1:]
-    route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets) if race else "vmap"
+    route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets,
+                  nets) if race else "vmap"
     _choose(batched, route)
     return grads
 
@@ -355,7 +378,8 @@ ROUTES = {    # value of `batching` -> route, and whether the loop runs in chann
 def _check_route(batching: str):
     "Raises `ValueError` if there is no such route."
     if batching in ROUTES: return
-    hint, known = nearest(batching, ROUTES) or ".", ", ".join(map(repr, ROUTES))
+    hint = nearest(batching, ROUTES) or "."
+    known = ", ".join(map(repr, ROUTES))
     raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
 
 
@@ -364,7 +388,8 @@ def check_shapes(nets: Sequence[nn.Module]):
     def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
     for i, net in enumerate(nets):
         if shapes(net) != shapes(nets[0]):
-            raise ValueError(f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
+            raise ValueError(
+                f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
 
 
 def _unlike(nets: Sequence[nn.Module]) -> str:
@@ -378,8 +403,8 @@ def _disallow_own_parameters(net: nn.Module, loss: Tensor):
     "Raises `ValueError` for a loss through which a gradient would reach the network itself."
     leaves = _graph(loss)[1]
     if own_ones := [n for n, p in net.named_parameters() if id(p) in leaves]:
-        raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
-                         "forward pass of net return what the loss needs of its weights")
+        raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let "
+                         "the forward pass of net return what the loss needs of its weights")
 
 # %% ../../nbs/masks/04_batching.ipynb #216df0f9
 def _first_call(batched: Batched, net: int, weights, inputs, targets):
@@ -388,7 +413,8 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
         weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
         loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
         _disallow_own_parameters(batched.nets[net], loss)
-        masked, leaves = {id(w) for w in weights.values()}, _graph(loss)[1]
+        masked = {id(w) for w in weights.values()}
+        leaves = _graph(loss)[1]
         batched.others |= not leaves <= masked
         if not masked <= leaves: _look_through_inputs(batched, net, weights, inputs, targets)
         if not batched.through_inputs: differentiable_loss(loss)
@@ -400,7 +426,8 @@ def _batchable_twin(batched: Batched) -> Twin:
     if batched._batchable is None:
         first = batched.twins[0]
         batched._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
-        batched._batchable.written, batched._batchable.changed = first.written, first.changed
+        batched._batchable.written = first.written
+        batched._batchable.changed = first.changed
     return batched._batchable
 
 
@@ -408,19 +435,22 @@ def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> d
     "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
     if batched._stacked[0] != (masked, nets):
         each = [dict((*batched.nets[i].named_parameters(), *batched.nets[i].named_buffers())) for i in nets]
-        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
+        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0]
+                                            if n not in masked}
     changed = {f"{path}.{name}".lstrip(".") for path, _, name in batched.twins[0].changed} | batched.twins[0].written
     return {n: t.clone() if n in changed else t for n, t in batched._stacked[1].items()}
 
 
-def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> dict[str, tuple | None]: # name -> memory order
+def _settled(batched: Batched, weights, inputs, targets, nets,
+             race: bool) -> dict[str, tuple | None]: # name -> memory order
     "Decide the route of a first draw, and say which memory order suits it."
     grads = None
     with _same_noise(next(iter(weights.values())).device):
         if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, race)
         elif batched.route == "vmap":
             found, why = _agree(batched, weights, inputs, targets, nets)
-            if found is None and _noisy(batched, weights, inputs, targets, nets): found, why = _trial(batched, weights, inputs, targets, nets)
+            if found is None and _noisy(batched, weights, inputs, targets, nets):
+                found, why = _trial(batched, weights, inputs, targets, nets)
             if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
             grads = found[1:]
     if batched.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
@@ -432,14 +462,16 @@ def pull(
     loss: Tensor, # scalar
     weights: Mapping[str, Tensor], # leaves that it was computed with
 ):
-    "Backward pass to these weights alone; with reentrant checkpointing, which allows no choice, to all that the loss knows."
+    """Backward pass to these weights alone; with reentrant checkpointing, which allows no choice,
+    to all that the loss knows."""
     alone = batched.others and not batched.through_inputs
     loss.backward(inputs=list(weights.values()) if alone else None)
 
 
 def _choose(batched: Batched, route: str, reason: str = ""):
     "Take a route and say so."
-    batched.route, batched.reason = route, reason or batched.reason
+    batched.route = route
+    batched.reason = reason or batched.reason
     level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
     logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
 
@@ -466,14 +498,17 @@ def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     if first not in batched.watched: _first_call(batched, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
     twin = _batchable_twin(batched)
     def call(rest, w, x, y): return batched._loss(twin, rest | w, x, y, "call")
-    if len(batched.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
-    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs, targets)
+    if len(batched.nets) == 1:
+        return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
+    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs,
+                                                    targets)
 
 # %% ../../nbs/masks/04_batching.ipynb #c5b25fac
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
-        net: nn.Module | Sequence[nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
+        net: nn.Module | Sequence[
+        nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
         loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
         batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in this memory order), or "auto": see `settle`
     ):
@@ -482,13 +517,15 @@ class Batched:
         self.loss = loss
         self.route, self.channels_last = ROUTES[batching]
         self.reason = _unlike(self.nets)
-        if self.reason and self.route == "vmap": raise ValueError(f"net: {self.reason}; batching='vmap' would run all as one")
+        if self.reason and self.route == "vmap":
+            raise ValueError(f"net: {self.reason}; batching='vmap' would run all as one")
         self.twins = [Twin(n, {nn.Embedding: _Embedding}) for n in self.nets]
         self.watched: set[int] = set()    # networks that had their first call
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
         self.others = False               # the loss has a gradient for other tensors, such as weights of its own
-        self._batchable, self._stacked = None, (None, {})
+        self._batchable = None
+        self._stacked = None, {}
         if self.reason: _choose(self, "loop")
 
     @property

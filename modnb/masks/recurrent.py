@@ -20,7 +20,8 @@ def _gru_layer(x, w_ih, w_hh, b_ih, b_hh, h):
     for gates in (x @ w_ih.mT + b_ih).unbind(0):
         r, z, n = gates.chunk(3, -1)
         h_r, h_z, h_n = (h @ w_hh.mT + b_hh).chunk(3, -1)
-        r, z = torch.sigmoid(r + h_r), torch.sigmoid(z + h_z)
+        r = torch.sigmoid(r + h_r)
+        z = torch.sigmoid(z + h_z)
         n = torch.tanh(n + r * h_n)
         h = n + z * (h - n)
         out.append(h)
@@ -38,7 +39,8 @@ def _rnn_layer(x, w_ih, w_hh, b_ih, b_hh, h, nonlinearity=torch.tanh):
 # %% ../../nbs/masks/03_recurrent.ipynb #60420704
 def _run_layer(module, x, suffix, h0, c0):
     "One layer and direction: outputs [T, B, H], last h, last c (None but for an LSTM)."
-    w_ih, w_hh = getattr(module, f"weight_ih_{suffix}"), getattr(module, f"weight_hh_{suffix}")
+    w_ih = getattr(module, f"weight_ih_{suffix}")
+    w_hh = getattr(module, f"weight_hh_{suffix}")
     zero = x.new_zeros(w_hh.shape[0])
     b_ih, b_hh = (getattr(module, f"bias_{n}_{suffix}") if module.bias else zero for n in ("ih", "hh"))
     if module.mode == "LSTM":
@@ -55,20 +57,27 @@ def recurrent_forward(
     x: Tensor, # what the module takes: [T, B, in], [B, T, in] if batch_first, or [T, in]
     hx=None, # initial state as the module takes it; None means zeros
 ):
-    "`forward` of PyTorch's recurrent modules in operations that `torch.vmap` can batch. Raises `NotImplementedError` for packed sequences and projections."
-    if not isinstance(x, Tensor) or module.proj_size: raise NotImplementedError("packed sequences and LSTM projections have no batched kernel")
-    unbatched, lstm, D = x.dim() == 2, module.mode == "LSTM", 1 + module.bidirectional
+    """`forward` of PyTorch's recurrent modules in operations that `torch.vmap` can batch.
+    Raises `NotImplementedError` for packed sequences and projections."""
+    if not isinstance(x, Tensor) or module.proj_size:
+        raise NotImplementedError("packed sequences and LSTM projections have no batched kernel")
+    unbatched = x.dim() == 2
+    lstm = module.mode == "LSTM"
+    D = 1 + module.bidirectional
     x = x[:, None] if unbatched else x.transpose(0, 1) if module.batch_first else x
     h0, c0 = (hx if lstm else (hx, None)) if hx is not None else (None, None)
     if unbatched: h0, c0 = (s if s is None else s[:, None] for s in (h0, c0))
-    hs, cs = [], []
+    hs = []
+    cs = []
     for layer in range(module.num_layers):
         outs = []
         for d in range(D):
-            i, suffix = layer * D + d, f"l{layer}" + ("_reverse" if d else "")
+            i = layer * D + d
+            suffix = f"l{layer}" + ("_reverse" if d else "")
             out, h, c = _run_layer(module, x.flip(0) if d else x, suffix, *(s if s is None else s[i] for s in (h0, c0)))
             outs.append(out.flip(0) if d else out); hs.append(h); cs.append(c)
         x = torch.cat(outs, -1) if D == 2 else outs[0]
-    h, c = torch.stack(hs), torch.stack(cs) if lstm else None
+    h = torch.stack(hs)
+    c = torch.stack(cs) if lstm else None
     if unbatched: x, h, c = x[:, 0], h[:, 0], c[:, 0] if lstm else None
     return (x.transpose(0, 1) if module.batch_first and not unbatched else x), (h, c) if lstm else h
