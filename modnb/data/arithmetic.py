@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['SPLITS', 'to_digits', 'from_digits', 'DigitCode', 'reference_problems', 'AddMul']
@@ -84,19 +84,13 @@ class DigitCode:
 SPLITS = {"train": (0, 1_000_000), "test": (1, 10_000), "valid": (2, 10_000)}    # number of the split, problems
 
 
-def _check_name(argument: str, value, allowed):
-    "Raise `ValueError` unless a name is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(allowed)}{nearest(value, allowed)}")
-
-
 def reference_problems(
     split: str = "valid", # "train", "valid" or "test"
     modulus: int = 100, # numbers are below it
 ) -> tuple[Tensor, Tensor, Tensor]: # a, b, op, int64 [n] each
     "The problems of a split, draw for draw. Raises `ValueError` naming `split`."
     import numpy as np
-    _check_name("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     number, size = SPLITS[split]
     random = np.random.RandomState(0x12345678 + number)
     pairs = random.randint(0, modulus, size=(size, 2))
@@ -113,7 +107,7 @@ class AddMul(DigitCode):
         device: str | torch.device = "cpu", # where they are drawn
     ) -> Stream: # of (x [batch, n_inputs], y [batch, digits])
         "Endless batches of uniformly drawn problems. Raises `ValueError` naming `op` or `batch_size`."
-        if op is not None: _check_name("op", op, self.ops)
+        if op is not None: check_choice("op", op, self.ops)
         if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
         def make(generator):
             a, b, which = (torch.randint(n, (batch_size,), generator=generator, device=generator.device)
@@ -130,7 +124,7 @@ class AddMul(DigitCode):
         "The reference's finite sets. Raises `ValueError` naming `split` or `op`."
         problems = torch.stack(reference_problems(split, self.modulus))
         if op is not None:
-            _check_name("op", op, self.ops)
+            check_choice("op", op, self.ops)
             problems = problems[:, problems[2] == self.ops.index(op)]
         return self.encode(*problems[:, :n].to(device))
 

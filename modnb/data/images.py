@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .downloads import DataSet, Route, fetch, gunzip, untar
 from .stream import Stream
-from ..checks import nearest, need
+from ..checks import check_choice, need
 
 # %% auto #0
 __all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows', 'pixel_order',
@@ -126,8 +126,7 @@ SPLITS = ("train", "valid", "full", "test")
 def split_rows(split: str, n_train: int, n: int) -> np.ndarray: # int64, sorted
     """Which images a split has; `n_train` is the length of the training file, `n` that of everything.
     Raises `ValueError` naming `split`."""
-    if split not in SPLITS:
-        raise ValueError(f"split: {split!r} is unknown; choose one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+    check_choice("split", split, SPLITS)
     if split == "test": return np.arange(n_train, n)
     train = np.random.RandomState(0xC1CAFA52).rand(n_train) > 0.2
     return np.flatnonzero({"train": train, "valid": ~train, "full": train | True}[split])
@@ -237,6 +236,5 @@ def image_set(
 ) -> ImageSet:
     """A set of images; fetches its files if they are not in the cache.
     Raises `ValueError` naming `name`, `Unavailable` where there are no files."""
-    if name not in _LOADERS:
-        raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(_LOADERS)}{nearest(name, _LOADERS)}")
+    check_choice("name", name, _LOADERS)
     return ImageSet(name, *_LOADERS[name](), device)

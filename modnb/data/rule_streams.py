@@ -31,6 +31,32 @@ def stacked_targets(
         return twin.targets(x, rule)
     return torch.vmap(one)(parameters, x, rule)
 
+# %% ../../nbs/data/09_rule_streams.ipynb #8b0ccc4e
+def _raw(streams: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B, ..., n_features], int64 [B, ...]
+    "Features at scale 1 and rules of batch i of a seed."
+    task = streams.tasks[0]
+    dtype = streams.options.get("dtype", torch.float32)
+    generator = Stream(lambda g: g, seed, streams.device)[i]
+    shape = streams.batch_size, *task._lengths(streams.options.get("length"))
+    x = task.features(*shape, generator=generator, device=streams.device, dtype=dtype)
+    return x, draw_contexts(shape, task.rules, streams.options.get("probs"), generator, streams.device)
+
+
+def _draw(streams: RuleStreams, i: int, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    "Batch i of several members. Equal seeds are drawn once."
+    seeds = [streams.seeds[m] for m in members]
+    distinct = list(dict.fromkeys(seeds))
+    x, rule = map(torch.stack, zip(*[_raw(streams, i, seed) for seed in distinct]))
+    x = x * streams.options.get("scale", 1.0)
+    context = (rule[..., None] == torch.arange(streams.tasks[0].rules, device=x.device)).to(x.dtype)
+    inputs = torch.cat([x, context], -1)
+    if len(distinct) < len(seeds):
+        at = torch.tensor([distinct.index(s) for s in seeds], device=x.device)
+        x = x[at]
+        rule = rule[at]
+        inputs = inputs[at]
+    return inputs, stacked_targets(streams.tasks[0], streams.parameters(members), x, rule)
+
 # %% ../../nbs/data/09_rule_streams.ipynb #59a1e58d
 class RuleStreams(Sequence):
     "One stream of (inputs, targets) for each task; `draw` gives a batch of all, or of some."
@@ -70,35 +96,9 @@ class RuleStreams(Sequence):
             self._parameters[members] = {name: torch.stack([p[name] for p in of]) for name in of[0]}
         return self._parameters[members]
 
-# %% ../../nbs/data/09_rule_streams.ipynb #8b0ccc4e
-def _raw(self: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B, ..., n_features], int64 [B, ...]
-    "Features at scale 1 and rules of batch i of a seed."
-    task = self.tasks[0]
-    dtype = self.options.get("dtype", torch.float32)
-    generator = Stream(lambda g: g, seed, self.device)[i]
-    shape = self.batch_size, *task._lengths(self.options.get("length"))
-    x = task.features(*shape, generator=generator, device=self.device, dtype=dtype)
-    return x, draw_contexts(shape, task.rules, self.options.get("probs"), generator, self.device)
-
-
-def _draw(self: RuleStreams,
-    i: int, # number of the batch
-    members: Sequence[int] | None = None, # None: all
-) -> tuple[Tensor, Tensor]: # inputs [S, B, ..., n_inputs], targets [S, B, ...]
-    "Batch `i` of several members."
-    members = tuple(range(len(self)) if members is None else members)
-    seeds = [self.seeds[m] for m in members]
-    distinct = list(dict.fromkeys(seeds))
-    x, rule = map(torch.stack, zip(*[self._raw(i, seed) for seed in distinct]))
-    x = x * self.options.get("scale", 1.0)
-    context = (rule[..., None] == torch.arange(self.tasks[0].rules, device=x.device)).to(x.dtype)
-    inputs = torch.cat([x, context], -1)
-    if len(distinct) < len(seeds):
-        at = torch.tensor([distinct.index(s) for s in seeds], device=x.device)
-        x = x[at]
-        rule = rule[at]
-        inputs = inputs[at]
-    return inputs, stacked_targets(self.tasks[0], self.parameters(members), x, rule)
-
-RuleStreams._raw = _raw
-RuleStreams.draw = _draw
+    def draw(self,
+        i: int, # number of the batch
+        members: Sequence[int] | None = None, # None: all
+    ) -> tuple[Tensor, Tensor]: # inputs [S, B, ..., n_inputs], targets [S, B, ...]
+        "Batch `i` of several members."
+        return _draw(self, i, tuple(range(len(self)) if members is None else members))

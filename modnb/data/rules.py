@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['draw_contexts', 'Rules', 'RuleTask', 'linear_answers', 'LinearRules', 'MLPRules', 'winners', 'retrieve', 'MHARules',
@@ -24,13 +24,6 @@ def _check_whole(argument: str, value, least: int):
     "Raise `ValueError` unless a number is whole and not too small."
     if isinstance(value, int) and not isinstance(value, bool) and value >= least: return
     raise ValueError(f"{argument}: {value!r} given; need a whole number, {least} or more")
-
-
-def _check_choice(argument: str, value, allowed):
-    "Raise `ValueError` unless a value is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of "
-                     f"{', '.join(map(str, allowed))}{nearest(value, allowed)}")
 
 # %% ../../nbs/data/08_rules.ipynb #76d0a1a1
 def draw_contexts(
@@ -62,7 +55,7 @@ class Rules:
         task: str = "regression", # or "classification"
     ):
         _check_whole("rules", rules, 1)
-        _check_whole("data_seed", data_seed, 0); _check_choice("task", task, self.tasks)
+        _check_whole("data_seed", data_seed, 0); check_choice("task", task, self.tasks)
         import numpy as np
         self.rules = rules
         self.data_seed = data_seed
@@ -232,7 +225,7 @@ class MHARules(LinearRules):
         task: str = "regression", # or "classification"
         search: int = 1, # 1: the closest number; 2: the largest inner product of unit vectors
     ):
-        _check_choice("search", search, (1, 2)); _check_whole("rules", rules, 1)
+        check_choice("search", search, (1, 2)); _check_whole("rules", rules, 1)
         self.search = search
         self.n_features = (4 if search == 1 else 6) * rules
         super().__init__(rules, data_seed, task)

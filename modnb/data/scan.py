@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import sequences
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['VERBS', 'ADDED', 'TEMPLATES', 'SPLITS', 'PARTS', 'WORDS', 'ACTIONS', 'pairs', 'lines', 'Scan']
@@ -85,19 +85,13 @@ def _split(name: str):
         a: not _has(c, ("turn",), template) and _has(c, tested, template))
 
 
-def _check_name(argument: str, value, allowed):
-    "Raise `ValueError` unless a name is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(allowed)}{nearest(value, allowed)}")
-
-
 @functools.cache
 def lines(
     split: str = "simple", # one of `SPLITS`; "simple" is a stand-in for the published draw
     part: str = "train", # "train" or "test"
 ) -> tuple[tuple[str, str], ...]: # (command, actions) in the order of the grammar, repeated ones last
     "The pairs in a part of a split. Raises `ValueError` naming `split` or `part`."
-    _check_name("split", split, SPLITS); _check_name("part", part, PARTS)
+    check_choice("split", split, SPLITS); check_choice("part", part, PARTS)
     belongs = _split(split)[PARTS.index(part)]
     found = tuple(pair for pair in pairs() if belongs(*pair))
     if split not in ADDED or part == "test": return found
@@ -113,7 +107,7 @@ ACTIONS = ("I_TURN_LEFT", "I_TURN_RIGHT", "I_JUMP", "I_WALK", "I_RUN", "I_LOOK")
 def _numbers(argument: str, text: str, vocabulary: tuple[str, ...]) -> list[int]:
     "Numbers of the words. Raises `ValueError` for one that is not in the vocabulary."
     words = text.split()
-    for word in words: _check_name(argument, word, vocabulary)
+    for word in words: check_choice(argument, word, vocabulary)
     return [vocabulary.index(word) for word in words]
 
 

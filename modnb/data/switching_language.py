@@ -11,55 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_count
+
 # %% auto #0
-__all__ = ['SwitchingLanguage', 'text', 'windows', 'best_reader', 'read_words', 'text_files', 'encode_words']
-
-# %% ../../nbs/data/10_switching_language.ipynb #339583fe
-class SwitchingLanguage:
-    "Markov chains that take turns. Raises `ValueError` naming the argument."
-    def __init__(self,
-        states: int = 8, # of the hidden process; state s speaks chain s mod `chains`
-        chains: int = 4,
-        tokens: int = 20, # the vocabulary
-        switch: float = 0.05, # probability of leaving a state at each step
-        concentration: float = 0.1, # of the Dirichlet distribution of a chain's rows
-        seed: int = 0, # of the language itself
-    ):
-        if not 1 <= chains <= states or states < 2:
-            raise ValueError(f"chains: {chains} given; need 1 to {states}, one state or more for each, and two states "
-                             "at least")
-        if tokens < 2: raise ValueError(f"tokens: {tokens} given; need two at least")
-        if not 0 < switch <= 1 or not concentration > 0:
-            raise ValueError(f"{'concentration' if 0 < switch <= 1 else 'switch'}: "
-                             f"{concentration if 0 < switch <= 1 else switch} given; need a positive "
-                             f"number{'' if 0 < switch <= 1 else ' up to 1'}")
-        self.tokens = tokens
-        self.chains = chains
-        self.switch = switch
-        random = np.random.RandomState(seed)
-        rows = random.dirichlet([concentration] * tokens, (chains, tokens)) + 1e-6
-        self.chain_of = torch.arange(states) % chains # [states]
-        self.transition = torch.tensor(rows / rows.sum(-1, keepdims=True)) # [chains, tokens, tokens]
-        jump = np.zeros((states, states))
-        jump[~np.eye(states, dtype=bool)] = random.dirichlet([1.0] * (states - 1), states).ravel()
-        self.moves = torch.tensor((1 - switch) * np.eye(states) + switch * jump) # [states, states]
-        self.stationary = torch.linalg.matrix_power(self.moves, 2**20)[0] # [states]
-
-    def __repr__(self):
-        return f"SwitchingLanguage({len(self.moves)} states, {self.chains} chains, {self.tokens} tokens, switch={self.switch})"
+__all__ = ['draw_text', 'forward_algorithm', 'SwitchingLanguage', 'windows', 'read_words', 'text_files', 'encode_words']
 
 # %% ../../nbs/data/10_switching_language.ipynb #006bac78
 def _drawn(cumulative, u: float) -> int: # row of a cumulative table, uniform number -> index
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)
 
 
-def text(
+def draw_text(
     language: SwitchingLanguage,
     n: int, # steps
     seed: int = 0, # equal seeds give equal text
 ) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
     "One long text. Raises `ValueError` naming `n`."
-    if n < 1: raise ValueError(f"n: {n} given; need one step at least")
+    check_count("n", n)
     random = np.random.RandomState(seed)
     says = language.transition.numpy().cumsum(-1)
     moves = language.moves.numpy().cumsum(-1)
@@ -73,8 +41,70 @@ def text(
         s = _drawn(moves[s], v)
     return torch.tensor(tokens), torch.tensor(spoke)
 
+# %% ../../nbs/data/10_switching_language.ipynb #c5ecf14e
+def forward_algorithm(
+    language: SwitchingLanguage,
+    x: Tensor, # int [..., T] what is read
+    y: Tensor, # int [..., T] the tokens after each
+) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
+    "Likelihoods and beliefs of the best possible reader."
+    belief = language.stationary.expand(*x.shape[:-1], -1)
+    log_p = []
+    beliefs = []
+    by_chain = torch.nn.functional.one_hot(language.chain_of, language.chains).double()
+    for now, after in zip(x.unbind(-1), y.unbind(-1)):
+        beliefs.append(belief @ by_chain)
+        joint = belief * language.transition[language.chain_of, now[..., None], after[..., None]]
+        evidence = joint.sum(-1, keepdim=True)
+        log_p.append(evidence[..., 0].log())
+        belief = (joint / evidence) @ language.moves
+    return torch.stack(log_p, -1), torch.stack(beliefs, -2)
 
-SwitchingLanguage.text = text
+# %% ../../nbs/data/10_switching_language.ipynb #339583fe
+class SwitchingLanguage:
+    "Markov chains that take turns. Raises `ValueError` naming the argument."
+    def __init__(self,
+        states: int = 8, # of the hidden process; state s speaks chain s mod `chains`
+        chains: int = 4,
+        tokens: int = 20, # the vocabulary
+        switch: float = 0.05, # probability of leaving a state at each step
+        concentration: float = 0.1, # of the Dirichlet distribution of a chain's rows
+        seed: int = 0, # of the language itself
+    ):
+        if not 1 <= chains <= states or states < 2:
+            raise ValueError(f"chains: {chains} given; need 1 to {states}, and at least two states")
+        check_count("tokens", tokens, 2)
+        if not 0 < switch <= 1: raise ValueError(f"switch: {switch} given; need a positive number up to 1")
+        if not concentration > 0: raise ValueError(f"concentration: {concentration} given; need a positive number")
+        self.tokens = tokens
+        self.chains = chains
+        self.switch = switch
+        random = np.random.RandomState(seed)
+        rows = random.dirichlet([concentration] * tokens, (chains, tokens)) + 1e-6
+        self.chain_of = torch.arange(states) % chains # [states]
+        self.transition = torch.tensor(rows / rows.sum(-1, keepdims=True)) # [chains, tokens, tokens]
+        jump = np.zeros((states, states))
+        jump[~np.eye(states, dtype=bool)] = random.dirichlet([1.0] * (states - 1), states).ravel()
+        self.moves = torch.tensor((1 - switch) * np.eye(states) + switch * jump) # [states, states]
+        self.stationary = torch.linalg.matrix_power(self.moves, 2**20)[0] # [states]
+
+    def __repr__(self):
+        return (f"SwitchingLanguage({len(self.moves)} states, {self.chains} chains, {self.tokens} tokens, "
+                f"switch={self.switch})")
+
+    def text(self,
+        n: int, # steps
+        seed: int = 0, # equal seeds give equal text
+    ) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
+        "One long text. Raises `ValueError` naming `n`."
+        return draw_text(self, n, seed)
+
+    def best_reader(self,
+        x: Tensor, # int [..., T] what is read
+        y: Tensor, # int [..., T] the tokens after each
+    ) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
+        "The forward algorithm."
+        return forward_algorithm(self, x, y)
 
 # %% ../../nbs/data/10_switching_language.ipynb #81026873
 def windows(
@@ -88,28 +118,6 @@ def windows(
     if length < 1 or n < 1: raise ValueError(f"length: {length} given; need 1 to {len(tokens) - 1}")
     cut = lambda t: t[: n * length].view(n, length)
     return tuple(cut(t) for t in ((tokens[:-1], tokens[1:]) if spoke is None else (tokens[:-1], tokens[1:], spoke)))
-
-# %% ../../nbs/data/10_switching_language.ipynb #c5ecf14e
-def best_reader(
-    language: SwitchingLanguage,
-    x: Tensor, # int [..., T] what is read
-    y: Tensor, # int [..., T] the tokens after each
-) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
-    "The forward algorithm."
-    belief = language.stationary.expand(*x.shape[:-1], -1)
-    log_p = []
-    beliefs = []
-    by_chain = torch.nn.functional.one_hot(language.chain_of, language.chains).double()
-    for now, after in zip(x.unbind(-1), y.unbind(-1)):
-        beliefs.append(belief @ by_chain)
-        joint = belief * language.transition[language.chain_of, now[..., None], after[..., None]]
-        evidence = joint.sum(-1, keepdim=True)
-        log_p.append(evidence[..., 0].log())
-        belief = (joint / evidence) @ language.moves
-    return torch.stack(log_p, -1), torch.stack(beliefs, -2)
-
-
-SwitchingLanguage.best_reader = best_reader
 
 # %% ../../nbs/data/10_switching_language.ipynb #03ca954d
 def read_words(path) -> list[str]: # path: a pathlib.Path

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arithmetic import SPLITS, _check_name, _one_hot, to_digits
+from ..checks import check_choice
+from .arithmetic import SPLITS, _one_hot, to_digits
 from .stream import Stream
 
 # %% auto #0
@@ -22,7 +23,7 @@ def reference_pairs(
 ) -> Tensor: # int64 [n, 2 pairs, 2 numbers]
     "The problems of a split, draw for draw. Raises `ValueError` naming `split`."
     import numpy as np
-    _check_name("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     number, size = SPLITS[split]
     random = np.random.RandomState(0x12345678 + number)
     return torch.from_numpy(np.stack([random.randint(0, modulus, size=(size, 2)) for _ in range(2)],
@@ -54,7 +55,7 @@ class PairCode:
         for name, value, least in (("digits", digits, 1), ("base", base, 2)):
             if not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
-        _check_name("mode", mode, MODES)
+        check_choice("mode", mode, MODES)
         self.digits = digits
         self.base = base
         self.modulus = base**digits
@@ -68,7 +69,7 @@ class PairCode:
 
     def number(self, pair: str) -> int: # 0 or 1
         "Which pair a name means. Raises `ValueError` naming `pair`."
-        _check_name("pair", pair, self.pairs)
+        check_choice("pair", pair, self.pairs)
         return self.pairs.index(pair)
 
     def encode(self,

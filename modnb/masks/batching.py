@@ -5,202 +5,28 @@
 # %% ../../nbs/masks/04_batching.ipynb #131c9808
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .network import Watch, Written, unwrapped
-from .recurrent import recurrent_forward
-from ..models.copies import full_copy, parameter_places, put_weights, structural_copy
+from modnb.masks.twins import (
+    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise, _with_gradient,
+)
+from ..models.copies import full_copy
 from ..models.stacked import difference
-from ..checks import nearest
-from ..training.checkpoint import rng_state, set_rng_state
-from ..training.fit import call_net, differentiable_loss, own, scalar_loss
+from ..checks import check_choice
+from ..training.fit import differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes', 'pull',
-           'Batched']
-
-# %% ../../nbs/masks/04_batching.ipynb #79439a82
-class _Embedding(nn.Embedding):
-    def forward(self, x):
-        weight = self.weight
-        if self.max_norm is not None:
-            norm = weight.detach().norm(self.norm_type, 1, keepdim=True)
-            weight = weight + weight.detach() * (torch.where(norm > self.max_norm, self.max_norm / (norm + 1e-7), 1)
-                                                 - 1)
-        if self.padding_idx is not None:
-            row = torch.arange(self.num_embeddings, device=weight.device)[:, None] == self.padding_idx
-            weight = torch.where(row, weight.detach(), weight)
-        return F.embedding(x, weight)
-
-
-class _LSTM(nn.LSTM):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-class _GRU(nn.GRU):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-class _RNN(nn.RNN):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-def _exchange(net: nn.Module, classes: dict) -> nn.Module:
-    "Give the modules of a structural copy another forward."
-    for module in net.modules(): module.__class__ = classes.get(type(module), module.__class__)
-    return net
-
-# %% ../../nbs/masks/04_batching.ipynb #2f617843
-@contextlib.contextmanager
-def _differentiable(net: nn.Module):
-    "Switch off fused kernels that have no derivative in eval mode: attention's fast path, cuDNN's recurrent layers."
-    fast = torch.backends.mha.get_fastpath_enabled()
-    cudnn = torch.backends.cudnn.enabled
-    torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(m, nn.RNNBase) for m in net.modules()): torch.backends.cudnn.enabled = False
-    try: yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.cudnn.enabled = cudnn
-
-# %% ../../nbs/masks/04_batching.ipynb #227e9d27
-ABSENT = object()    # an attribute that a module did not have
-
-
-def _state(net: nn.Module) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
-    "What the modules hold besides their parameters."
-    kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
-    return {(path, kind, name): value for path, m in net.named_modules() for kind, of in kinds.items()
-            for name, value in of(m).items()}
-
-# %% ../../nbs/masks/04_batching.ipynb #cde3e64f
-class Twin:
-    "A copy of a network in eval mode that runs under other weights and leaves no trace, in the network or in itself."
-    def __init__(self,
-        net: nn.Module, # network; never changed
-        classes: Mapping[type, type], # class of a module -> class that takes its place
-    ):
-        self.net = net
-        self.classes = classes
-        self.parameters = {n: p.detach() for n, p in net.named_parameters()}
-        self.written: set[str] = set()    # parameters that a call writes
-        self.build()
-
-    def build(self):
-        "Make the copy, and find the places of each parameter in it."
-        self.module = self.copy({})
-        self.changed = {}    # changed: what else a call changes -> its value before
-        self.places = parameter_places(self.module)
-
-    def copy(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        "A new copy with these weights; the others are the network's own, without a gradient."
-        rest = {n: nn.Parameter(p, requires_grad=False) for n, p in (self.parameters | self.copies()).items()}
-        return _exchange(structural_copy(self.net, rest | dict(weights)), self.classes).eval()
-
-    def copies(self) -> dict[str, Tensor]:
-        "Copies of the parameters that a call writes."
-        return {n: self.parameters[n].clone() for n in sorted(self.written)}
-
-    @contextlib.contextmanager
-    def noting_changes(self):
-        "Context of a first call: remember what it changes, and put it back."
-        before = _state(self.module)
-        tensors = {key: value for key, value in before.items() if isinstance(value, Tensor)}
-        saved = {key: t.clone() for key, t in tensors.items()}
-        with Watch(self.parameters, tensors) as watch: yield watch
-        now = _state(self.module)
-        changed = {key for key in before | now if before.get(key) is not now.get(key)} | watch.written
-        self.changed = {key: saved.get(key, before.get(key, ABSENT)) for key in changed}
-        self.put_back()
-
-    def put_back(self):
-        "Restore everything but the parameters to its state before the first call."
-        modules = dict(self.module.named_modules()) if self.changed else {}
-        for (path, kind, name), value in self.changed.items():
-            holder = modules[path]._buffers if kind == "buffer" else vars(modules[path])
-            if value is ABSENT: holder.pop(name, None)
-            else: holder[name] = value.clone() if isinstance(value, Tensor) else value
-
-    def run(self,
-        weights: Mapping[str, Tensor], # name -> tensor in the place of this parameter
-        inputs, # as `call_net` takes them
-        way: str = "stay", # weights "stay" until the next call, are for this "call" only, or are in a new "copy"
-    ):
-        "Outputs under weights."
-        if way == "copy": return call_net(self.copy(weights), inputs)
-        self.put_back()
-        weights = self.copies() | dict(weights)
-        if way == "call":
-            return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
-        put_weights(self.places, weights)
-        return call_net(self.module, inputs)
-
-# %% ../../nbs/masks/04_batching.ipynb #4ca7ea03
-REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activation checkpointing
-
-
-def _graph(loss: Tensor) -> tuple[set[str], set[int]]: # names of operations, ids of leaves
-    "What a loss was computed with."
-    names = set()
-    leaves = set()
-    seen = set()
-    open_ = [loss.grad_fn]
-    while open_:
-        node = open_.pop()
-        if node is None or node in seen: continue
-        seen.add(node)
-        names.add(node.name())
-        if hasattr(node, "variable"): leaves.add(id(node.variable))
-        open_ += [n for n, _ in node.next_functions]
-    return names, leaves
-
-
-@contextlib.contextmanager
-def _same_noise(device: torch.device):
-    "Context that restores the state of the global random number generators."
-    state = rng_state(device) if device.type != "meta" else None
-    try: yield
-    finally:
-        if state: set_rng_state(state, device)
-
-
-def _with_gradient(value):
-    "Inputs that require a gradient; without one, reentrant checkpointing computes no gradients."
-    return tree_map(lambda t: t.detach().requires_grad_().clone() if t.is_floating_point() else t.clone(), value)
-
-
-def _module_at(error: Exception, net: nn.Module) -> str:
-    "Which module of a network was running where an error was raised, as the start of a reason; empty if none was."
-    names = {id(m): n for n, m in net.named_modules()}
-    found = ""
-    trace = error.__traceback__
-    while trace is not None:
-        module = trace.tb_frame.f_locals.get("self")
-        if id(module) in names: found = f"{names[id(module)] or 'the network'} ({type(module).__name__.lstrip('_')}): "
-        trace = trace.tb_next
-    return found
+__all__ = ['CHANNELS_LAST', 'ROUTES', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes', 'pull', 'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #54c0e606
-def _gradients(run: Callable, weights: dict[str, Tensor]) -> list:
-    "Losses and gradients, on detached weights."
-    leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
-    losses = run(leaves)
-    if REENTRANT in _graph(losses)[0]:    # it forbids `autograd.grad`
-        losses.sum().backward()
-        return [losses.detach(), *(leaf.grad for leaf in leaves.values())]
-    grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-    return [losses.detach(), *(g.to_dense() if g is not None and g.is_sparse else g for g in grads)]
-
-
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
     """Largest difference of two lists of tensors, relative to the largest entry of each or to `least`,
     whichever is larger."""
@@ -209,7 +35,7 @@ def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
     if any(y.is_meta for _, y in pairs): return 0.0    # shapes without numbers
     return max(float((x - y).abs().max() / y.abs().max().clamp_min(least)) for x, y in pairs)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #0bc460ce
 def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
     "Axes of one weight, slowest first, in a gradient [R, *shape]; None if they are in order, or not dense."
     if grad is None: return None
@@ -221,7 +47,7 @@ def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
+def with_memory_order(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
     "The same [R, *shape], its parameter's axes in another order in memory."
     if order is None: return weight
     return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0,
@@ -253,7 +79,7 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
                                            "right for a teacher, wrong for a penalty", min(read))
     return loss
 
-
+# %% ../../nbs/masks/04_batching.ipynb #83ad4ac7
 def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
     "Some weight has no gradient: if reentrant checkpointing is the reason, let gradients flow through the inputs."
     twin = batched.twins[net]
@@ -261,7 +87,7 @@ def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
     except (RuntimeError, TypeError, ValueError): return    # it does not run this way
     batched.through_inputs |= isinstance(loss, Tensor) and REENTRANT in _graph(loss)[0]
 
-
+# %% ../../nbs/masks/04_batching.ipynb #82ae1922
 def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
     """Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of
     nothing but rounding counts as zero. Infinite if the network runs in single precision only."""
@@ -279,7 +105,7 @@ def _why(error: Exception) -> str:
     if isinstance(error, Written): return f"writes into its parameter {error}"
     return str(error).strip().split("\n")[0].split(", please file")[0]
 
-
+# %% ../../nbs/masks/04_batching.ipynb #d12fb2d9
 def _trial(batched: Batched, weights, inputs, targets,
            nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
@@ -295,7 +121,7 @@ def _trial(batched: Batched, weights, inputs, targets,
         return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
-
+# %% ../../nbs/masks/04_batching.ipynb #0da86de6
 def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 1e-3) -> tuple[list | None, str]:
     "Loss and gradients of two sets under vmap if they are the loop's; else None and the reason."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
@@ -306,14 +132,14 @@ def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 
     if gap < tolerance or _exact_gap(batched, weights, *given) < tolerance: return found, ""
     return None, f"its gradient under vmap differs from the loop's by {gap:.0e}"
 
-
+# %% ../../nbs/masks/04_batching.ipynb #5a1a8288
 def _noisy(batched: Batched, weights, inputs, targets, nets) -> bool:
     "Whether the loop gives other gradients each time, so that no route can be compared with it."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
     return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights)
                            for _ in range(2))) > 1e-6
 
-
+# %% ../../nbs/masks/04_batching.ipynb #19975bbf
 def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
     "Time of a pass forward and back: the faster of two, after a first."
     device = next(iter(weights.values())).device
@@ -338,22 +164,22 @@ def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
     "Memory order that suits the loop, for a parameter of so many axes."
     return CHANNELS_LAST if batched.channels_last and dims == 4 else None
 
-
+# %% ../../nbs/masks/04_batching.ipynb #8dfd4a84
 def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # the fastest route
     "Time the routes, each with the memory order that suits it."
-    turned = {n: laid(w, orders[n]) for n, w in weights.items()}
+    turned = {n: with_memory_order(w, orders[n]) for n, w in weights.items()}
     seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets),
                "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
     if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(
             iter(weights.values())).device.type == "cpu":
         batched.channels_last = True
-        last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
+        last = {n: with_memory_order(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
         seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
         batched.channels_last = seconds["channels last"] < min(seconds["loop"], 0.9 * seconds["vmap"])
     logging.getLogger("modnb").info("masks: %s", ", ".join(f"{r} {1e3 * s:.1f} ms" for r, s in seconds.items()))
     return "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
 
-
+# %% ../../nbs/masks/04_batching.ipynb #7a6bc9c8
 def _choose_route(batched: Batched, weights, inputs, targets, nets,
                   race: bool) -> list | None: # gradients under vmap, if it is chosen
     "Decide the route and say so."
@@ -373,14 +199,6 @@ ROUTES = {    # value of `batching` -> route, and whether the loop runs in chann
     "loop": ("loop", False),
     "channels-last": ("loop", True),
 }
-
-
-def _check_route(batching: str):
-    "Raises `ValueError` if there is no such route."
-    if batching in ROUTES: return
-    hint = nearest(batching, ROUTES) or "."
-    known = ", ".join(map(repr, ROUTES))
-    raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
 
 
 def check_shapes(nets: Sequence[nn.Module]):
@@ -420,7 +238,7 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
         if not batched.through_inputs: differentiable_loss(loss)
     batched.watched.add(net)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #94b0909f
 def _batchable_twin(batched: Batched) -> Twin:
     "The twin for `vmap`: of the first network, with recurrent layers replaced, too."
     if batched._batchable is None:
@@ -430,7 +248,7 @@ def _batchable_twin(batched: Batched) -> Twin:
         batched._batchable.changed = first.changed
     return batched._batchable
 
-
+# %% ../../nbs/masks/04_batching.ipynb #b79e974c
 def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
     "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
     if batched._stacked[0] != (masked, nets):
@@ -440,7 +258,7 @@ def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> d
     changed = {f"{path}.{name}".lstrip(".") for path, _, name in batched.twins[0].changed} | batched.twins[0].written
     return {n: t.clone() if n in changed else t for n, t in batched._stacked[1].items()}
 
-
+# %% ../../nbs/masks/04_batching.ipynb #d0533e39
 def _settled(batched: Batched, weights, inputs, targets, nets,
              race: bool) -> dict[str, tuple | None]: # name -> memory order
     "Decide the route of a first draw, and say which memory order suits it."
@@ -467,7 +285,7 @@ def pull(
     alone = batched.others and not batched.through_inputs
     loss.backward(inputs=list(weights.values()) if alone else None)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #b02c8446
 def _choose(batched: Batched, route: str, reason: str = ""):
     "Take a route and say so."
     batched.route = route
@@ -475,7 +293,7 @@ def _choose(batched: Batched, route: str, reason: str = ""):
     level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
     logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #4dcadf82
 def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
     "A chunk in tensors that a forward pass may change, in the memory order of the route."
     inputs = _with_gradient(inputs) if batched.through_inputs else own(inputs)
@@ -483,7 +301,7 @@ def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
         inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
     return inputs, own(targets)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #d0592f1c
 def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> Tensor: # [R]
     "Losses of R weight sets, one after the other."
     sets = range(len(next(iter(weights.values()))))
@@ -491,7 +309,7 @@ def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> 
     way = "copy" if len(sets) > 1 else "stay"
     return torch.stack([batched.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
 
-
+# %% ../../nbs/masks/04_batching.ipynb #4544ae73
 def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     "The losses of all sets in one call."
     first = nets[0] if nets else 0
@@ -507,12 +325,11 @@ def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
-        net: nn.Module | Sequence[
-        nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
+        net: nn.Module | Sequence[nn.Module], # or networks whose parameters agree in names and shapes; never changed
         loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
-        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in this memory order), or "auto": see `settle`
+        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in that order), or "auto": see `settle`
     ):
-        _check_route(batching)
+        check_choice("batching", batching, ROUTES)
         self.nets = [unwrapped(n) for n in ([net] if isinstance(net, nn.Module) else net)]
         self.loss = loss
         self.route, self.channels_last = ROUTES[batching]

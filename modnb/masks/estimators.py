@@ -13,23 +13,15 @@ import torch
 from torch import Tensor
 
 from .sampling import Place, at_least_single, draw, mix, pull, sample, sample_reference, to_uniform
-from ..checks import nearest
+from ..registry import Registry
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'register', 'get_estimator', 'through', 'Estimator', 'Gumbel', 'HardConcrete',
            'ContinuousSparsification', 'EdgePopup', 'Magnitude', 'Random']
 
 # %% ../../nbs/masks/06_estimators.ipynb #8afda48b
-ESTIMATORS: dict[str, type] = {}
-
-
-def register(name: str):
-    "Class decorator: make an estimator known by a name, `learn_masks(..., estimator=name)`."
-    def add(cls):
-        cls.name = name
-        ESTIMATORS[name] = cls
-        return cls
-    return add
+ESTIMATORS = Registry("estimator")
+register = ESTIMATORS.register    # makes a class known by a name, `learn_masks(..., estimator=name)`
 
 
 def get_estimator(
@@ -37,9 +29,6 @@ def get_estimator(
 ) -> Estimator:
     "The estimator of that name with its default options. Raises `ValueError` naming `estimator` if it is unknown."
     if isinstance(estimator, Estimator): return estimator
-    if estimator not in ESTIMATORS:
-        raise ValueError(f"estimator: {estimator!r} is unknown{nearest(str(estimator), ESTIMATORS) or ';'} Known: "
-                         f"{', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]()
 
 

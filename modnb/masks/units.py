@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .estimators import Estimator, through
 from .network import Where, select
 from .sampling import Place
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['GROUPS', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
@@ -37,10 +37,7 @@ def group_index(
             raise ValueError(
                 f"granularity: for {name!r} it must give integers from 0 in the shape {tuple(param.shape)}")
         return torch.unique(index.reshape(-1), return_inverse=True)[1]
-    if granularity not in GROUPS:
-        hint = nearest(str(granularity), GROUPS)
-        raise ValueError(f"granularity: {granularity!r} is unknown{hint or '.'} Known: {', '.join(GROUPS)} or a "
-                         "callable")
+    check_choice("granularity", granularity, GROUPS)
     if granularity == "tensor" or not param.dim():
         return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['METRICS', 'joint', 'collapse_avg', 'collapse_worst', 'matching', 'alignment', 'mutual_information',
            'inverse_mutual_information', 'rule_draws', 'sorted_distance', 'modules_in_order', 'adaptation', 'measure',
-           'mean_gates', 'Activation']
+           'mean_gates', 'heat_map', 'Activation']
 
 # %% ../../nbs/metrics/04_collapse.ipynb #2bc6f7ae
 def joint(
@@ -49,48 +49,18 @@ def collapse_worst(
     p = joint(P).sum(-2)
     return 1 - p.shape[-1] * p.min(-1)
 
-# %% ../../nbs/metrics/04_collapse.ipynb #1361cc69
-def _assign(
-    cost: np.ndarray, # [n, m], finite, with n <= m
-) -> np.ndarray: # [n] column of each row, at the least total cost
-    "The assignment problem, solved by shortest augmenting paths."
-    n, m = cost.shape
-    row_price = np.zeros(n)
-    column_price = np.zeros(m + 1)
-    row_of = np.full(m + 1, -1)                  # of each column; the last column is where a new row starts
-    for row in range(n):
-        row_of[m] = row
-        at = m
-        distance = np.full(m, np.inf)
-        before = np.full(m, m)
-        done = np.zeros(m + 1, bool)
-        while row_of[at] >= 0:
-            done[at] = True
-            i = row_of[at]
-            reduced = cost[i] - row_price[i] - column_price[:m]
-            nearer = ~done[:m] & (reduced < distance)
-            distance[nearer] = reduced[nearer]
-            before[nearer] = at
-            nearest = int(np.where(done[:m], np.inf, distance).argmin())
-            step = distance[nearest]
-            row_price[row_of[done]] += step
-            column_price[done] -= step
-            distance[~done[:m]] -= step
-            at = nearest
-        while at != m: row_of[at], at = row_of[before[at]], before[at]
-    return np.argsort(np.where(row_of[:m] < 0, n, row_of[:m]), kind="stable")[:n]
-
 # %% ../../nbs/metrics/04_collapse.ipynb #bd372b8d
 def matching(
     P, # [R, M] joint distribution
 ) -> np.ndarray: # [R] the module that serves each rule; -1 for rules that are left without, where modules are fewer
     """One module for each rule, such that together they cover as much of the distribution as possible.
     Raises `ValueError` naming `P`."""
+    from scipy.optimize import linear_sum_assignment
     P = joint(P)
     if P.ndim > 2: raise ValueError(f"P: shape {P.shape} given; need one matrix [rules, modules]")
-    if P.shape[0] <= P.shape[1]: return _assign(-P)
+    rules, served_by = linear_sum_assignment(P, maximize=True)
     modules = np.full(len(P), -1)
-    modules[_assign(-P.T)] = np.arange(P.shape[1])
+    modules[rules] = served_by
     return modules
 
 # %% ../../nbs/metrics/04_collapse.ipynb #b031a983
@@ -218,6 +188,35 @@ def mean_gates(
         raise ValueError(f"batches: rule {int(counts.argmin())} never occurs; give more examples")
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
+# %% ../../nbs/metrics/04_collapse.ipynb #ef15f67c
+def _activation_html(metrics: dict[str, float], gates: np.ndarray) -> str:
+    "The five metrics; up to eight rules also the gates."
+    import pandas as pd
+    table = pd.DataFrame([metrics]).style.format("{:.3f}").hide(axis="index").to_html()
+    if max(gates.shape) > 8: return table
+    frame = pd.DataFrame(gates).rename_axis(index="rule", columns="module")
+    return table + frame.style.format("{:.2f}").background_gradient("Blues", vmin=0, vmax=1).to_html()
+
+# %% ../../nbs/metrics/04_collapse.ipynb #11f0dcc4
+def heat_map(
+    values: np.ndarray, # [rows, columns] in [0, 1]
+    ax=None, # matplotlib `Axes`; None makes a new figure
+    figsize: tuple[float, float] | None = None, # of a new figure, inches
+    numbers: bool = True, # write the values into the cells
+    title: str = "",
+    **options, # of `imshow`
+): # the `Axes`
+    "Shares as shades of blue."
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=figsize, layout="constrained")[1]
+    ax.imshow(values, vmin=0, vmax=1, cmap="Blues", **options)
+    if numbers:
+        for (i, j), v in np.ndenumerate(values):
+            ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize="x-small",
+                    color="white" if v > 0.6 else "black")
+    ax.set_title(title, fontsize="medium")
+    return ax
+
 # %% ../../nbs/metrics/04_collapse.ipynb #dd093579
 class Activation:
     "How often each module is used for each rule."
@@ -257,48 +256,24 @@ class Activation:
         return f"Activation({R} rules × {M} modules)\n" + " · ".join(f"{name} {v:.3f}"
                                                                      for name, v in self.metrics.items())
 
-# %% ../../nbs/metrics/04_collapse.ipynb #ef15f67c
-def _to_frame(self) -> pd.DataFrame: # a row per rule and module
-    "Columns: rule, module, joint, gate (the probability of the module given the rule)."
-    import pandas as pd
-    r, m = np.indices(self.joint.shape).reshape(2, -1)
-    return pd.DataFrame({"rule": r, "module": m, "joint": self.joint.ravel(), "gate": self.gates.ravel()})
+    def to_frame(self) -> pd.DataFrame: # a row per rule and module
+        "Columns: rule, module, joint, gate (the probability of the module given the rule)."
+        import pandas as pd
+        r, m = np.indices(self.joint.shape).reshape(2, -1)
+        return pd.DataFrame({"rule": r, "module": m, "joint": self.joint.ravel(), "gate": self.gates.ravel()})
 
+    def _repr_html_(self) -> str: return _activation_html(self.metrics, self.gates)
 
-def _repr_html_(self) -> str:
-    "The five metrics; up to eight rules also the gates."
-    import pandas as pd
-    table = pd.DataFrame([self.metrics]).style.format("{:.3f}").hide(axis="index").to_html()
-    if max(self.joint.shape) > 8: return table
-    gates = pd.DataFrame(self.gates).rename_axis(index="rule", columns="module")
-    return table + gates.style.format("{:.2f}").background_gradient("Blues", vmin=0, vmax=1).to_html()
-
-
-Activation.to_frame = _to_frame
-Activation._repr_html_ = _repr_html_
-
-# %% ../../nbs/metrics/04_collapse.ipynb #11f0dcc4
-def _plot(self,
-    ax=None, # matplotlib `Axes`; None makes a new figure
-    order: bool = True, # sort the modules by the matching; False shows them as they are
-    title: str = "",
-): # the `Axes`
-    "Heat map of the gates; numbers are written up to eight modules."
-    import matplotlib.pyplot as plt
-    R, M = self.joint.shape
-    if ax is None: ax = plt.subplots(figsize=(min(0.5 * M + 1, 5), min(0.5 * R + 0.6, 4.6)), layout="constrained")[1]
-    columns = modules_in_order(self.joint) if order else np.arange(M)
-    gates = self.gates[:, columns]
-    ax.imshow(gates, vmin=0, vmax=1, cmap="Blues", aspect="equal")
-    if M <= 8:
-        for (i, j), v in np.ndenumerate(gates):
-            ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize="x-small",
-                    color="white" if v > 0.6 else "black")
-        ax.set_xticks(range(M), columns)
-        ax.set_yticks(range(R), range(R))
-    ax.set(xlabel="module" + (", matched to the rules" if order else ""), ylabel="rule")
-    ax.set_title(title, fontsize="medium")
-    return ax
-
-
-Activation.plot = _plot
+    def plot(self,
+        ax=None, # matplotlib `Axes`; None makes a new figure
+        order: bool = True, # sort the modules by the matching; False shows them as they are
+        title: str = "",
+    ): # the `Axes`
+        "Heat map of the gates; numbers are written up to eight modules."
+        R, M = self.joint.shape
+        columns = modules_in_order(self.joint) if order else np.arange(M)
+        size = min(0.5 * M + 1, 5), min(0.5 * R + 0.6, 4.6)
+        ax = heat_map(self.gates[:, columns], ax, size, M <= 8, title, aspect="equal")
+        if M <= 8: ax.set(xticks=range(M), xticklabels=columns, yticks=range(R))
+        ax.set(xlabel="module" + (", matched to the rules" if order else ""), ylabel="rule")
+        return ax

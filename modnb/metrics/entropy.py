@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .collapse import alignment, collapse_avg, collapse_worst, joint
+from .collapse import alignment, collapse_avg, collapse_worst, heat_map, joint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -255,6 +255,29 @@ def judge(
     return Verdict(collapsed, undecided, "; ".join(reasons) or "every slot uses its modules, and the choice depends "
                                                                "on the input")
 
+# %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
+def _selection_frame(report: Selection) -> pd.DataFrame:
+    "A row per seed, slot and metric."
+    import pandas as pd
+    names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")
+    frames = []
+    for name in names:
+        values = np.asarray(getattr(report, name), float).reshape(-1, len(report.sizes))
+        seed, slot = np.indices(values.shape).reshape(2, -1)
+        frames.append(pd.DataFrame({"seed": seed, "slot": slot, "metric": name, "value": values.ravel()}))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame if report.H_a.ndim > 1 else frame.drop(columns="seed")
+
+
+def _selection_html(report: Selection) -> str:
+    "Metrics by slot, and the verdict."
+    frame = report.to_frame()
+    columns = list(dict.fromkeys(frame.metric))
+    table = frame.pivot_table(index="slot", columns="metric", values="value", sort=False)[columns]
+    several = report.H_a.ndim > 1
+    note = f"means over {math.prod(report.H_a.shape[:-1])} seeds" if several else str(report.verdict())
+    return table.style.format("{:.3f}").to_html() + f"<p>{note}</p>"
+
 # %% ../../nbs/metrics/06_entropy.ipynb #311a55bd
 @dataclass(frozen=True)
 class Selection:
@@ -280,8 +303,28 @@ class Selection:
         return judge(self.H_a, self.H_b, self.sizes, self.dead, self.rules)
 
     def __repr__(self):
-        head = f"H_a {self.H_a.mean():.3f} · H_b {self.H_b.mean():.3f} of {np.mean([math.log(m) for m in self.sizes]):.3f} · information {self.information.mean():.3f} nats · effectively {np.exp(self.H_b).mean():.2f} modules of {np.mean(self.sizes):g}"
+        most = np.mean([math.log(m) for m in self.sizes])
+        head = (f"H_a {self.H_a.mean():.3f} · H_b {self.H_b.mean():.3f} of {most:.3f} · "
+                f"information {self.information.mean():.3f} nats · "
+                f"effectively {np.exp(self.H_b).mean():.2f} modules of {np.mean(self.sizes):g}")
         return f"Selection({len(self.sizes)} slots)\n{head}" + (f"\n{self.verdict()}" if self.H_a.ndim == 1 else "")
+
+    def to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
+        "Columns: seed (if there are several), slot, metric, value; without usage and the numbers of the slots' means."
+        return _selection_frame(self)
+
+    def _repr_html_(self) -> str: return _selection_html(self)
+
+    def plot(self,
+        ax=None, # matplotlib `Axes`; None makes a new figure
+        title: str = "",
+    ): # the `Axes`
+        "Usage of modules by slot, as a heat map. Raises `ValueError` naming `report` for several seeds."
+        if self.usage.ndim > 2: raise ValueError("report: has several seeds; plot report[r]")
+        L, M = self.usage.shape
+        ax = heat_map(self.usage, ax, (0.5 * M + 1.2, 0.4 * L + 0.9), M <= 10, title, aspect="auto")
+        ax.set(xlabel="module", ylabel="slot", xticks=range(M), yticks=range(L))
+        return ax
 
 # %% ../../nbs/metrics/06_entropy.ipynb #5342821d
 def selection_entropies(
@@ -308,50 +351,3 @@ def selection_entropies(
              for u in [used.numpy()] for f in (collapse_avg, collapse_worst)]
     return Selection(*(t.numpy() for t in (a, b, b - a, high, dead)), *(np.stack(w, -1) for w in worst), used.numpy(),
                      sizes, rules)
-
-# %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
-def _to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
-    """Columns: seed (if there are several), slot, metric, value;
-    usage and the numbers of the slots' means are not in it."""
-    import pandas as pd
-    names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")
-    frames = []
-    for name in names:
-        values = np.asarray(getattr(self, name), float).reshape(-1, len(self.sizes))
-        seed, slot = np.indices(values.shape).reshape(2, -1)
-        frames.append(pd.DataFrame({"seed": seed, "slot": slot, "metric": name, "value": values.ravel()}))
-    frame = pd.concat(frames, ignore_index=True)
-    return frame if self.H_a.ndim > 1 else frame.drop(columns="seed")
-
-
-def _repr_html_(self) -> str:
-    "Metrics by slot, and the verdict."
-    frame = self.to_frame()
-    table = frame.pivot_table(index="slot", columns="metric", values="value",
-                              sort=False)[list(dict.fromkeys(frame.metric))].style.format("{:.3f}").to_html()
-    return table + (f"<p>{self.verdict()}</p>" if self.H_a.ndim == 1 else "<p>means over "
-                                                                          f"{math.prod(self.H_a.shape[:-1])} seeds</p>")
-
-# %% ../../nbs/metrics/06_entropy.ipynb #a652444b
-def _plot(self,
-    ax=None, # matplotlib `Axes`; None makes a new figure
-    title: str = "",
-): # the `Axes`
-    "Usage of modules by slot, as a heat map. Raises `ValueError` naming `report` for several seeds."
-    import matplotlib.pyplot as plt
-    if self.usage.ndim > 2: raise ValueError("report: has several seeds; plot report[r]")
-    L, M = self.usage.shape
-    if ax is None: ax = plt.subplots(figsize=(0.5 * M + 1.2, 0.4 * L + 0.9), layout="constrained")[1]
-    ax.imshow(self.usage, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    if M <= 10:
-        for (l, m), v in np.ndenumerate(self.usage):
-            ax.text(m, l, f"{v:.2f}", ha="center", va="center", fontsize="x-small",
-                    color="white" if v > 0.6 else "black")
-    ax.set(xlabel="module", ylabel="slot", xticks=range(M), yticks=range(L))
-    ax.set_title(title, fontsize="medium")
-    return ax
-
-
-Selection.to_frame = _to_frame
-Selection._repr_html_ = _repr_html_
-Selection.plot = _plot

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import nearest
+from ..checks import check_choice, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,16 +19,6 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['METHODS', 't_quantile', 'iqm', 'mean', 'stratified_bootstrap', 'probability_of_improvement', 'interval', 'wilson',
            'summarize']
-
-# %% ../../nbs/metrics/02_statistics.ipynb #e6681c16
-def _t_central(t: float, df: int) -> float:
-    "Probability that Student's t with `df` degrees of freedom lies within ±t."
-    angle = math.atan(t / math.sqrt(df))
-    odd = df % 2
-    k = np.arange(2 + odd, df - 1, 2)
-    total = 1 + float(np.cumprod((k - 1) / k * math.cos(angle) ** 2).sum())
-    if not odd: return math.sin(angle) * total
-    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * total if df > 1 else 0))
 
 # %% ../../nbs/metrics/02_statistics.ipynb #6b18a323
 def t_quantile(
@@ -38,12 +28,8 @@ def t_quantile(
     "Half-width of the central interval of Student's t, in standard errors. Raises `ValueError` naming `level` or `df`."
     if not 0 < level < 1: raise ValueError(f"level: {level} is not between 0 and 1")
     if df < 1 or df != int(df): raise ValueError(f"df: {df} is not a whole number of at least 1")
-    low, high = 0.0, 1.0
-    while _t_central(high, int(df)) < level: low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_central(middle, int(df)) < level else (low, middle)
-    return high
+    from scipy.special import stdtrit
+    return float(stdtrit(df, (1 + level) / 2))
 
 # %% ../../nbs/metrics/02_statistics.ipynb #42113ae3
 def iqm(
@@ -138,8 +124,7 @@ def interval(
     seed: int = 0, # of the bootstrap
 ) -> tuple[float, float, float]: # mean, low, high
     "Mean with its interval; with a single value the bounds are NaN. Raises `ValueError` naming `method` or `level`."
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r} is not one of {METHODS}{nearest(method, METHODS)}")
+    check_choice("method", method, METHODS)
     x = _strata(values)[""]
     if len(x) < 2: return (float(x[0]) if len(x) else math.nan), math.nan, math.nan
     if method == "bootstrap": return stratified_bootstrap(x, mean, level, seed=seed)

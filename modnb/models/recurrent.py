@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['init_cell', 'LSTMCell', 'LSTMClassifier', 'with_backend']
@@ -87,9 +87,7 @@ class LSTMClassifier(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if backend not in self.backends:
-            raise ValueError(f"backend: {backend!r} is unknown; choose 'torch' or "
-                             f"'cells'{nearest(backend, self.backends)}")
+        check_choice("backend", backend, self.backends)
         for name, value in dict(n_inputs=n_inputs, hidden_size=hidden_size, n_outputs=n_outputs, n_layers=n_layers,
                                 steps=steps).items():
             if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")

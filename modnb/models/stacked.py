@@ -123,7 +123,40 @@ def hand_written_pass(net: nn.Module) -> Callable | None:
     run, fits = HAND_WRITTEN.get(type(net), (None, None))
     return run if run is not None and fits(net) else None
 
+# %% ../../nbs/models/08_stacked.ipynb #b06d2c16
+def _call(net: Callable, inputs):
+    "Outputs for inputs that are a tensor, several, or named ones."
+    if isinstance(inputs, dict): return net(**inputs)
+    return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
 
+
+def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
+
+
+def _losses(stack: Stack, loss: Callable, inputs, targets) -> Tensor: # [S]
+    "The loss of each network on its own batch."
+    if stack.by_hand:
+        leaves, spec = tree_flatten(_call(partial(stack.by_hand, stack.template, stack.tensors), inputs))
+        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        def one(tensors, y):
+            return loss(tree_unflatten([tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)],
+                                       spec), y)
+        return torch.vmap(one, randomness="different")([leaves[i] for i in at], targets)
+    def one(t, x, y): return loss(_call(partial(_functional, stack.template, t), x), y)
+    return torch.vmap(one, randomness="different")(stack.tensors, inputs, targets)
+
+
+def _arrange(stack: Stack, gradients: Sequence[Tensor | None]):
+    "Store parameters in the memory layout of their gradients."
+    for (name, t), g in zip(stack.trained.items(), gradients):
+        if g is None: continue
+        order = sorted(range(g.dim()), key=lambda axis: (-g.stride(axis), axis))
+        if t.stride() != g.stride() and g.permute(order).is_contiguous():
+            stack.tensors[name] = torch.empty_strided(g.shape, g.stride(), dtype=t.dtype,
+                                                     device=t.device).copy_(t.detach()).requires_grad_()
+    stack.show()
+
+# %% ../../nbs/models/08_stacked.ipynb #fe7ae104
 class Stack:
     "Networks of one shape in one pass. Release it in the end. Raises `ValueError` naming `nets`."
     def __init__(self, nets: Sequence[nn.Module]): # of `same_shape`
@@ -158,44 +191,16 @@ class Stack:
                 if slot.data_ptr() != own.data_ptr(): own.copy_(slot.data)
                 slot.data = own
 
-# %% ../../nbs/models/08_stacked.ipynb #b06d2c16
-def _call(net: Callable, inputs):
-    "Outputs for inputs that are a tensor, several, or named ones."
-    if isinstance(inputs, dict): return net(**inputs)
-    return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
+    def losses(self,
+        loss: Callable, # (outputs, targets) of one network -> scalar
+        inputs, # tensors [S, ...]; a tuple or a dict of them for several
+        targets, # tensors [S, ...]
+        training: bool = True, # mode of the networks
+    ) -> Tensor: # [S]
+        "The loss of each network on its own batch."
+        self.template.train(training)
+        return _losses(self, loss, inputs, targets)
 
-
-def _losses(self: Stack,
-    loss: Callable, # (outputs, targets) of one network -> scalar
-    inputs, # tensors [S, ...]; a tuple or a dict of them for several
-    targets, # tensors [S, ...]
-    training: bool = True, # mode of the networks
-) -> Tensor: # [S]
-    "The loss of each network on its own batch."
-    self.template.train(training)
-    if self.by_hand:
-        leaves, spec = tree_flatten(_call(partial(self.by_hand, self.template, self.tensors), inputs))
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        def one(tensors, y):
-            return loss(tree_unflatten([tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)],
-                                       spec), y)
-        return torch.vmap(one, randomness="different")([leaves[i] for i in at], targets)
-    def one(t, x, y): return loss(_call(partial(_functional, self.template, t), x), y)
-    return torch.vmap(one, randomness="different")(self.tensors, inputs, targets)
-
-
-def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
-
-
-def _arrange(self: Stack, gradients: Sequence[Tensor | None]): # of `trained`
-    "Lay parameters in memory as their gradients lie."
-    for (name, t), g in zip(self.trained.items(), gradients):
-        if g is None: continue
-        order = sorted(range(g.dim()), key=lambda axis: (-g.stride(axis), axis))
-        if t.stride() != g.stride() and g.permute(order).is_contiguous():
-            self.tensors[name] = torch.empty_strided(g.shape, g.stride(), dtype=t.dtype,
-                                                     device=t.device).copy_(t.detach()).requires_grad_()
-    self.show()
-
-Stack.losses = _losses
-Stack.arrange = _arrange
+    def arrange(self, gradients: Sequence[Tensor | None]): # of `trained`
+        "Store parameters in the memory layout of their gradients."
+        _arrange(self, gradients)
