@@ -21,7 +21,7 @@ from .timing import command, copy_ns, interleaved, peak_mib, ratio
 from ..data import sequences
 from ..data.arithmetic import AddMul, to_digits
 from ..data.scan import Scan
-from ..masks.batching import Batched, laid
+from ..masks.batching import Batched, with_memory_order
 from ..masks.chunks import ByLength
 from ..masks.learner import MaskLearner
 from ..masks.network import no_embeddings, select, weights_only
@@ -135,7 +135,7 @@ def network_step(s: Setting, learner: MaskLearner) -> Callable:
     alone = Batched(s.net, s.loss, learner.batched.route)
     alone.channels_last = learner.batched.channels_last
     orders = {u.name: u.place.order for u in learner.units}
-    dense = {n: laid(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in select(s.net, s.where).items()}
+    dense = {n: with_memory_order(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in select(s.net, s.where).items()}
     def step():
         for sets in [slice(0, K)] if alone.route == "vmap" else [slice(k, k + 1) for k in range(K)]:
             leaves = {n: w[sets].detach().requires_grad_() for n, w in dense.items()}
