@@ -135,7 +135,8 @@ def network_step(s: Setting, learner: MaskLearner) -> Callable:
     alone = Batched(s.net, s.loss, learner.batched.route)
     alone.channels_last = learner.batched.channels_last
     orders = {u.name: u.place.order for u in learner.units}
-    dense = {n: with_memory_order(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in select(s.net, s.where).items()}
+    selected = select(s.net, s.where).items()
+    dense = {n: with_memory_order(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in selected}
     def step():
         for sets in [slice(0, K)] if alone.route == "vmap" else [slice(k, k + 1) for k in range(K)]:
             leaves = {n: w[sets].detach().requires_grad_() for n, w in dense.items()}

@@ -26,8 +26,9 @@ from ..checks import nearest
 
 # %% auto #0
 __all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar', 'one',
-           'read', 'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
-           'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature']
+           'read', 'comments', 'specs', 'known', 'described', 'in_order', 'checked', 'Params', 'preset_values',
+           'one_preset', 'describe', 'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature',
+           'SeedParams', 'DeviceParams', 'ThreadParams']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
 class ParameterError(ValueError):
@@ -221,6 +222,23 @@ def known(cls: type[Params], given) -> None:
         if name not in names:
             raise ParameterError(f"{name}: unknown parameter{nearest(name, names)} (allowed: {', '.join(names)})")
 
+# %% ../../nbs/runs/01_params.ipynb #b782d23d
+def described(cls: type) -> None:
+    "Let plain defaults keep the description and the limits that a base gives the field."
+    for name in inspect.get_annotations(cls):
+        above = next((b.__dataclass_fields__[name] for b in cls.__mro__[1:] if name in getattr(b, "__dataclass_fields__", ())), None)
+        default = cls.__dict__.get(name)
+        if above is not None and not isinstance(default, dataclasses.Field):
+            setattr(cls, name, dataclasses.field(default=default, metadata=above.metadata))
+
+
+def in_order(cls: type) -> None:
+    "Put the fields of a dataclass in order: its own, then those of each base; a field that is declared twice is where the base has it."
+    fields = cls.__dataclass_fields__
+    declared = [name for base in cls.__mro__ for name in inspect.get_annotations(base) if name in fields]
+    last = {name: place for place, name in enumerate(declared)}
+    cls.__dataclass_fields__ = {name: fields[name] for name in sorted(last, key=last.get)}
+
 # %% ../../nbs/runs/01_params.ipynb #f400c0f0
 RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html",
             "notebook", "timeout", "fresh", "kernel")
@@ -228,7 +246,9 @@ RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force
 
 def checked(cls: type[Params]) -> type[Params]:
     "A frozen, keyword-only dataclass; raises TypeError for fields without a default or with a reserved name."
-    dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    described(cls)
+    dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
+    in_order(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if bare := [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]:
         raise TypeError(f"{cls.__name__}: give {', '.join(bare)} a default")
@@ -277,6 +297,9 @@ class Params:
         made = cls(**preset_values(cls, preset) | (overrides or {}))
         object.__setattr__(made, "preset", preset)
         return made
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in self.to_dict().items())})"
 
     def to_dict(self) -> dict[str, Any]:
         "Plain values by name."
@@ -376,3 +399,19 @@ def signature(
     text = json.dumps({"experiment": experiment, "params": signed, "version": version}, sort_keys=True,
                       separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+# %% ../../nbs/runs/01_params.ipynb #01e8496e
+class SeedParams(Params):
+    "Which seeds are run."
+    seed: int = 0 # first seed
+    seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
+
+
+class DeviceParams(Params):
+    "Where an experiment runs."
+    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+
+
+class ThreadParams(Params):
+    "How many threads PyTorch uses."
+    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
