@@ -1,6 +1,6 @@
 # make report   the main job: train, learn masks, write the report        make test   everything that is checked
 # make env      only the environment (.venv)                              make lab    JupyterLab: the tour
-# make export   notebooks -> modnb/ and README.md                         make docs   a site in _docs/
+# make export   notebooks -> modnb/, parameter cells, README.md      make docs   a site in _docs/
 # make test-machines   the numeric tests as other processors, thread counts and base seeds would run them
 #
 # make test runs on every core, one thread each; WORKERS=1 on one, ARGS="-k masks" is pytest's.
@@ -40,7 +40,9 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 report: $(STAMP)
 	@$(BIN)/python -m modnb.runs.cli report add_mul preset=quick
 
+# compiled once, for a hundred processes that tests start
 test: $(STAMP)
+	@$(BIN)/python -m compileall -q modnb
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
 		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) tests
 
@@ -69,6 +71,7 @@ docs: $(STAMP)
 
 export: $(STAMP)
 	@$(BIN)/nbdev_export
+	@$(BIN)/python .ci/parameters.py
 	@$(BIN)/python .ci/readme.py
 
 # strips what a notebook's run leaves behind; keeps outputs and the tag that papermill needs (its option --clear_all would not)

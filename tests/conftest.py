@@ -1,4 +1,5 @@
 """What several test files need: a toy experiment in a folder of its own, and a switch for the long tests."""
+import gc
 import sys
 
 import pytest
@@ -10,6 +11,8 @@ if seeds.BASE:
 # random examples are the same everywhere, and nothing is too slow on a busy machine
 settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 settings.load_profile("everywhere")
+# PyTorch, IPython and matplotlib keep a million objects alive; looking through them for cycles is 7 % of a run
+gc.set_threshold(100_000, 50, 100)
 
 WALK = '''
 "A random walk with a checkpoint every five steps."

@@ -439,3 +439,12 @@ def test_first_logits_that_are_given_are_not_trained_themselves():
     init = {n: torch.full_like(p, 0.5) for n, p in select(mlp(), weights_only).items()}
     learn_masks(mlp(), {"a": [rows(1)]}, CALM, steps=2, lr=0.1, init=init, batching="loop")
     assert all((t == 0.5).all() for t in init.values())
+
+
+def test_a_gradient_of_nothing_but_rounding_is_no_disagreement():
+    "Layer norm of a single unit is constant: what comes back through it differs between the routes, and is zero."
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 1), nn.GELU(), nn.LayerNorm(1), nn.Linear(1, 3)).eval()
+    data = {f: [(torch.randn(1, 6), torch.randint(3, (1,)))] for f in ("a", "b")}
+    found = learn_masks(net, data, nn.functional.cross_entropy, samples=1, steps=2, batching="vmap")
+    assert found.route == "vmap"

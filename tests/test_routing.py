@@ -5,7 +5,7 @@ import pytest
 from tree import ROOT, python
 
 from modnb.experiments.routing import eight_maps, held_out_composition, toy_regression
-from modnb.routing.methods import ROWS
+from modnb.routing.comparison import ROWS
 from modnb.routing.training import CollapseWarning
 from modnb.runs import Log, run
 RESULTS = ROOT / "nbs" / "results" / "routing"

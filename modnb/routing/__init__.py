@@ -12,13 +12,11 @@ __all__ = ['SETTINGS', 'Buffered', 'make_buffered', 'Buffer', 'Batch', 'Noise', 
 from .buffered import SETTINGS, Buffered, make_buffered
 from .buffers import Buffer
 from .candidates import Batch, Noise
-from .chain import Chain
-from .composition import Composition
-from .estimators import Estimator, ExactMarginal, KirschEM, Reinforce, Supervised
+from .composition import Chain, Composition
+from .estimators import Estimator, ExactMarginal, KirschEM, Reinforce, Supervised, ESTIMATORS, make_estimator
 from .heads import HEADS, Head, make_head
 from .laws import LAWS, Law, make_law
 from .layer import ModularLayer
-from .methods import ESTIMATORS, make_estimator
 from .pools import MLPPool, ModulePool, Pool
 from .relaxed import Gumbel, NoisyTopK, SoftOutput
 from .rollouts import LookAt

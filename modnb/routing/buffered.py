@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,13 +15,73 @@ from torch import Tensor
 from ..checks import check_choice
 from ..checks import nearest
 from .buffers import EMPTY, Buffer, filled, first_of_equals, pick, ranking, same
-from .candidates import Batch, Compared, check_finite, compared
-from .estimators import REWARDS, Estimator, KirschEM, Reinforce, at_least, remembered
-from .terms import Members, check_terms, make_baseline, term_value
+from .candidates import Batch, Compared, Scored, check_finite, compared
+from .estimators import ESTIMATORS, REWARDS, Estimator, KirschEM, Reinforce, at_least, make_baseline, remembered
 
 # %% auto #0
-__all__ = ['SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'best_only', 'finite_rewards', 'term_members', 'Remembering', 'Buffered',
-           'make_buffered']
+__all__ = ['SETS', 'WEIGHTS', 'SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'Term', 'Members', 'term_value', 'check_terms',
+           'best_only', 'finite_rewards', 'term_members', 'Remembering', 'Buffered', 'make_buffered',
+           'register_setting']
+
+# %% ../../nbs/routing/14_buffered.ipynb #456da58d
+SETS = ("samples", "buffer", "union", "all")
+
+
+class Term(NamedTuple):
+    "One term of an objective."
+    routings: str # a name in SETS
+    theta: str # weight of ll, which trains the modules: a name in WEIGHTS
+    phi: str # weight of lp, which trains the router
+    coefficient: float = 1.0
+
+
+class Members(NamedTuple):
+    "A set of routings without gradient, with what weights may depend on."
+    ll: Tensor # [C, *batch]
+    lp: Tensor # [C, *batch]
+    valid: Tensor # bool [C, *batch]; False: does not belong to the set
+    reward: Tensor # [C, *batch]
+    advantage: Tensor # [C, *batch], reward less its baseline
+
+# %% ../../nbs/routing/14_buffered.ipynb #dbc6868e
+def _over(score: Tensor, valid: Tensor) -> Tensor:
+    "Softmax of a score over the members of each example's set; 0 for all where the set is empty."
+    score = score.masked_fill(~valid, -math.inf)
+    return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
+
+
+def _share(value: Tensor, valid: Tensor) -> Tensor:
+    "A value, divided by the size of the set; 0 for all where the set is empty."
+    return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
+
+
+WEIGHTS: dict[str, Callable[[Members], Tensor]] = {
+    "uniform": lambda m: _share(torch.ones_like(m.ll), m.valid),
+    "posterior": lambda m: _over(m.ll + m.lp, m.valid),
+    "likelihood": lambda m: _over(m.ll, m.valid),
+    "advantage": lambda m: _share(m.advantage, m.valid),
+    "reward": lambda m: _share(m.reward, m.valid),
+    "none": lambda m: torch.zeros_like(m.ll)}
+
+# %% ../../nbs/routing/14_buffered.ipynb #92c14854
+def term_value(
+    term: Term,
+    scored: Scored, # with gradient
+    members: Members, # the same routings, without
+) -> Tensor: # [*batch]
+    "The value of a term for each example."
+    theta, phi = (WEIGHTS[w](members).detach() for w in (term.theta, term.phi))
+    each = theta * scored.ll.masked_fill(~members.valid, 0) + phi * scored.lp.masked_fill(~members.valid, 0)
+    return term.coefficient * each.sum(0)
+
+
+def check_terms(terms: list[Term]) -> tuple[Term, ...]:
+    "The terms, if their names are known. Raises `ValueError` naming `terms`."
+    for term in (terms := tuple(Term(*t) for t in terms)):
+        for what, name, known in (("set", term.routings, SETS), ("weight", term.theta, WEIGHTS), ("weight", term.phi, WEIGHTS)):
+            if name not in known: raise ValueError(f"terms: there is no {what} {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    if not terms: raise ValueError("terms: an objective needs at least one")
+    return terms
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
 SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gradient, reward)
@@ -216,7 +277,7 @@ SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and argume
     "note": dict(size=1, samples=10, terms=[("union", "uniform", "reward")], score="prior", distinct=False),
     "exact_marginal": dict(size=0, samples=0, terms=[("all", "posterior", "posterior")])}
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #ec2c2729
 def make_buffered(
     name: str, # of a setting
     look: Callable,
@@ -226,10 +287,25 @@ def make_buffered(
     **changes, # of the setting: size, start, samples, terms, reward, ...
 ) -> Buffered:
     "A named setting, with changes. Raises `ValueError` naming `name` or `examples`."
-    if name not in SETTINGS: raise ValueError(f"name: {name!r} is no setting{nearest(name, SETTINGS)}; there are {', '.join(SETTINGS)}")
+    check_choice("name", name, SETTINGS)
     options = SETTINGS[name] | changes
-    size, start = options.pop("size"), options.pop("start", "uniform")
+    size = options.pop("size")
+    start = options.pop("start", "uniform")
     if size and examples is None:
         raise ValueError(f"examples: {name} remembers routings by example; pass the number of examples")
-    buffer = Buffer(examples, look.choices if choices is None else choices, size, seed, start=start) if size else None
-    return Buffered(look, buffer=buffer, **options)
+    if not size: return Buffered(look, **options)
+    choices = look.choices if choices is None else choices
+    return Buffered(look, buffer=Buffer(examples, choices, size, seed, start=start), **options)
+
+
+def register_setting(
+    name: str, # of `SETTINGS`
+):
+    "Let `make_estimator` know a setting."
+    @ESTIMATORS.register(name)
+    def make(look: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:
+        return make_buffered(name, look, examples, seed=seed, **changes)
+
+
+for name in SETTINGS:
+    if name not in ESTIMATORS: register_setting(name)

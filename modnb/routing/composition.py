@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from .router import Router, RoutingDistribution, across, all_routings, check_rou
 
 # %% auto #0
 __all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'prefix_weights', 'tree_of_chain',
-           'check_parts', 'even_scores', 'Passes', 'SoftPasses', 'fitting', 'Composition']
+           'check_parts', 'even_scores', 'Passes', 'SoftPasses', 'fitting', 'Composition', 'Repeat', 'Chain']
 
 # %% ../../nbs/routing/05_composition.ipynb #647c5c98
 class RolloutDistribution(RoutingDistribution):
@@ -294,3 +294,61 @@ class Composition(SoftPasses):
         B = rows_of(x)
         h, given, scores = self.run(x, a[:, None].expand(-1, B, -1, -1), task=task, detach=detach)
         return h, a, RoutingDistribution(self.law, self.sizes, scores).log_prob(given)
+
+# %% ../../nbs/routing/05_composition.ipynb #ad26c37c
+class Repeat(nn.Module):
+    "The same layer, again and again."
+    def __init__(self, layer: nn.Module, times: int):
+        super().__init__()
+        check_count("times", times)
+        self.layer = layer
+        self.times = times
+
+    def forward(self, z: Tensor) -> Tensor: # [N, ...], the same shape as a module's output
+        for _ in range(self.times): z = self.layer(z)
+        return z
+
+# %% ../../nbs/routing/05_composition.ipynb #276eaf71
+class Chain(Composition):
+    "Modules applied one after the other, until the router halts or the limit is reached."
+    own_input = False # one router for all steps that sees the input sees that of the chain
+    def __init__(self,
+        modules: Iterable[nn.Module], # M modules whose outputs are what they read
+        router: Router, # of M + 1 choices in `limit` slots, one at a time (k=1); or of one slot, which serves in all
+        limit: int, # most modules that are applied
+    ):
+        check_count("limit", limit)
+        if not isinstance(router, Router): raise ValueError(f"router: a {type(router).__name__} given; a chain needs a Router of modules and HALT")
+        modules = [*modules, nn.Identity()]
+        self_made = router.slots == 1 and limit > 1
+        if router.law.width != 1: raise ValueError(f"router: chooses {router.law.width} modules at a time; a chain applies one")
+        if router.sizes != (len(modules),) * (1 if self_made else limit): raise ValueError(f"router: made for {router.sizes} choices; {limit} steps of {len(modules) - 1} modules need {len(modules)} each, HALT included")
+        super().__init__(Repeat(ModularLayer(modules, router if self_made else None), limit), None if self_made else router, limit)
+        self.sequential = True
+        self.halt = len(modules) - 1
+
+    def adjust(self, l: int, scores: Tensor, z: tuple, tape) -> Tensor: # [(S,) B, 1, M + 1]
+        "After HALT comes HALT."
+        if not l: return scores
+        before = tape.chosen[-1].unsqueeze(-1) == self.halt
+        halted = torch.full_like(scores, -math.inf)
+        halted[..., self.halt] = 0
+        return torch.where(before, halted, scores)
+
+    def length(self, a: Tensor) -> Tensor: # int [..., L, 1] -> [...]
+        "Modules applied before HALT."
+        return (a.squeeze(-1) != self.halt).sum(-1)
+
+    def enumerate(self, limit: int = 4096) -> Tensor: # [A, L, 1]
+        "Every routing, padded with HALT. Raises `ValueError` naming `limit` where there are more."
+        total = sum(self.halt**n for n in range(self.slots + 1))
+        if total > limit: raise ValueError(f"limit: {limit} given; there are {total} routings")
+        lengths = [torch.cartesian_prod(*[torch.arange(self.halt)] * n).reshape(-1, n) for n in range(1, self.slots + 1)]
+        rows = [torch.nn.functional.pad(r, (0, self.slots - r.shape[1]), value=self.halt) for r in (torch.empty(1, 0, dtype=torch.int64), *lengths)]
+        return torch.cat(rows).unsqueeze(-1)
+
+    def tree(self, x, task=None, limit=4096, detach=None):
+        "Every routing's output and log-probability, as in `Composition`."
+        a = self.enumerate(limit).to(leaves(x)[0].device)
+        h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach, checked=True)
+        return h, a, q.log_prob(given)

@@ -16,7 +16,7 @@ from torch import Tensor
 from .candidates import Batch, Noise, Table
 
 # %% auto #0
-__all__ = ['first_weights', 'every_routing', 'mixture', 'favorites', 'DenseStack', 'gaussian', 'Seen', 'Look']
+__all__ = ['first_weights', 'every_routing', 'mixture', 'favorites', 'DenseStack', 'stack_for', 'gaussian', 'Seen', 'Look']
 
 # %% ../../nbs/routing/16_dense.ipynb #5c1fa2be
 def first_weights(
@@ -110,6 +110,14 @@ class DenseStack:
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor]: # [R, B, n] -> outputs [R, B, o], routing [R, B, L]
         "Each router's favorite in every slot, and what it gives."
         return favorites(self, x)
+
+# %% ../../nbs/routing/16_dense.ipynb #4fd1d923
+def stack_for(
+    task, # of `modnb.data.toy_maps`
+    seeds: Sequence[int],
+) -> DenseStack:
+    "The networks of all seeds for a task."
+    return DenseStack(task.widths, task.modules, seeds, task.activation, task.reads, task.sees, task.x.shape[-1])
 
 # %% ../../nbs/routing/16_dense.ipynb #3ae0592d
 def gaussian(sigma: float = 1.0) -> Callable: # (h [..., d], y [..., d]) -> [...]

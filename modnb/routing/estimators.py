@@ -5,20 +5,22 @@
 # %% ../../nbs/routing/13_estimators.ipynb #93178d9f
 from __future__ import annotations
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..registry import Registry
 from .buffers import Buffer, check_index, pick, ranking, same
 from .candidates import Batch, Scored, check_finite, check_sizes, compared, join, one_slot_changed, total
-from .terms import make_baseline
 
 # %% auto #0
-__all__ = ['REWARDS', 'Step', 'Estimator', 'at_least', 'Supervised', 'log_marginal', 'ExactMarginal', 'Reinforce', 'propose',
-           'remembered', 'KirschEM', 'e_full']
+__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'Estimator', 'at_least', 'make_estimator', 'Supervised', 'log_marginal',
+           'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline', 'Reinforce',
+           'propose', 'remembered', 'KirschEM', 'e_full']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -63,13 +65,34 @@ class Estimator:
     def state_dict(self) -> dict: return {"steps": self.steps}
     def load_state_dict(self, state: dict): self.steps = state["steps"]
 
-
+# %% ../../nbs/routing/13_estimators.ipynb #df63d272
 def at_least(**counts: int):
     "Raises `ValueError` naming a count below 1."
     for name, value in counts.items():
         if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
 
+# %% ../../nbs/routing/13_estimators.ipynb #6213f6bf
+ESTIMATORS = Registry("estimator")
+
+
+def make_estimator(
+    name: str, # one of `ESTIMATORS`
+    look: Callable, # Batch -> candidates
+    examples: int | None = None, # N, for those that remember routings
+    seed: int | Sequence[int] = 0, # of the first routings, and of parameters of its own; several: of stacked seeds
+    **options, # of the estimator
+) -> Estimator:
+    "An estimator by name. Raises `ValueError` naming `estimator` or `examples`."
+    make = ESTIMATORS[name]
+    takes = inspect.signature(make).parameters
+    if "buffer" in takes and "buffer" not in options:
+        if examples is None: raise ValueError(f"examples: None given; {name} remembers routings by example, say how many there are")
+        options["buffer"] = Buffer(examples, look.choices, seed=seed)
+    given = {"examples": examples, "seed": seed}
+    return make(look, **{n: v for n, v in given.items() if n in takes}, **options)
+
 # %% ../../nbs/routing/13_estimators.ipynb #969d1616
+@ESTIMATORS.register("supervised")
 class Supervised(Estimator):
     "Train on the true routing."
     def __init__(self, look, router: float = 1.0, **options): # router: lambda, the weight of the router's own log-likelihood
@@ -97,6 +120,7 @@ def log_marginal(
     return joint.logsumexp(0) + gradient - gradient.detach()
 
 
+@ESTIMATORS.register("exact_marginal")
 class ExactMarginal(Estimator):
     "Sum over all routings."
     def __init__(self, look, log: bool = True, **options): # log: maximize log p(y|x); False: p(y|x)
@@ -109,10 +133,69 @@ class ExactMarginal(Estimator):
         value = log_marginal(every, not view.noisy and bool(every.valid.all()))
         return view, value if self.log else value.exp(), {"likelihood": value.mean(-1)}
 
+# %% ../../nbs/routing/13_estimators.ipynb #1869b6d5
+BASELINES = Registry("baseline")
+
+
+@BASELINES.register("none")
+class NoBaseline:
+    "The reward itself."
+    def __call__(self, reward: Tensor, batch) -> Tensor: return reward # [S, *batch] -> [S, *batch]
+    def loss(self, reward: Tensor, batch) -> Tensor | float: return 0.0 # what the baseline itself learns from
+    def parameters(self) -> list: return []
+    def state_dict(self) -> dict: return {}
+    def load_state_dict(self, state: dict): pass
+
+
+@BASELINES.register("leave_one_out")
+class LeaveOneOut(NoBaseline):
+    "Each draw against the mean of the others. Raises `ValueError` naming `samples` if there are none."
+    def __call__(self, reward, batch):
+        if len(reward) < 2: raise ValueError("samples: leave_one_out needs at least 2; with one, use moving_average")
+        return reward - (reward.sum(0) - reward) / (len(reward) - 1)
+
+# %% ../../nbs/routing/13_estimators.ipynb #f2962c05
+@BASELINES.register("moving_average")
+class MovingAverage(NoBaseline):
+    "One number per seed, or one per seed and task, that follows the mean reward."
+    def __init__(self, decay: float = 0.99, tasks: int | None = None): # tasks: how many; None: one number for all
+        self.decay, self.tasks, self.value = decay, tasks, None
+
+    def __call__(self, reward, batch):
+        if self.value is None: self.value = reward.new_zeros(*reward.shape[1:-1], self.tasks or 1)
+        task = torch.zeros_like(reward[0], dtype=torch.int64) if self.tasks is None else batch.task.expand(reward.shape[1:])
+        advantage = reward - self.value.gather(-1, task)
+        counts = torch.zeros_like(self.value).scatter_add(-1, task, torch.ones_like(reward[0]))
+        means = torch.zeros_like(self.value).scatter_add(-1, task, reward.mean(0)) / counts.clamp_min(1)
+        self.value = torch.where(counts > 0, self.decay * self.value + (1 - self.decay) * means, self.value)
+        return advantage
+
+    def state_dict(self): return {} if self.value is None else {"value": self.value}
+    def load_state_dict(self, state): self.value = state.get("value")
+
+
+class Critic(NoBaseline):
+    "A module that predicts the reward from the inputs, trained by squared error along with the rest."
+    def __init__(self, module: torch.nn.Module): self.module = module # x -> [*batch] or [*batch, 1]
+    def _predict(self, reward, batch): return self.module(batch.x).reshape(reward.shape[1:])
+    def __call__(self, reward, batch): return reward - self._predict(reward, batch).detach()
+    def loss(self, reward, batch): return (self._predict(reward, batch) - reward.mean(0)).square()
+    def parameters(self): return list(self.module.parameters())
+    def state_dict(self): return self.module.state_dict()
+    def load_state_dict(self, state): self.module.load_state_dict(state)
+
+# %% ../../nbs/routing/13_estimators.ipynb #aefcf529
+def make_baseline(
+    baseline: str | NoBaseline, # a name in BASELINES, or an object such as `Critic(module)`, `MovingAverage(tasks=12)`
+) -> NoBaseline:
+    "A baseline by name. Raises `ValueError` naming `baseline`."
+    return baseline if isinstance(baseline, NoBaseline) else BASELINES[baseline]()
+
 # %% ../../nbs/routing/13_estimators.ipynb #d24de56a
 REWARDS = {"log_prob": lambda ll: ll, "prob": lambda ll: ll.exp()}
 
 
+@ESTIMATORS.register("reinforce")
 class Reinforce(Estimator):
     "The score-function estimator."
     detach = True
@@ -179,6 +262,7 @@ def remembered(
     return buffer[batch.index]
 
 # %% ../../nbs/routing/13_estimators.ipynb #0519f572
+@ESTIMATORS.register("kirsch_em")
 class KirschEM(Estimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
     def __init__(self, look,

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .estimators import Estimator
+from .estimators import ESTIMATORS, Estimator
 from .laws import wide
 
 # %% auto #0
@@ -89,6 +89,7 @@ def z_loss(
     return scores.logsumexp(-1).square().mean(-1)
 
 # %% ../../nbs/routing/15_relaxed.ipynb #aafd633b
+@ESTIMATORS.register("soft_output")
 class SoftOutput(Estimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
@@ -97,6 +98,7 @@ class SoftOutput(Estimator):
         return view, ll, {"likelihood": ll.mean(-1)}
 
 # %% ../../nbs/routing/15_relaxed.ipynb #384b9a33
+@ESTIMATORS.register("gumbel")
 class Gumbel(Estimator):
     "Gumbel-softmax samples in the place of choices; straight-through where `hard`."
     def __init__(self, look,
@@ -155,6 +157,7 @@ def noise_weights(
     return [w.to(like).requires_grad_() for w in weights]
 
 # %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
+@ESTIMATORS.register("noisy_top_k")
 class NoisyTopK(Estimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
     def __init__(self, look,

@@ -9,7 +9,7 @@ import contextlib
 import functools
 import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -20,11 +20,12 @@ from .composition import Composition, modular_layers
 from .heads import Head, make_head
 from .layer import ModularLayer
 from .router import Router, flat, lacking, read_by
+from .stacked import InTurn, Stacked
 from ..training.fit import in_mode
 
 # %% auto #0
 __all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Passes', 'Rollouts', 'router_of', 'UniformRoutings',
-           'LookAt']
+           'LookAt', 'EnsembleRollouts', 'LookAtAll']
 
 # %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
 def _mentions(code) -> bool:
@@ -241,3 +242,80 @@ class LookAt:
         return [(router and router.n_inputs[l], size) for (router, l), size in zip(routers, self.net.sizes)]
 
     def __call__(self, batch: Batch) -> Rollouts: return Rollouts(self, batch)
+
+# %% ../../nbs/routing/20_rollouts.ipynb #0f9ce021
+class EnsembleRollouts(Rollouts):
+    "Candidates of a minibatch with axes [R, B], by running the networks."
+    axes = 2 # of a minibatch, [R, B]
+
+    @property
+    def _how(self) -> dict: return dict(task=self.batch.task, own=True, detach=self.detach)
+
+    def rollout(self, **how) -> tuple: return self.of.nets.rollout(self.batch.x, **how, **self._how) # outputs, routings, distribution
+
+    def draw(self, samples: int) -> Scored:
+        self.need_router()
+        return self.scored(S=samples, generators=self.noise.generators)
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: # Q + S candidates
+        return join(self.score(old), self.draw(samples))
+
+    def everything(self) -> Scored:
+        "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
+        self.need_router()
+        with self.frozen():
+            h, a, lp = self.of.nets.tree(self.batch.x, **self._how)
+            return Scored(a[:, None, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
+
+    def uniform(self, samples: int) -> Tensor: # int64 [S, R, B, L, K]
+        self.need_router()
+        return torch.stack([self.of.choices((samples, self.shape[1]), g) for g in self.noise.generators], 1)
+
+    def distribution(self):
+        self.need_router()
+        with self.frozen(): return self.rollout(S=self.of.prefixes, generators=self.noise.generators)[2]
+
+    def relaxed(self, gate, how: str, temperature: float = 1.0, adjust=None) -> Tensor: # [R, B]
+        "Log-likelihood where slots mix their modules. Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
+        if adjust is not None:
+            raise ValueError("adjust: noisy top-k gating is not available for ensembles of compositions; "
+                             "use another estimator, or a dense stack")
+        with self.frozen():
+            h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
+            return self.of.head.log_prob(h, self.batch.y)
+
+    def not_finite(self, place: tuple, a: Tensor) -> str: # seed and example
+        "Where the values of one example stop being finite, for an error message; of stacked seeds only the seed is named."
+        r, n = place
+        seed = f"seed {self.of.seeds[r]}"
+        if not isinstance(self.of.nets, InTurn): return f"{seed}: look for bad values in the data and in the parameters"
+        task = None if self.batch.task is None else self.batch.task[r, n][None]
+        x = tree_map(lambda t: t[r, n][None], self.batch.x)
+        return f"{seed}: {first_not_finite(self.of.nets.nets[r], x, a, task) or 'look for bad values in the data'}"
+
+# %% ../../nbs/routing/20_rollouts.ipynb #b6fb84a1
+class LookAtAll:
+    "From a minibatch [R, B] to its candidates; also what the trainer calls the network."
+    def __init__(self,
+        nets: Stacked | InTurn,
+        seeds: Sequence[int], # R of them
+        head: Head | str = "gaussian", # see `make_head`
+        detach: bool | None = None, # stop the gradient into what routers see; None: as the estimator says
+        prefixes: int = 1, # samples for the entropy of routers that decide in sequence
+        pooled: bool = False, # slots are steps of one recurrent slot: count its modules once
+    ):
+        if len(seeds) != nets.seeds: raise ValueError(f"seeds: {len(seeds)} given for {nets.seeds} networks")
+        device = nets.parameters()[0].device
+        self.nets = nets
+        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose train and eval modes count
+        self.net = self
+        self.seeds = list(seeds)
+        self.head = make_head(head)
+        self.detach = detach
+        self.prefixes = prefixes
+        self.noise = Noise([1000 + s for s in seeds], device)
+        self.choices = UniformRoutings(nets, device) if nets.routed else None # of a `Buffer`
+        self.modules = list(nets.sizes[:1] if pooled else nets.sizes)
+
+    def parameters(self) -> list[Tensor]: return self.nets.parameters()
+    def __call__(self, batch: Batch) -> EnsembleRollouts: return EnsembleRollouts(self, batch)

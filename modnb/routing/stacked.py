@@ -9,7 +9,7 @@ import copy
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from ..checks import check_choice, check_count
@@ -19,7 +19,7 @@ from .layer import DRAWN, HOW, check_temperature
 from .router import RoutingDistribution, across, check_routing, leaves
 
 # %% auto #0
-__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stack', 'Stacked']
+__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stack', 'Stacked', 'InTurn']
 
 # %% ../../nbs/routing/07_stacked.ipynb #cb2b99d7
 class Caller(torch.nn.Module):
@@ -169,3 +169,51 @@ class Stacked(Stack):
 
     def __repr__(self):
         return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'})"
+
+# %% ../../nbs/routing/07_stacked.ipynb #c5da66b5
+class InTurn:
+    "R compositions of one shape behind the interface of `Stacked`, run one after the other."
+    def __init__(self,
+        compositions: Sequence[Composition], # R of one shape; trained in place
+    ):
+        if not compositions: raise ValueError("compositions: none given; need one or more")
+        first = compositions[0]
+        self.nets = self.module = nn.ModuleList(compositions)
+        self.seeds = len(compositions)
+        self.law, self.sizes, self.slots = first.law, first.sizes, first.slots
+        self.sequential = first.sequential
+        self.routed = first.routed
+
+    def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
+    def state(self, r: int) -> dict[str, Tensor]: return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()} # of one seed
+
+    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None, checked=False): # as `Stacked.rollout`
+        "Score given routings, draw S, or take the mode, for all seeds. Raises `ValueError` naming `generators`."
+        if S is not None and (generators is None or len(generators) != self.seeds): raise ValueError(f"generators: need one for each of {self.seeds} seeds")
+        lead = int(S is not None or a is not None and a.dim() > 4)
+        of = lambda t, r: t[r] if own and t is not None else t
+        given = lambda r: None if a is None else a.select(lead, r)
+        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach, checked)
+                for r, net in enumerate(self.nets)]
+        h, chosen = (torch.stack([e[i] for e in each], lead) for i in (0, 1))
+        upfront = not self.sequential or not self.routed
+        scores = torch.stack([e[2].scores for e in each], 0 if upfront else lead)
+        if upfront: return h, chosen, RoutingDistribution(each[0][2].law, self.sizes, scores)
+        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
+        return h, chosen if a is None else a, StackedRollout(self.law, self.sizes, scores, chosen if a is None else a, again)
+
+    def relaxed(self, x, how="soft", temperature=1.0, generators=None, task=None, noise=None, own=True, detach=None): # as `Stacked.relaxed`
+        "Outputs where slots mix their modules, distribution and weights, for all seeds."
+        of = lambda t, r: t[r] if own and t is not None else t
+        each = [net.relaxed(of(x, r), how, temperature, generators and generators[r], of(task, r), noise, detach)
+                for r, net in enumerate(self.nets)]
+        distribution = RoutingDistribution(self.law, self.sizes, torch.stack([e[1].scores for e in each]))
+        return torch.stack([e[0] for e in each]), distribution, torch.stack([e[2] for e in each])
+
+    def tree(self, x, task=None, limit=4096, own=True, detach=None): # as `Stacked.tree`
+        "Every routing's output and log-probability, for all seeds. Raises `ValueError` naming `limit`."
+        of = lambda t, r: t[r] if own and t is not None else t
+        each = [net.tree(of(x, r), of(task, r), limit, detach) for r, net in enumerate(self.nets)]
+        return torch.stack([e[0] for e in each], 1), each[0][1], torch.stack([e[2] for e in each], 1)
+
+    def __repr__(self): return f"InTurn({self.seeds} seeds, slots={self.slots}, modules={self.sizes})"
