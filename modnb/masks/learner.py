@@ -533,9 +533,7 @@ class MaskLearner:
         "Price of the current masks, in the units of the loss."
         return _price(self, progress)
 
-    def kept(self) -> Tensor: # [F, S]
-        "Share of weights that the current masks keep."
-        return _kept(self)
+    def kept(self) -> Tensor: return _kept(self) # [F, S], the share of weights that the current masks keep
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
@@ -550,18 +548,7 @@ class MaskLearner:
         "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
         return _weights(self, net, rounded)
 
-    def check(self):
-        "Raises `FloatingPointError` if a logit is not finite."
-        _check_logits(self)
-
-    def about(self) -> dict:
-        "What must be equal for a checkpoint to belong to this training."
-        return _about(self)
-
-    def state(self) -> dict:
-        "All that the rest of the training depends on."
-        return _state(self)
-
-    def restore(self, state: dict):
-        "Put the training where `state` found it."
-        _restore(self, state)
+    def check(self) -> None: _check_logits(self) # raises FloatingPointError if one is not finite
+    def about(self) -> dict: return _about(self) # what must be equal for a checkpoint to belong to this training
+    def state(self) -> dict: return _state(self) # all that the rest of the training depends on
+    def restore(self, state: dict) -> None: _restore(self, state)
