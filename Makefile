@@ -1,6 +1,6 @@
 # make report   the main job: train, learn masks, write the report        make test   everything that is checked
 # make env      only the environment (.venv)                              make lab    JupyterLab: the tour
-# make export   notebooks -> modnb/ and README.md                         make docs   a site in _docs/
+# make export   notebooks -> modnb/, parameter cells, README.md      make docs   a site in _docs/
 # make test-machines   the numeric tests as other processors, thread counts and base seeds would run them
 #
 # make test runs on every core, one thread each; WORKERS=1 on one, ARGS="-k masks" is pytest's.
@@ -71,6 +71,7 @@ docs: $(STAMP)
 
 export: $(STAMP)
 	@$(BIN)/nbdev_export
+	@$(BIN)/python .ci/parameters.py
 	@$(BIN)/python .ci/readme.py
 
 # strips what a notebook's run leaves behind; keeps outputs and the tag that papermill needs (its option --clear_all would not)

@@ -62,6 +62,12 @@ def test_cleaning_changes_nothing_and_keeps_the_tag(copy, changes):
     assert not changes(), "these are not clean; run `make clean-notebooks`"
 
 
+def test_parameters_cells_are_what_the_experiments_say(copy, changes):
+    done = python(".ci/parameters.py", cwd=copy)
+    assert done.returncode == 0, done.stderr
+    assert not changes(), "the cells tagged `parameters` differ from the defaults; run `make export`"
+
+
 def test_readme_is_what_the_index_says(copy, changes):
     (copy / "README.md").unlink()
     done = python(".ci/readme.py", cwd=copy)

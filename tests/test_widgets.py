@@ -47,9 +47,9 @@ def cells(html):
 
 
 def test_training_shows_curves_masks_and_numbers(explorer):
-    rows = explorer.trainer.job.told.rows
+    rows = explorer.trainer.job.messages.rows
     assert explorer.trainer.job.state == "done" and {r[0] for r in rows} == {"network", "masks"}
-    assert explorer.trainer.bar.value == 1 and "300/300" in explorer.trainer.line.value and explorer.looks.layout.display is None
+    assert explorer.trainer.bar.value == 1 and "300/300" in explorer.trainer.line.value and explorer.results.layout.display is None
     masks = explorer.work.masks
     both = int((masks["add"]["layers.1.weight"] & masks["mul"]["layers.1.weight"]).sum())
     either = int((masks["add"]["layers.1.weight"] | masks["mul"]["layers.1.weight"]).sum())
@@ -145,8 +145,8 @@ def test_your_own_network_stays_as_it_is():
 def test_stop_keeps_and_going_on_arrives_where_an_unbroken_run_does():
     _, study = own(learn={"steps": 300, "lr": 0.2, "batching": "vmap"}) # a race for the fastest route would decide the last bits
     explorer, whole = mask_explorer(study), mask_explorer(study)
-    stop_when(explorer, lambda: explorer.work.masks is not None and explorer.trainer.job.told.event.step >= 30)
-    step = explorer.trainer.job.told.event.step
+    stop_when(explorer, lambda: explorer.work.masks is not None and explorer.trainer.job.messages.event.step >= 30)
+    step = explorer.trainer.job.messages.event.step
     assert 0 < step < 300 and explorer.work.found is not None and "what was learned is kept" in explorer.trainer.line.value
     assert explorer.trainer.begin.description == "Go on" and explorer.trainer.end.disabled and not explorer.settings.beta.disabled
     explorer.view.threshold.value = 0.8
@@ -154,7 +154,7 @@ def test_stop_keeps_and_going_on_arrives_where_an_unbroken_run_does():
     explorer.train(wait=True)
     whole.train(wait=True)
     assert explorer.trainer.job.state == "done" and all(torch.equal(t, whole.work.found.logits[f][n]) for f, ls in explorer.work.found.logits.items() for n, t in ls.items())
-    curve = [r for r in explorer.trainer.job.told.rows if r[0] == "masks" and r[2] == "first/kept"]
+    curve = [r for r in explorer.trainer.job.messages.rows if r[0] == "masks" and r[2] == "first/kept"]
     assert [r[1] for r in curve] == sorted({r[1] for r in curve}) and curve[-1][1] == 300
 
 
@@ -167,7 +167,7 @@ def test_other_settings_and_other_studies():
     explorer.train(wait=True)
     assert explorer.work.net is net and explorer.work.masks["first"].kept < kept     # other masks, the same network
     explorer.settings.fit_steps.value = 160
-    assert explorer.work.net is not net and explorer.work.masks is None and explorer.looks.layout.display == "none"
+    assert explorer.work.net is not net and explorer.work.masks is None and explorer.results.layout.display == "none"
     explorer.settings.study.value = "two additions"
     assert explorer.view.pair.value == ("pair 1", "pair 2") and explorer.settings.mask_steps.value == 300 and explorer.trainer.job.state == "ready"
 
@@ -195,8 +195,8 @@ def gates():
 
 
 def test_gates_follow_the_training_and_the_slider_goes_back(gates):
-    work, rows = gates.work, gates.trainer.job.told.rows
-    assert gates.trainer.job.state == "done" and work.steps == list(range(0, 61, 2)) and gates.time.step.value == gates.time.step.max == 60 and gates.matrix.state["step"] == 60
+    work, rows = gates.work, gates.trainer.job.messages.rows
+    assert gates.trainer.job.state == "done" and work.measured == list(range(0, 61, 2)) and gates.time.step.value == gates.time.step.max == 60 and gates.matrix.state["step"] == 60
     assert {r[2] for r in rows} == {"error", "train_loss", "collapse_avg", "collapse_worst", "alignment", "adaptation", "inverse_mutual_information"}
     last, curves = shown(gates.matrix), shown(gates.trainer.curves)
     gates.time.step.value = 20
@@ -211,10 +211,10 @@ def test_gates_follow_the_training_and_the_slider_goes_back(gates):
 def test_matching_only_sorts_the_modules(gates):
     order = [t.get_text() for t in gates.matrix.still().axes[0].get_xticklabels()]
     numbers = gates.numbers.value
-    gates.time.matched.value = False
+    gates.matched.value = False
     plain = [t.get_text() for t in gates.matrix.still().axes[0].get_xticklabels()]
     assert order == [str(m) for m in modules_in_order(gates.work.gates[60])] and plain == ["0", "1", "2", "3"] and gates.numbers.value == numbers
-    gates.time.matched.value = True
+    gates.matched.value = True
 
 
 def test_other_gates_are_other_networks():
@@ -222,7 +222,7 @@ def test_other_gates_are_other_networks():
     explorer.train(wait=True)
     net = explorer.work.net
     explorer.choice.rules.value = 2
-    assert explorer.work.net is not net and explorer.work.gates == {} and explorer.looks.layout.display == "none"
+    assert explorer.work.net is not net and explorer.work.gates == {} and explorer.results.layout.display == "none"
     explorer.choice.arch.value = "rnn"
     assert explorer.choice.steps.value == 200 and explorer.work.settings.arch == "rnn"
     explorer.choice.steps.value, explorer.choice.gating.value, explorer.choice.balance.value = 3, "gt-modular", 1.0
@@ -255,7 +255,7 @@ def test_stopped_explorers_keep_look_back_and_go_on(make):
     assert explorer.trainer.job.state == "done" and explorer.time.step.max == 240 and explorer.time.step.value == 8      # who looks back is left there
     whole = make()
     whole.train(wait=True)
-    assert whole.trainer.job.told.rows == explorer.trainer.job.told.rows and whole.time.step.value == 240
+    assert whole.trainer.job.messages.rows == explorer.trainer.job.messages.rows and whole.time.step.value == 240
 
 
 @pytest.fixture(scope="module")
@@ -267,9 +267,9 @@ def routing():
 
 def test_both_sides_show_the_same_step_and_seed(routing):
     before = [shown(p) for p in routing.pictures]
-    routing.time.seed.value, routing.time.step.value = 3, 30
+    routing.seed.value, routing.time.step.value = 3, 30
     assert all(shown(p) != old and p.state["seed"] == 3 and "step 30" in p.state["title"] for p, old in zip(routing.pictures, before))
-    told = {name: v for _, step, name, v in routing.trainer.job.told.rows if step == 30}
+    told = {name: v for _, step, name, v in routing.trainer.job.messages.rows if step == 30}
     row = next(r for name, r in cells(routing.numbers.value).items() if name.startswith("H_b"))
     assert (row[0], row[2]) == tuple(f"{told[f'{side}/H_b/3']:.3f}" for side in (0, 1))
     routing.time.step.value = 0
@@ -278,7 +278,7 @@ def test_both_sides_show_the_same_step_and_seed(routing):
 
 
 def test_what_a_side_shows_is_what_its_router_says(routing):
-    routing.time.step.value, routing.time.seed.value = 60, 1
+    routing.time.step.value, routing.seed.value = 60, 1
     for side, picture in zip(routing.work.sides, routing.pictures):
         chosen = side.net.predict(side.task.x)[1][1, :, 0]
         bars = [p.get_height() for p in picture.still().axes[1].patches]
@@ -289,7 +289,7 @@ def test_other_estimators_and_tasks_begin_anew(routing):
     explorer = routing_explorer("two maps of the plane", steps=3)
     explorer.train(wait=True)
     explorer.choice.task.value = "eight maps in eight dimensions"
-    assert explorer.choice.steps.value == 600 and explorer.work.step == 0 and explorer.looks.layout.display == "none"
+    assert explorer.choice.steps.value == 600 and explorer.work.step == 0 and explorer.results.layout.display == "none"
     explorer.choice.steps.value, explorer.choice.left.value = 2, "soft output"
     explorer.train(wait=True)
     assert explorer.work.sides[0].row == "soft output" and "principal component" in explorer.pictures[0].still().axes[0].get_xlabel() and explorer.still().png[:4] == b"\x89PNG"

@@ -5,12 +5,11 @@
 # %% ../../nbs/masks/10_learner.ipynb #dbfe247d
 from __future__ import annotations
 
-import hashlib
+import inspect
 import math
-import numbers
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -18,84 +17,19 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from .algebra import Masks
 from .batching import Batched, loop_order, pull
-from .chunks import ByLength, Part, parts_of
+from .chunks import Part, parts_of
 from .estimators import get_estimator
 from .graphs import Replayed
-from .network import model_hash, weights_only
+from .network import model_hash
 from .sampling import at_least_single, make_keys, plain_name, pull_weights
+from .settings import MaskSettings, checksums, clipping, number, per_weight, seeds_of
 from .units import Units, draw_copies, frozen_parameters, gates, make_units
 from ..checks import nearest
-from ..training.checkpoint import load_same_run
+from ..training.fit import OPTIMIZERS, make_optimizer, set_rate
+from ..training.groups import ELEMENTWISE
 
 # %% auto #0
-__all__ = ['CLIPPINGS', 'number', 'whole', 'seeds_of', 'per_weight', 'clipping', 'free_bytes', 'StepState', 'MaskLearner']
-
-# %% ../../nbs/masks/10_learner.ipynb #7aae782a
-def number(name: str, value) -> float:
-    "A real number of any library as a `float`. Raises `ValueError` with its name if it is not a finite number."
-    plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(plain, numbers.Real) or isinstance(plain, bool):
-        raise ValueError(f"{name}: {value!r} given; it must be a number")
-    if not math.isfinite(plain): raise ValueError(f"{name}: {plain} is not a finite number")
-    return float(plain)
-
-
-def whole(name: str, value) -> int:
-    "An integer of any size and library as an `int`. Raises `ValueError` with its name if it is not an integer."
-    plain = value.item() if getattr(value, "ndim", None) == 0 else value
-    if not isinstance(plain, numbers.Integral) or isinstance(plain, bool):
-        raise ValueError(f"{name}: {value!r} given; it must be an integer")
-    return int(plain)
-
-
-def seeds_of(
-    seed, # one integer of any size, or one for each network
-    nets: int, # number of networks
-) -> list[int]: # one per network; a single one is the first of consecutive ones
-    "The seeds of several networks. Raises `ValueError` naming `seed`."
-    several = seed.tolist() if getattr(seed, "ndim", 0) else seed
-    if not isinstance(several, Sequence) or isinstance(several, str):
-        return [whole("seed", several) + i for i in range(nets)]
-    if len(several) != nets: raise ValueError(f"seed: {len(several)} given for {nets} networks")
-    return [whole("seed", s) for s in several]
-
-# %% ../../nbs/masks/10_learner.ipynb #21ac227d
-def per_weight(argument: str, values: Mapping[str, Tensor], units: list[Units]) -> dict[str, Tensor]: # parameter -> [1 or S, N], in its own order
-    "Numbers for single weights, the same for all networks or stacked. Raises `ValueError` naming the argument where a masked parameter has none, or others than its shape takes."
-    values = {name: torch.as_tensor(value) for name, value in values.items()}
-    for u in units:
-        if u.index is not None: raise ValueError(f"{argument}: numbers for single weights need granularity='weight'")
-        if u.name in values and not values[u.name].isfinite().all():
-            raise ValueError(f"{argument}: some numbers for {u.name!r} are not finite")
-        if u.name not in values: raise ValueError(f"{argument}: has nothing for {u.name!r}")
-        given, all_nets = tuple(values[u.name].shape), (len(u.value), *u.shape)
-        if given not in (all_nets, all_nets[1:]):
-            raise ValueError(f"{argument}: shape {given} given for {u.name!r}; "
-                             f"it takes {all_nets[1:]}, or {all_nets} with numbers for each network")
-    return {u.name: values[u.name].detach().reshape(-1, u.value.shape[1]).to(u.value.device) for u in units}
-
-
-def _plain(value):
-    "What a checkpoint compares: a number, or a checksum for each tensor of a mapping."
-    if not isinstance(value, Mapping): return value
-    return {n: hashlib.sha256(t.cpu().contiguous().numpy()).hexdigest()[:16] for n, t in value.items()}
-
-# %% ../../nbs/masks/10_learner.ipynb #56a9635d
-CLIPPINGS = ("own", "published")
-
-
-def clipping(
-    clip, # None, a number, "published" (with 1, as in the published code), or (way, number) with "own" or "published"
-) -> tuple[str, float | None]: # way, largest norm; None: no clipping
-    "Read how gradients are clipped. Raises `ValueError` naming `clip`."
-    pair = (clip, 1.0) if isinstance(clip, str) else clip if isinstance(clip, (tuple, list)) else ("own", clip)
-    if len(pair) != 2 or pair[0] not in CLIPPINGS:
-        hint = nearest(str(pair[0]), CLIPPINGS) if pair else ""
-        raise ValueError(f"clip: {clip!r} given{hint or ';'} "
-                         "it takes a number, None, 'published', or ('published', number)")
-    norm = None if pair[1] is None else number("clip", pair[1])
-    if norm is not None and norm < 0: raise ValueError(f"clip: {norm} is below 0")
-    return str(pair[0]), norm or None
+__all__ = ['free_bytes', 'StepState', 'MaskLearner']
 
 # %% ../../nbs/masks/10_learner.ipynb #7f5f8c01
 def _add_up(learner: MaskLearner):
@@ -178,6 +112,11 @@ def _start(learner: MaskLearner, unit: Units) -> Tensor:
     return torch.stack([torch.stack([one(s, f) for s in range(nets)]) for f in functions])
 
 
+def _may_be_captured(optimizer) -> bool:
+    "Whether an optimizer given by name can be part of a recorded step."
+    return isinstance(optimizer, str) and "capturable" in inspect.signature(OPTIMIZERS[optimizer]).parameters
+
+
 def _start_training(learner: MaskLearner):
     "The optimizer, over logits (and weights, if they are trained too) in their memory order."
     for u in learner.units:
@@ -186,20 +125,24 @@ def _start_training(learner: MaskLearner):
         if learner.train_weights: u.value.requires_grad_().grad = torch.zeros_like(u.value)
         if u.name in learner.free: u.free = u.pack(learner.free[u.name].to(u.value))
     trained = [*learner.logits.values(), *([u.value for u in learner.units] if learner.train_weights else [])]
-    kind = learner.device.type
-    fused = kind in ("cpu", "cuda") or None
-    learner.optimizer = torch.optim.Adam(trained, lr=learner.lr, fused=fused, capturable=kind == "cuda")
+    capturable = learner.device.type == "cuda" and _may_be_captured(learner.kind)
+    learner.optimizer = make_optimizer(trained, learner.kind, learner.lr, **({"capturable": True} if capturable else {}))
+    if type(learner.optimizer) not in ELEMENTWISE:
+        raise ValueError(f"optimizer: {type(learner.optimizer).__name__} may mix logits; choose one that treats each by itself")
     if learner._moments is not None: _put_moments(learner)
     # a step that depends on the training's progress cannot be recorded
-    steady = kind == "cuda" and all(_constant(learner, u) for u in learner.units)
+    steady = capturable and not callable(learner.lr) and all(_constant(learner, u) for u in learner.units)
     learner._replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
     learner.settled = True
 
 
+def _is_stored(value) -> bool: return isinstance(value, Tensor) and value.dim() > 0 # a number for each logit
+
+
 def _put_moments(learner: MaskLearner):
-    "Adam's state from a checkpoint, in the current memory order."
+    "The optimizer's state from a checkpoint, in the current memory order."
     turned = zip(learner.units * 2, learner._moments)
-    state = {i: {n: u.pack(t) if t.dim() else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
+    state = {i: {n: u.pack(t) if _is_stored(t) else t for n, t in m.items()} for i, (u, m) in enumerate(turned)}
     learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
 
 # %% ../../nbs/masks/10_learner.ipynb #d34d8498
@@ -373,6 +316,7 @@ def _advance(learner: MaskLearner, keys: Tensor, parts: list, charge: Tensor, pr
     _complete(learner, now)
     _add_up(learner)
     _clip(learner)
+    set_rate(learner.optimizer, learner.lr, learner.at)
     learner.optimizer.step()
     return losses
 
@@ -406,10 +350,13 @@ def _final_logits(learner: MaskLearner, net: int = 0) -> dict[str, dict[str, Ten
 
 def _about(learner: MaskLearner) -> dict:
     "What must be equal for a checkpoint to belong to this training: plain values."
-    names = ("steps", "samples", "beta", "lr", "train_weights", "fixed")
+    names = ("steps", "samples", "beta", "train_weights", "fixed")
     about = {"functions": [plain_name(f) for f in learner.functions]} | {n: getattr(learner, n) for n in names}
+    lr, last = learner.lr, learner.steps - 1
+    about |= {"lr": [float(lr(i)) for i in (0, last // 2, last)] if callable(lr) else lr,
+              "optimizer": learner.kind if isinstance(learner.kind, str) else "a function"}
     about |= {"clip": f"published, {learner.clip}" if learner.published else learner.clip}
-    about |= {"init": _plain(learner.init), "free": _plain(learner.free)}
+    about |= {"init": checksums(learner.init), "free": checksums(learner.free)}
     one = len(learner.nets) == 1
     about |= {"model": learner.models[0] if one else learner.models, "seed": learner.seeds[0] if one else learner.seeds}
     estimator, dealt = learner.estimator, learner.by_length
@@ -437,14 +384,15 @@ def _kept(learner: MaskLearner) -> Tensor: # [F, S]
     return kept / sum(u.value.shape[1] for u in learner.units)
 
 # %% ../../nbs/masks/10_learner.ipynb #4a1c72e6
-def _state(learner: MaskLearner, step: int, rows: list) -> dict:
+def _state(learner: MaskLearner) -> dict:
     "All that the rest of the training depends on, in the parameters' own order."
-    moments, natural = learner.optimizer.state_dict()["state"], None
+    natural = None if learner.settled else learner._moments
+    moments = learner.optimizer.state_dict()["state"] if learner.settled else {}
     if moments:
         owners = enumerate(learner.units * (1 + learner.train_weights))
-        natural = [{n: u.unpack(t) if t.dim() else t for n, t in moments[i].items()} for i, u in owners]
+        natural = [{n: u.unpack(t) if _is_stored(t) else t for n, t in moments[i].items()} for i, u in owners]
     batched, nets = learner.batched, range(len(learner.nets))
-    return {"run": _about(learner), "step": step, "rows": rows, "moments": natural,
+    return {"moments": natural,
             "logits": {u.name: u.unpack(learner.logits[u.name].detach()) for u in learner.units},
             "weights": [learner.weights(s, rounded=False) for s in nets] if learner.train_weights else None,
             "piles": _turned_piles(learner, "unpack"),
@@ -452,9 +400,8 @@ def _state(learner: MaskLearner, step: int, rows: list) -> dict:
             "orders": {u.name: u.place.order for u in learner.units}}
 
 
-def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on with, history so far
+def _restore(learner: MaskLearner, state: dict):
     "Put the training where a checkpoint left it."
-    state = load_same_run(path, _about(learner), "remove it")
     for u in learner.units:
         u.arrange(range(len(u.shape)))
         learner.logits[u.name] = state["logits"][u.name].float().to(learner.device)
@@ -465,7 +412,6 @@ def _restore(learner: MaskLearner, path) -> tuple[int, list]: # step to go on wi
         learner.batched.route, learner.batched.reason, learner.batched.channels_last = state["route"]
         learner.arrange(state["orders"])
         _start_training(learner)
-    return state["step"], list(state["rows"])
 
 # %% ../../nbs/masks/10_learner.ipynb #fbdc918a
 def _listed(net) -> list[nn.Module]:
@@ -473,14 +419,6 @@ def _listed(net) -> list[nn.Module]:
     nets = [net] if isinstance(net, nn.Module) else list(net)
     if not nets: raise ValueError("net: an empty list of networks")
     return nets
-
-
-def _check_memory(memory: str, batching: str):
-    "Raises `ValueError` naming `memory` if it is unknown or impossible."
-    if memory not in ("auto", "fast", "low"):
-        raise ValueError(f"memory: {memory!r} is unknown; choose 'auto', 'fast' or 'low'")
-    if memory == "low" and batching == "vmap":
-        raise ValueError("memory: 'low' works through one masked copy after the other, which batching='vmap' forbids")
 
 
 def _check_fixed(fixed, units: list[Units]) -> list[str]:
@@ -529,13 +467,14 @@ def _parts(learner: MaskLearner, data: list) -> list[Part]:
     return parts_of([several[f][s] for f, s in learner.sets], learner.samples, names, learner.by_length)
 
 
-def _make_logits(learner: MaskLearner, where, granularity, fixed, init, train_weights):
+def _make_logits(learner: MaskLearner, settings: MaskSettings):
     "The masked parameters of a learner, their first logits, and what it knows of each of them."
-    units = learner.units = make_units(learner.nets, where, granularity)
+    units = learner.units = make_units(learner.nets, settings.where, settings.granularity)
     learner.rest = frozen_parameters(learner.nets, units) if learner.published else []
     learner.device, learner.settled = units[0].value.device, False
-    learner.fixed, learner.train_weights, learner.free = _check_fixed(fixed, units), bool(train_weights), {}
-    if learner.train_weights: learner.free = _trained_weights(learner, granularity, train_weights)
+    learner.fixed, learner.train_weights, learner.free = _check_fixed(settings.fixed, units), bool(settings.train_weights), {}
+    if learner.train_weights: learner.free = _trained_weights(learner, settings.granularity, settings.train_weights)
+    init = settings.init
     learner.init = per_weight("init", init, units) if isinstance(init, Mapping) else number("init", init)
     learner.logits = {u.name: _start(learner, u) for u in units}
     learner.piles = _empty_piles(learner)
@@ -543,23 +482,27 @@ def _make_logits(learner: MaskLearner, where, granularity, fixed, init, train_we
 # %% ../../nbs/masks/10_learner.ipynb #3781b88a
 class MaskLearner:
     "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
-    def __init__(self, net: nn.Module | Sequence[nn.Module], functions, loss, *, samples=4, beta=1e-4, steps=20_000,
-                 lr=1e-2, init=2.0, estimator="gumbel", where=weights_only, granularity="weight", batching="auto",
-                 backend="auto", memory="auto", by_length: ByLength | None = None, clip=1.0, seed=0,
-                 train_weights=False, fixed=()): # as in `learn_masks`
+    def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, loss: Callable,
+                 settings: MaskSettings | None = None, **options): # options: single settings, by name
+        settings = replace(settings or MaskSettings(), **options)
         self.nets = _listed(net)
-        _check_memory(memory, batching)
-        self.functions, self.memory, self.by_length = list(functions), memory, by_length
-        self.steps, self.seeds = whole("steps", steps), seeds_of(seed, len(self.nets))
-        self.beta, self.lr = number("beta", beta), number("lr", lr)
-        way, self.clip = clipping(clip)
+        self.functions = list(functions)
+        self.memory = settings.memory
+        self.by_length = settings.by_length
+        self.steps = settings.steps
+        self.seeds = seeds_of(settings.seed, len(self.nets))
+        self.beta = settings.beta
+        self.lr = settings.lr
+        self.kind = settings.optimizer
+        way, self.clip = clipping(settings.clip)
         self.published = way == "published" and self.clip is not None
-        self.estimator = get_estimator(estimator)
-        self.samples = whole("samples", samples) if self.estimator.stochastic else 1
-        self.models, self.batched = [model_hash(n) for n in self.nets], Batched(self.nets, loss, batching)
+        self.estimator = get_estimator(settings.estimator)
+        self.samples = settings.samples if self.estimator.stochastic else 1
+        self.models = [model_hash(n) for n in self.nets]
+        self.batched = Batched(self.nets, loss, settings.batching)
         self._moments, self._rows, self._block, self._replayed, self.at = None, None, None, None, 0
-        _make_logits(self, where, granularity, fixed, init, train_weights)
-        self.backend = _backend(self, backend)
+        _make_logits(self, settings)
+        self.backend = _backend(self, settings.backend)
 
     @property
     def sets(self) -> list[tuple[int, int]]:
@@ -590,9 +533,7 @@ class MaskLearner:
         "Price of the current masks, in the units of the loss."
         return _price(self, progress)
 
-    def kept(self) -> Tensor: # [F, S]
-        "Share of weights that the current masks keep."
-        return _kept(self)
+    def kept(self) -> Tensor: return _kept(self) # [F, S], the share of weights that the current masks keep
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
@@ -607,10 +548,7 @@ class MaskLearner:
         "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
         return _weights(self, net, rounded)
 
-    def state(self, step: int, rows: list) -> dict:
-        "All that the rest of the training depends on."
-        return _state(self, step, rows)
-
-    def restore(self, path) -> tuple[int, list]: # step to go on with, history so far
-        "Put the training where a checkpoint left it. Raises `CheckpointError` if it is damaged or of another training."
-        return _restore(self, path)
+    def check(self) -> None: _check_logits(self) # raises FloatingPointError if one is not finite
+    def about(self) -> dict: return _about(self) # what must be equal for a checkpoint to belong to this training
+    def state(self) -> dict: return _state(self) # all that the rest of the training depends on
+    def restore(self, state: dict) -> None: _restore(self, state)

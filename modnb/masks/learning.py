@@ -21,92 +21,114 @@ from .algebra import Masks
 from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
-from .learner import MaskLearner, number, whole
+from .learner import MaskLearner
+from .settings import MaskSettings, whole
 from .network import Where, unwrapped, weights_only
-from ..training.checkpoint import HeldInterrupt, rng_state, save, set_rng_state
+from ..training.checkpoint import rng_state, set_rng_state
 from ..training.events import Event
 from ..training.fit import move
+from ..training.loop import Loop
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Data', 'Found', 'MaskOptions', 'learn_masks']
+__all__ = ['Data', 'named_number', 'evaluated', 'progress_values', 'streams_of', 'MaskLoop', 'Found', 'plain_function',
+           'functions_of', 'checkpoint_path', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/11_learning.ipynb #cd0ad8f0
-def _named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
+def named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
     "One number of `evaluate`. Raises `ValueError` or `TypeError` unless it is a number named \"function/metric\"."
-    function = next((f for f in sorted(functions, key=lambda f: -len(str(f))) if str(key).startswith(f"{f}/")), None)
-    function, metric = str(key).split("/", 1) if function is None and "/" in str(key) else (function, str(key)[len(str(function)) + 1:])
-    if function is None or not metric: raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', such as '{functions[0]}/accuracy'")
+    longest = sorted(functions, key=lambda f: -len(str(f)))
+    function = next((f for f in longest if str(key).startswith(f"{f}/")), None)
+    metric = str(key)[len(str(function)) + 1:]
+    if function is None: function, _, metric = str(key).partition("/")
+    if not metric:
+        raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', such as '{functions[0]}/accuracy'")
     try:
         if isinstance(value, str): raise TypeError("a string")
         return function, metric, float(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
 
-# %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
-def _log(learner: MaskLearner, step: int, losses: Tensor) -> list[tuple]:
-    "History rows of one step: network, step, function, then loss, price, share of weights kept."
-    numbers = {"loss": losses.tolist(), "price": learner.price((step - 1) / learner.steps).tolist(), "kept": learner.kept().tolist()}
-    return [(s, step, learner.functions[f], m, v[f][s]) for f, s in learner.sets for m, v in numbers.items()]
 
-
-def _evaluated(learner: MaskLearner, step: int, evaluate) -> list[tuple]:
-    "History rows of an evaluation."
+def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
+    "What `evaluate` says of the current masks, and weights where they are trained, too."
     nets = range(len(learner.nets))
-    found = [[learner.masks(s) for s in nets], *([[learner.weights(s) for s in nets]] if learner.train_weights else [])]
-    results = evaluate(*found) if len(nets) > 1 else [evaluate(*(f[0] for f in found))]
-    if not isinstance(results, (list, tuple)) or len(results) != len(nets): raise TypeError(f"evaluate: must return a list with a dict for each of the {len(nets)} networks")
-    for result in results:
-        if not isinstance(result, Mapping): raise TypeError(f"evaluate: must return a dict of numbers, not a {type(result).__name__}")
-    return [(s, step, *_named_number(k, v, learner.functions)) for s, result in enumerate(results) for k, v in result.items()]
+    given = [[learner.masks(s) for s in nets]]
+    if learner.train_weights: given.append([learner.weights(s) for s in nets])
+    results = evaluate(*given) if len(nets) > 1 else [evaluate(*(values[0] for values in given))]
+    if not isinstance(results, (list, tuple)) or len(results) != len(nets):
+        raise TypeError(f"evaluate: must return a list with a dict for each of the {len(nets)} networks")
+    found = {}
+    for s, result in enumerate(results):
+        if not isinstance(result, Mapping):
+            raise TypeError(f"evaluate: must return a dict of numbers, not a {type(result).__name__}")
+        for key, value in result.items():
+            function, metric, plain = named_number(key, value, learner.functions)
+            found[s, function, metric] = plain
+    return found
+
+# %% ../../nbs/masks/11_learning.ipynb #f85a3ed8
+def progress_values(learner: MaskLearner, step: int, losses: Tensor) -> dict[tuple, float]: # (network, function, metric)
+    "Loss, price and share of weights kept after a step."
+    price = learner.price((step - 1) / learner.steps)
+    numbers = {"loss": losses.tolist(), "price": price.tolist(), "kept": learner.kept().tolist()}
+    return {(s, learner.functions[f], m): v[f][s] for f, s in learner.sets for m, v in numbers.items()}
 
 
-def _check_evaluate(learner: MaskLearner, evaluate):
-    "Call `evaluate` once before training. Raises `TypeError` or `ValueError` for invalid results."
-    state = rng_state(learner.device)
-    _evaluated(learner, 0, evaluate)
-    set_rng_state(state, learner.device)
-
-
-def _streams(learner: MaskLearner, data, start: int) -> list:
+def streams_of(learner: MaskLearner, data, start: int) -> list:
     "Batches of each function on the network's device; with a mapping per network, lists of one batch per network."
     def ready(source): return map(lambda batch: move(batch, learner.device), batches(source, start))
     if isinstance(data, Mapping): return [ready(data[f]) for f in learner.functions]
     return [map(list, zip(*(ready(d[f]) for d in data))) for f in learner.functions]
 
+# %% ../../nbs/masks/11_learning.ipynb #1b28750d
+class MaskLoop(Loop):
+    "The training of the masks of a learner."
+    in_place = False
+    instead = "remove it"
 
-def _train(learner: MaskLearner, data, evaluate, every: int, callbacks: list, checkpoint) -> list[tuple]:
-    "Train all functions of a learner and give the history."
-    label = (lambda s: f"{s}/") if len(learner.nets) > 1 else (lambda s: "")
-    def tell(kind, step, rows): [c(Event(kind, step, steps, {f"{label(s)}{f}/{m}": v for s, _, f, m, v in rows}, "masks")) for c in callbacks]
-    def keep(step): save(checkpoint, learner.state(step, rows)) if checkpoint else None
-    steps = learner.steps if learner.estimator.learned else 0
-    start, rows = learner.restore(checkpoint) if checkpoint and os.path.exists(checkpoint) else (0, [])
-    streams, done, whole = _streams(learner, data, start), start, True
-    if evaluate and start < steps: _check_evaluate(learner, evaluate)
-    tell("start", start, [])
-    with HeldInterrupt(checkpoint is not None) as interrupt:
-        try:
-            for step in range(start, steps):
-                interrupt.check()
-                batch, whole = [next(s) for s in streams], False
-                with torch.enable_grad(): losses = learner.step(step, batch)
-                done, whole = step + 1, True
-                if done % min(100, every) == 0 or done == steps:
-                    rows += (new := _log(learner, done, losses))
-                    tell("step", done, new)
-                if evaluate and (done % every == 0 or done == steps):
-                    rows += (new := _evaluated(learner, done, evaluate))
-                    tell("evaluate", done, new)
-                if done % every == 0: keep(done)
-        except KeyboardInterrupt:
-            if whole: keep(done)
-            raise
-        if done > start: keep(done)
-    tell("end", done, [])
-    return rows
+    def __init__(self, learner: MaskLearner, data, evaluate: Callable | None = None, every: int = 1000,
+                 callbacks: Iterable[Callable] = ()) -> None: # as in `learn_masks`
+        super().__init__(learner.steps if learner.estimator.learned else 0, every, callbacks, stage="masks")
+        self.learner = learner
+        self.data = data
+        self.measures = evaluate
+
+    def open(self) -> None:
+        self.streams = streams_of(self.learner, self.data, self.done)
+        if self.measures: # a mistake in it should show before the training, and leave no trace
+            random = rng_state(self.learner.device)
+            evaluated(self.learner, self.measures)
+            set_rng_state(random, self.learner.device)
+
+    def batch(self, i: int) -> list: return [next(stream) for stream in self.streams]
+
+    @torch.enable_grad()
+    def step(self, i: int, batch: list) -> dict | None:
+        losses = self.learner.step(i, batch)
+        done = i + 1
+        if done % min(100, self.every) and done != self.steps: return None
+        return progress_values(self.learner, done, losses)
+
+    def evaluate(self) -> dict | None:
+        return evaluated(self.learner, self.measures) if self.measures else None
+
+    def record(self, found: dict | None) -> None:
+        for values in (self.values or {}, found or {}):
+            self.rows += [(s, self.done, function, metric, v) for (s, function, metric), v in values.items()]
+        self.reason = "steps" if self.done == self.steps else ""
+
+    def notify(self, kind: str, values: dict) -> None:
+        several = len(self.learner.nets) > 1
+        super().notify(kind, {f"{s}/{f}/{m}" if several else f"{f}/{m}": v for (s, f, m), v in values.items()})
+
+    def check(self) -> None: self.learner.check()
+    def about(self) -> dict: return self.learner.about()
+    def state(self) -> dict: return self.learner.state()
+    def restore(self, state: dict) -> None: self.learner.restore(state)
+    def last(self) -> dict: return {}
 
 # %% ../../nbs/masks/11_learning.ipynb #91cecb5d
 @dataclass
@@ -132,34 +154,39 @@ class Found:
 
     def __repr__(self) -> str:
         lines = [f"  {f}: {m!r}" for f, m in self.masks.items()]
-        return "\n".join([f"Found by {self.estimator.name} ({self.route})", *lines[:3], *(["  ..."] if len(lines) > 3 else [])])
+        more = ["  ..."] if len(lines) > 3 else []
+        return "\n".join([f"Found by {self.estimator.name} ({self.route})", *lines[:3], *more])
 
 # %% ../../nbs/masks/11_learning.ipynb #70616724
-def _plain_name(function) -> str | int:
+def plain_function(function) -> str | int:
     "The name of a function as a plain string or integer. Raises `ValueError` naming `data`."
-    if hasattr(function, "dtype") and hasattr(function, "item") and not isinstance(function, Tensor): function = function.item()    # NumPy
+    if hasattr(function, "dtype") and hasattr(function, "item") and not isinstance(function, Tensor):    # NumPy
+        function = function.item()
     if isinstance(function, str): return str.__str__(function)
     if isinstance(function, int) and not isinstance(function, bool): return int(function)
-    raise ValueError(f"data: a function is named {function!r}, a {type(function).__name__}; names must be strings or integers")
+    kind = type(function).__name__
+    raise ValueError(f"data: a function is named {function!r}, a {kind}; names must be strings or integers")
 
 
-def _functions(data, nets: int) -> list[str | int]:
+def functions_of(data, count: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
-    each = [data] if isinstance(data, Mapping) or nets == 1 else list(data) if isinstance(data, (list, tuple)) else [data]
+    several = not isinstance(data, Mapping) and count > 1 and isinstance(data, (list, tuple))
+    each = list(data) if several else [data]
     for d in each:
         if not isinstance(d, Mapping):
             raise ValueError(f"data: must map names of functions to batches, not {type(d).__name__}")
         if not d: raise ValueError("data: is empty; it must map names of functions to batches")
-        if list(d) != list(each[0]): raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
-    if each[0] is not data and len(each) != nets: raise ValueError(f"data: {len(each)} mappings for {nets} networks")
-    names = [_plain_name(f) for f in each[0]]
+        if list(d) != list(each[0]):
+            raise ValueError(f"data: the networks' functions differ: {list(d)} and {list(each[0])}")
+    if several and len(each) != count: raise ValueError(f"data: {len(each)} mappings for {count} networks")
+    names = [plain_function(f) for f in each[0]]
     if len(set(map(str, names))) < len(names):
         raise ValueError(f"data: two functions of {names} have the same name as strings")
     return names
 
-
-def _checkpoint_path(checkpoint, function) -> str:
-    "File of the training of one function, or of all where it is None. A name that fits no file has its checksum there."
+# %% ../../nbs/masks/11_learning.ipynb #9c2a2260
+def checkpoint_path(checkpoint, function) -> str:
+    "File of one function's training, or of all where it is None. A name that fits no file is replaced by its checksum."
     if os.path.isdir(checkpoint): raise ValueError(f"checkpoint: {str(checkpoint)!r} is a folder; name a file in it")
     if function is None: return f"{checkpoint}"
     name = str(function)
@@ -167,17 +194,18 @@ def _checkpoint_path(checkpoint, function) -> str:
     return f"{checkpoint}.{name}"
 
 
-def _check_nets(net):
+def _check_nets(net) -> None:
     "Raises `TypeError` or `ValueError` naming `net`."
     if not isinstance(net, (nn.Module, list, tuple)):
         raise TypeError(f"net: must be a torch.nn.Module or a list of them, not a {type(net).__name__}")
     nets = [net] if isinstance(net, nn.Module) else net
     check_shapes([unwrapped(each) for each in nets])
     for each in nets:
+        name = type(each).__name__
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
-            raise ValueError(f"net: {type(each).__name__} was made under torch.inference_mode, where nothing can be trained; make it outside")
+            raise ValueError(f"net: {name} was made under torch.inference_mode, where nothing can be trained; make it outside")
         if any(p.is_meta for p in each.parameters()):
-            raise ValueError(f"net: {type(each).__name__} is on the meta device, which has shapes but no numbers; load its weights first")
+            raise ValueError(f"net: {name} is on the meta device, which has shapes but no numbers; load its weights first")
 
 
 @contextlib.contextmanager
@@ -187,13 +215,15 @@ def _outside_inference():
     with torch.inference_mode(False), torch.set_grad_enabled(grad): yield
 
 
-def _found(parts: list, net: int) -> Found:
+def _found(loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
-    logits = {f: l for learner, _ in parts for f, l in learner.final_logits(net).items()}
-    first = parts[0][0]
-    masks = {f: m for learner, _ in parts for f, m in learner.masks(net).items()}
-    rows = [r[1:] for _, rows in parts for r in rows if r[0] == net]
-    return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, first.weights(net) if first.train_weights else None)
+    learners = [loop.learner for loop in loops]
+    first = learners[0]
+    logits = {f: l for learner in learners for f, l in learner.final_logits(net).items()}
+    masks = {f: m for learner in learners for f, m in learner.masks(net).items()}
+    rows = [row[1:] for loop in loops for row in loop.rows if row[0] == net]
+    weights = first.weights(net) if first.train_weights else None
+    return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, weights)
 
 # %% ../../nbs/masks/11_learning.ipynb #68fffa1a
 class MaskOptions(TypedDict, total=False):
@@ -201,7 +231,8 @@ class MaskOptions(TypedDict, total=False):
     samples: int
     beta: float
     steps: int
-    lr: float
+    lr: float | Callable[[int], float]
+    optimizer: str | Callable[..., torch.optim.Optimizer]
     init: float | Mapping[str, Tensor]
     fixed: Iterable[str]
     estimator: str | Estimator
@@ -232,47 +263,48 @@ def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Cal
 # %% ../../nbs/masks/11_learning.ipynb #bf55b681
 @_outside_inference()
 def learn_masks( # type: ignore[misc] # mypy does not match these options with the overloads' TypedDict
-    net: nn.Module | Sequence[nn.Module], # trained network; it is never changed. Or several of one architecture, side by side
-    data: Data | Sequence[Data], # function -> batches (inputs, targets), inputs a tensor, a tuple or any mapping; finite data are cycled. Several networks: shared, or a mapping for each
+    net: nn.Module | Sequence[nn.Module], # trained network, which is never changed; or several of one architecture
+    data: Data | Sequence[Data], # function -> batches (inputs, targets); finite data are cycled. Or one mapping per network
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
     beta: float = 1e-4, # price of keeping: beta / batch size * sum of the logits
     steps: int = 20_000, # updates
-    lr: float = 1e-2, # learning rate of Adam on the logits
-    init: float | Mapping[str, Tensor] = 2.0, # first logit of every weight; 2 keeps 88 %. Or parameter -> first logits in its shape (several networks: or stacked)
+    lr: float | Callable[[int], float] = 1e-2, # learning rate of the logits, or a function from updates done to the rate
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "adam", # name in lower case, or callable(logits) -> Optimizer
+    init: float | Mapping[str, Tensor] = 2.0, # first logit of every weight (2 keeps 88 %), or parameter -> first logits
     fixed: Iterable[str] = (), # parameters whose masks are drawn, but whose logits stay as they begin
     estimator: str | Estimator = "gumbel", # how logits become masks: a name, or an instance with options
     where: Where = weights_only, # which parameters are masked: predicate(name, param), or several
-    granularity="weight", # what one logit decides about: "weight", "row", "column", "tensor", or (name, param) -> groups
-    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop in this memory order), or "auto": the fastest of those whose gradients are right
+    granularity="weight", # what a logit decides about: "weight", "row", "column", "tensor", or (name, param) -> groups
+    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop), or "auto": the fastest one with correct gradients
     backend: str = "auto", # mask kernels: "eager", "compiled", or "auto": compiled if the training is long
-    memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after the other, "auto": what fits
+    memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after another, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published" or ("published", norm): as the published code clips, see `clipping`
+    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published": see `clipping`
     seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
-    train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too, with the one mask; or only some: parameter -> bool tensor (several networks: or stacked)
-    evaluate: Callable[..., dict] | None = None, # masks so far (with `train_weights`: masks, weights) -> numbers, put into the history (several networks: from a list to a list)
+    train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too; or parameter -> which
+    evaluate: Callable[..., dict] | None = None, # masks (with `train_weights`: masks, weights) -> numbers for the history
     every: int = 1000, # steps between evaluations, and between checkpoints
     callbacks: Iterable[Callable[[Event], None]] = (), # called with events
-    checkpoint=None, # file to go on from and to save to
+    checkpoint=None, # file to continue from and to save to
 ) -> Found | list[Found]: # a list if a list of networks was given
-    "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` naming the argument that does not fit."
+    "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` for bad arguments."
     single = isinstance(net, nn.Module)
     _check_nets(net)
-    functions = _functions(data, 1 if single else len(net))
-    for name, value, least in (("samples", samples, 1), ("steps", steps, 1), ("every", every, 1)):
-        if whole(name, value) < least: raise ValueError(f"{name}: {value} is below {least}")
-    if number("lr", lr) < 0: raise ValueError(f"lr: {lr} is below 0")
+    functions = functions_of(data, 1 if single else len(net))
     if not callable(loss): raise TypeError(f"loss: must be a function of (outputs, targets), not a {type(loss).__name__}")
-    if callable(callbacks): raise TypeError("callbacks: must be a list of functions, not one function")
-    options = dict(samples=samples, beta=beta, steps=steps, lr=lr, init=init, estimator=estimator, where=where, granularity=granularity,
-                   batching=batching, backend=backend, memory=memory, by_length=by_length, clip=clip, seed=seed, train_weights=train_weights, fixed=list(fixed))
-    parts = []
+    every = whole("every", every, 1)
+    settings = MaskSettings(samples, beta, steps, lr, optimizer, init, fixed, estimator, where, granularity,
+                            batching, backend, memory, by_length, clip, seed, train_weights)
+    loops = []
     for group in [functions] if together else [[f] for f in functions]:
-        learner = MaskLearner(net, group, loss, **options)
-        path = None if checkpoint is None else _checkpoint_path(checkpoint, None if together else group[0])
-        parts.append((learner, _train(learner, data, evaluate, int(every), list(callbacks), path)))
-    found = [_found(parts, s) for s in range(len(parts[0][0].nets))]
+        loop = MaskLoop(MaskLearner(net, group, loss, settings), data, evaluate, every, callbacks)
+        path = None if checkpoint is None else checkpoint_path(checkpoint, None if together else group[0])
+        if not loop.run(path, every): # nothing was left to do
+            loop.notify("start", {})
+            loop.notify("end", {})
+        loops.append(loop)
+    found = [_found(loops, s) for s in range(len(loops[0].learner.nets))]
     return found[0] if single else found

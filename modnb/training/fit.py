@@ -63,7 +63,7 @@ def make_optimizer(params: list,  # trainable parameters
     if optimizer == "sgd":
         options["momentum"] = 0.9
     if optimizer in FUSED:
-        options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params)
+        options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params) or None
     return checked_optimizer(OPTIMIZERS[optimizer](params, lr=rate_at(lr, 0), **options))
 
 

@@ -141,7 +141,7 @@ def checked_callbacks(callbacks: Iterable[Callable]) -> list[Callable]:
     "The callbacks as a list. Raises `TypeError` if one of them cannot be called."
     listed = [] if callable(callbacks) else list(callbacks)
     if callable(callbacks) or not all(map(callable, listed)):
-        raise TypeError("callbacks must be a list of callables that take an Event")
+        raise TypeError("callbacks: must be a list of callables that take an Event")
     return listed
 
 

@@ -34,7 +34,7 @@ def test_it_runs_and_shows_the_right_pictures(notebook, reference, same):
     assert notebook.errors() == []
     same()
     assert notebook.readout("training step").inner_text() == "200" and notebook.rows("modnb-metrics")[2][0] == "Alignment"
-    assert notebook.rows("modnb-metrics")[2][1] == f"{reference.trainer.job.told.history.last()['alignment']:.3f}"
+    assert notebook.rows("modnb-metrics")[2][1] == f"{reference.trainer.job.messages.history.last()['alignment']:.3f}"
 
 
 def test_time_by_keyboard(notebook, reference, same):
@@ -66,12 +66,12 @@ def test_matching_on_and_off(notebook, reference, same):
     box = notebook.page.get_by_role("checkbox", name="match modules to rules").first
     before = notebook.bytes_of(notebook.picture("gates"))
     box.set_checked(False)
-    reference.time.matched.value = False
+    reference.matched.value = False
     same()
     assert notebook.bytes_of(notebook.picture("gates")) != before
     box.focus()
     notebook.page.keyboard.press("Space")
-    reference.time.matched.value = True
+    reference.matched.value = True
     same()
     assert notebook.bytes_of(notebook.picture("gates")) == before and notebook.errors() == []
 
@@ -112,7 +112,7 @@ def test_stop_keeps_what_was_learned_and_goes_on(notebook):
     step = int(line.inner_text().split()[1].partition("/")[0])
     assert 0 < step < 20000
     notebook.settle()
-    told, done, looks = map(int, notebook.run_cell("print(explorer.trainer.job.told.event.step, explorer.work.step, len(explorer.work.gates))").split())
+    told, done, looks = map(int, notebook.run_cell("print(explorer.trainer.job.messages.event.step, explorer.work.step, len(explorer.work.gates))").split())
     assert told == step and done - step in (0, 1) and looks == 1 + done // 666          # the update that was under way is finished, and not told
     notebook.button("Go on").click()
     notebook.page.wait_for_function(f"+(document.querySelector('.modnb-note').textContent.match(/network (\\d+)\\/20000/) || [0, 0])[1] > {step}")

@@ -10,7 +10,7 @@ def reference():
     "The same explorer, trained in this process with the same seeds."
     explorer = routing_explorer("four maps of the plane")
     explorer.train(wait=True)
-    explorer.time.seed.value = 2
+    explorer.seed.value = 2
     return explorer
 
 
@@ -65,7 +65,7 @@ def test_seed_by_keyboard(notebook, reference, same):
     before = notebook.bytes_of(notebook.picture("left"))
     notebook.press("seed", "ArrowRight")
     notebook.reads("seed", "3")
-    reference.time.seed.value = 3
+    reference.seed.value = 3
     same()
     assert notebook.bytes_of(notebook.picture("left")) != before and notebook.errors() == []
 

@@ -58,7 +58,7 @@ def test_routing(notebook):
     eventually(lambda: _other(notebook, "left", before))
     notebook.settle()
     shown = notebook.rows("modnb-routing")[2]
-    assert shown[1] == notebook.run_cell("print(f\"{[v for _, s, n, v in routes.trainer.job.told.rows if s == 150 and n == '0/H_b/1'][0]:.3f}\")")
+    assert shown[1] == notebook.run_cell("print(f\"{[v for _, s, n, v in routes.trainer.job.messages.rows if s == 150 and n == '0/H_b/1'][0]:.3f}\")")
 
 
 def test_runs(notebook):

@@ -22,11 +22,11 @@ from ...metrics.claims import part
 from ...metrics.collapse import Activation, mean_gates, rule_draws, sorted_distance
 from ...metrics.comparisons import judge_differences, pairs
 from ...metrics.statistics import summarize
+from ...runs import DeviceParams, Log, Result, ThreadParams, param
 from ...systems.gated import build, n_parameters
 from ...systems.gated_layers import Gate, load_balance
-from ...runs import Log, Params as Base, Result, param
-from ...training.ensembles import fit_ensemble
 from ...training.checkpoint import load, save
+from ...training.ensembles import fit_ensemble
 from ...view.gating import METRIC_LABELS, with_random
 
 # %% auto #0
@@ -39,18 +39,21 @@ __all__ = ['VERSION', 'GATINGS', 'CELL', 'CHECKPOINT', 'EVALUATION', 'KEYS', 'CO
 # %% ../../../nbs/experiments/gating/rules.ipynb #3075c3fe
 VERSION = 2
 GATINGS = ("gt-modular", "modular-op", "modular", "monolithic")
+CELL = dict(width=32, data_seeds=5, batch_size=256)
 
 
-class Params(Base):
+class Params(ThreadParams, DeviceParams):
     "Settings of one cell of the grid."
-    arch: Literal["mlp", "mha", "mha2", "rnn"] = "mlp" # architecture with its task; mha2 is the second version of the search
+    arch: Literal["mlp", "mha", "mha2", "rnn"] = param(
+        "mlp", "architecture with its task; mha2 is the second version of the search")
     task: Literal["regression", "classification"] = "regression" # what is predicted
     rules: int = param(2, "rules of the task", min=2)
     width: int = param(8, "e: the encoder; the hidden layer has four times as many units", min=1)
     gatings: tuple[str, ...] = GATINGS # regimes that are compared
     data_seeds: int = param(2, "number of tasks, from data seed 0", min=1)
     model_seeds: int = param(1, "number of networks for each task and regime, from seed 0", min=1)
-    steps: Optional[int] = param(100, "updates; None: as in the paper, 100,000 for mlp and 500,000 for the others", min=1)
+    steps: Optional[int] = param(
+        100, "updates; None: as in the paper, 100,000 for mlp and 500,000 for the others", min=1)
     batch_size: int = param(128, "examples or sequences per update", min=1)
     lr: float = param(1e-2, "learning rate (Adam)", min=0)
     schedule: Literal["constant", "halving", "cosine", "warmup"] = "constant" # of the learning rate
@@ -59,35 +62,30 @@ class Params(Base):
     lengths: tuple[int, ...] = param((3, 5, 10, 20, 30), "sequence lengths that are tested (mha, rnn)", min=2)
     state: int = param(32, "D: numbers per step of the dynamical system (rnn)", min=1)
     readout: bool = False # rnn regression: predict w's, as the paper says, not the whole state, as its code does
-    gate_width: Optional[int] = param(None, "hidden units of the gate of modular-op in mha; None: as many as a head has, as published", min=1)
+    gate_width: Optional[int] = param(
+        None, "hidden units of the gate of modular-op in mha; None: as many as a head has, as published", min=1)
     modules: Optional[int] = param(None, "remedy: modules of learned gates; None: as many as rules", min=2)
     balance: float = param(0.0, "remedy: price of using modules unequally", min=0)
     temperature: float = param(1.0, "remedy: of the softmax of learned gates", min=1e-6)
     top_k: Optional[int] = param(None, "remedy: modules kept for each example; None: all", min=1)
     gumbel: float = param(0.0, "remedy: Gumbel noise on the scores in training", min=0)
     straight_through: bool = False # remedy: the best module has all, with the gradient of the soft gate
-    group: Optional[int] = param(None, "networks that are trained in one pass; None: all for mlp, 1 for the others", min=1)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
+    group: Optional[int] = param(
+        None, "networks that are trained in one pass; None: all for mlp, 1 for the others", min=1)
+
+    presets = {
+        "quick": CELL | dict(model_seeds=2, steps=3000, lr=3e-3, schedule="cosine", every=150, tokens=25_000),
+        "paper": CELL | dict(model_seeds=5, steps=None, lr=1e-4, every=5000, tokens=50_000),
+    }
+
+    def check(self) -> None:
+        "What no single parameter can say."
+        for g in self.gatings:
+            if g not in GATINGS: raise ValueError(f"gatings: {g!r} is unknown; choose from {', '.join(GATINGS)}")
+        if self.top_k is not None and self.top_k > (self.modules or self.rules):
+            raise ValueError(f"top_k: {self.top_k} given; there are {self.modules or self.rules} modules")
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #65e26ecf
-CELL = dict(width=32, data_seeds=5, batch_size=256)
-Params.presets = {
-    "quick": CELL | dict(model_seeds=2, steps=3000, lr=3e-3, schedule="cosine", every=150, tokens=25_000),
-    "paper": CELL | dict(model_seeds=5, steps=None, lr=1e-4, every=5000, tokens=50_000),
-}
-
-
-def _check(self: Params):
-    "What no single parameter can say."
-    for g in self.gatings:
-        if g not in GATINGS: raise ValueError(f"gatings: {g!r} is unknown; choose from {', '.join(GATINGS)}")
-    if self.top_k is not None and self.top_k > (self.modules or self.rules): raise ValueError(f"top_k: {self.top_k} given; there are {self.modules or self.rules} modules")
-
-
-Params.check = _check
-
-
 def n_steps(params: Params) -> int:
     "Updates of a run."
     return params.steps or (100_000 if params.arch == "mlp" else 500_000)

@@ -12,12 +12,13 @@ import torch
 from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import ESTIMATORS, Masks, ablate, halves, learn_masks, masked, variants
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of, single_seeds, train_mask_measure
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...metrics.statistics import summarize
 from ...models.feedforward import FeedForward
 from ...models.recurrent import LSTMClassifier
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
@@ -29,7 +30,7 @@ __all__ = ['VERSION', 'SWEEP', 'CLAIMS', 'Params', 'build', 'accuracies', 'train
 VERSION = 2
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the add/mul study."
     net: Literal["ff", "lstm"] = "ff" # feedforward network or LSTM
     layer_sizes: tuple[int, ...] = param((64, 64), "hidden layers of the feedforward network", min=1)
@@ -39,39 +40,29 @@ class Params(Base):
     train_steps: int = param(300, "updates of the network", min=1)
     batch_size: int = param(128, "problems per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
-    stop_accuracy: Optional[float] = param(None, "end the training once both operations reach it; None: all steps", min=0, max=1)
+    stop_accuracy: Optional[float] = param(
+        None, "end the training once both operations reach it; None: all steps", min=0, max=1)
     mask_steps: int = param(200, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/add_mul.ipynb #549d4120
-Params.presets = {
-    "quick": dict(backend="compiled",
-                  layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000, batch_size=1024, lr=4e-3, stop_accuracy=0.999,
-                  mask_steps=1500, mask_batch_size=256, mask_lr=0.05, mask_init=4.0, seeds=3),
-    "paper": dict(backend="compiled",
-                  layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", seeds=10),
-}
+    presets = {
+        "quick": dict(backend="compiled", layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000,
+            batch_size=1024, lr=4e-3, stop_accuracy=0.999, mask_steps=1500, mask_batch_size=256, mask_lr=0.05,
+            mask_init=4.0, seeds=3),
+        "paper": dict(backend="compiled", layer_sizes=(800,) * 4, hidden_size=256, digits=2, train_steps=20_000,
+            lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples:
-        raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} problems evenly")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "problems")
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #e8995cf4
 SWEEP = { # name in a sweep file: ours
@@ -164,30 +155,25 @@ def one_seed(params: Params, task: AddMul, seed: int, data, net, history, found)
     return pd.concat(parts, ignore_index=True).assign(seed=seed), tensors
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #4d968779
-def study(params: Params, seeds: list[int], log: Log, stacked: bool) -> list: # frame and tensors of each seed
+def study(params: Params, seeds: list[int], log: Log, stacked: bool = False) -> list: # frame and tensors of each seed
     "Train, mask, measure; the masks of several networks one network after the other, or stacked in one pass."
-    device = choose_device(params.device)
     task = AddMul(params.digits)
-    data = task.dataset("valid", device=device)
-    found = []
-    for group in [seeds] if stacked else [[s] for s in seeds]:
-        trained = [train(params, task, seed, data, log) for seed in group]
-        masks = find_masks(params, task, [net for net, _ in trained], group, data, log)
-        found += [one_seed(params, task, seed, data, *t, m) for seed, t, m in zip(group, trained, masks)]
-    return found
+    data = task.dataset("valid", device=choose_device(params.device))
+    return train_mask_measure(
+        seeds, stacked=stacked,
+        train=lambda seed: train(params, task, seed, data, log),
+        find_masks=lambda group, trained: find_masks(params, task, [net for net, _ in trained], group, data, log),
+        measure=lambda seed, trained, found: one_seed(params, task, seed, data, *trained, found))
 
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
-    frames, tensors = zip(*study(params, list(range(params.seed, params.seed + params.seeds)), log, stacked=False))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for one in tensors for n, t in one.items()})
+    return joined(study(params, list(seeds_of(params)), log))
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
     "Runs of one seed each that differ in the seed only: their masks are learned in one pass. Raises `ValueError` naming `seeds`."
-    if any(p.seeds != 1 for p in many): raise ValueError("seeds: runs with several seeds cannot be stacked")
-    return [Result(frame, tensors) for frame, tensors in study(many[0], [p.seed for p in many], log, stacked=True)]
+    return [Result(frame, tensors) for frame, tensors in study(many[0], single_seeds(many), log, stacked=True)]
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #6ec7114b
 def accuracy_table(frame): # DataFrame: operations x masks, in percent

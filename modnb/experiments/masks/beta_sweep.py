@@ -14,10 +14,11 @@ from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import ESTIMATORS, Masks, ablate, learn_masks
 from ...masks.choice import NoPrice, choose_beta
+from ...masks.study import BatchingParams, check_samples
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.sharing import sharing
 from ...models.feedforward import FeedForward
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
@@ -31,7 +32,7 @@ FUNCTIONS = ("all", "add", "mul")
 PAPER = (1e-5, 1.5e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.1e-4, 1.25e-4, 1.5e-4, 1.75e-4, 2e-4, 2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3)
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the sweep over beta."
     betas: tuple[float, ...] = param((1e-4, 1e-3, 1e-2), "prices that are tried one by one", min=0)
     tolerance: float = param(0.02, "accuracy that the control mask may lose in the automatic choice", min=0, max=1)
@@ -44,41 +45,33 @@ class Params(Base):
     train_steps: int = param(300, "updates of the network", min=1)
     batch_size: int = param(128, "problems per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
-    stop_accuracy: Optional[float] = param(None, "end the training once both operations reach it; None: all steps", min=0, max=1)
+    stop_accuracy: Optional[float] = param(
+        None, "end the training once both operations reach it; None: all steps", min=0, max=1)
     mask_steps: int = param(60, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(1e-1, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     valid: int = param(2000, "validation problems, at most 10,000", min=1, max=10_000)
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #a8122c27
-Params.presets = {
-    "quick": dict(backend="compiled",
-                  betas=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), tolerance=0.01, low=1e-5, high=1e-2, ratio=1.5, layer_sizes=(192, 192, 128), digits=2, train_steps=4000, batch_size=1024, lr=4e-3,
-                  stop_accuracy=0.999, mask_steps=1000, mask_batch_size=256, mask_lr=0.1, mask_init=4.0, valid=4000, seeds=2),
-    "paper": dict(backend="compiled",
-                  betas=PAPER, tolerance=0.01, low=1e-6, high=1e-2, ratio=1.25, layer_sizes=(800,) * 4, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", valid=10_000, seeds=10),
-}
+    presets = {
+        "quick": dict(backend="compiled", betas=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), tolerance=0.01, low=1e-5, high=1e-2,
+            ratio=1.5, layer_sizes=(192, 192, 128), digits=2, train_steps=4000, batch_size=1024, lr=4e-3,
+            stop_accuracy=0.999, mask_steps=1000, mask_batch_size=256, mask_lr=0.1, mask_init=4.0, valid=4000,
+            seeds=2),
+        "paper": dict(backend="compiled", betas=PAPER, tolerance=0.01, low=1e-6, high=1e-2, ratio=1.25,
+            layer_sizes=(800,) * 4, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2,
+            clipping="published", valid=10_000, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples:
-        raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} problems evenly")
-    if not self.betas: raise ValueError("betas: none given")
-    if not 0 < self.low < self.high: raise ValueError(f"low: need 0 < low < high, got {self.low} and {self.high}")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "problems")
+        if not self.betas: raise ValueError("betas: none given")
+        if not 0 < self.low < self.high: raise ValueError(f"low: need 0 < low < high, got {self.low} and {self.high}")
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #1301a735
 def networks(params: Params, task: AddMul, data, log: Log) -> tuple[list[int], list[nn.Module], list]: # seeds, networks, histories

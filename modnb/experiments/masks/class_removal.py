@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, halves, learn_masks, masked
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.classification import confusion, normalize
 from ...metrics.sharing import remaining
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
 if TYPE_CHECKING:
@@ -30,9 +31,11 @@ __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'r
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #8ae855d3
 VERSION = 3
+RESNET = dict(net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1,
+    lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the class-removal study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     net: Literal["cnn", "resnet"] = "cnn" # architecture
@@ -55,36 +58,31 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-4, "price of keeping a weight; divided by beta_batch", min=0)
     beta_batch: Optional[int] = param(None, "what beta is divided by; None: mask_batch_size", min=1)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "channels-last" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
+    batching: Literal["vmap", "loop", "channels-last"] = "channels-last"
 
-# %% ../../../nbs/experiments/masks/class_removal.ipynb #c25b3649
-Params.presets = {
-    "quick": dict(data="cifar10", channels=(16, 24, 32, 48), tested=5000, train_steps=2500, lr=4e-3, mask_steps=150, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=3e-3, seeds=2),
-    "paper": dict(backend="compiled",
-                  data="cifar10", channels=(32, 64, 128, 256), dropout=True, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
-}
-RESNET = dict(net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1, lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
+    presets = {
+        "quick": dict(data="cifar10", channels=(16, 24, 32, 48), tested=5000, train_steps=2500, lr=4e-3,
+            mask_steps=150, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=3e-3, seeds=2),
+        "paper": dict(backend="compiled", data="cifar10", channels=(32, 64, 128, 256), dropout=True,
+            train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3,
+            clipping="published", beta=3e-4, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} images evenly")
-    if len(self.channels) != 4: raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
-    if any(c > 9 for c in self.removed or ()): raise ValueError(f"removed: {self.removed} must be classes from 0 to 9")
-    if self.data == "digits" and self.train_split == "full" and self.test_split == "valid": raise ValueError("test_split: 'valid' is in the train_split 'full'; choose 'test'")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "images")
+        if len(self.channels) != 4:
+            raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
+        if any(c > 9 for c in self.removed or ()):
+            raise ValueError(f"removed: {self.removed} must be classes from 0 to 9")
+        if self.data == "digits" and self.train_split == "full" and self.test_split == "valid":
+            raise ValueError("test_split: 'valid' is in the train_split 'full'; choose 'test'")
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #0b8d42b4
 SWEEP = { # name in a sweep file: ours
@@ -174,12 +172,11 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
     device = choose_device(params.device)
     images = image_set(params.data, device)
     test = spread(images.dataset(params.test_split), params.tested)
-    frames, tensors = zip(*(one_seed(params, images, seed, test, log) for seed in range(params.seed, params.seed + params.seeds)))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for one in tensors for n, t in one.items()}, {"source": images.source})
+    found = [one_seed(params, images, seed, test, log) for seed in seeds_of(params)]
+    return joined(found, source=images.source)
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #b157bbfd
 def matrices(frame) -> tuple[list[str], dict[str, np.ndarray]]: # classes, mask -> [seeds, true, predicted] shares

@@ -14,11 +14,12 @@ from torch import nn
 from ...checks import choose_device
 from ...data.tuples import DoubleAdd
 from ...masks import ESTIMATORS, Masks, ablate, learn_masks, masked
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of, single_seeds, train_mask_measure
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...models.feedforward import FeedForward
 from ...models.recurrent import LSTMClassifier
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
@@ -34,7 +35,7 @@ NETWORKS = ("ff", "ff_copied", "together", "only_one_io")
 FUNCTIONS = ("all", "pair 1", "pair 2")
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the double-addition study."
     networks: tuple[Literal[NETWORKS], ...] = NETWORKS # which networks
     layer_sizes: tuple[int, ...] = param((48, 48, 48), "hidden layers of the feedforward network", min=1)
@@ -44,41 +45,33 @@ class Params(Base):
     train_steps: int = param(120, "updates of the network", min=1)
     batch_size: int = param(128, "problems per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
-    stop_accuracy: Optional[float] = param(None, "end the training once both pairs reach it; None: all steps", min=0, max=1)
+    stop_accuracy: Optional[float] = param(
+        None, "end the training once both pairs reach it; None: all steps", min=0, max=1)
     mask_steps: int = param(40, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     mask_lr: float = param(3e-1, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
-    beta: Optional[float] = param(None, "price of keeping a weight; divided by mask_batch_size. None: the paper's, 4e-4 feedforward, 1e-4 LSTM", min=0)
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
+    beta: Optional[float] = param(
+        None, "price of keeping a weight; divided by mask_batch_size. "
+              "None: the paper's, 4e-4 feedforward, 1e-4 LSTM", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     valid: int = param(1000, "validation problems, at most 10,000", min=1, max=10_000)
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/double_add.ipynb #06b30e1e
-Params.presets = {
-    "quick": dict(backend="compiled",
-                  layer_sizes=(256, 256, 256), hidden_size=96, n_layers=1, digits=2, train_steps=3000, batch_size=256, lr=6e-3, stop_accuracy=0.997,
-                  mask_steps=600, mask_lr=0.08, beta=1e-3, valid=2000, seeds=3),
-    "paper": dict(backend="compiled",
-                  layer_sizes=(2000,) * 4, hidden_size=256, digits=2, train_steps=20_000, lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", valid=10_000, seeds=10),
-}
+    presets = {
+        "quick": dict(backend="compiled", layer_sizes=(256, 256, 256), hidden_size=96, n_layers=1, digits=2,
+            train_steps=3000, batch_size=256, lr=6e-3, stop_accuracy=0.997, mask_steps=600, mask_lr=0.08, beta=1e-3,
+            valid=2000, seeds=3),
+        "paper": dict(backend="compiled", layer_sizes=(2000,) * 4, hidden_size=256, digits=2, train_steps=20_000,
+            lr=1e-3, mask_steps=20_000, mask_lr=1e-2, clipping="published", valid=10_000, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples:
-        raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} problems evenly")
-    if not self.networks: raise ValueError(f"networks: none given; choose from {', '.join(NETWORKS)}")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "problems")
+        if not self.networks: raise ValueError(f"networks: none given; choose from {', '.join(NETWORKS)}")
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #34b12ce5
 SWEEP = { # name in a sweep file: ours
@@ -213,34 +206,26 @@ def one_seed(params: Params, network: str, seed: int, data, net, history, found)
     return pd.concat(parts, ignore_index=True).assign(network=network, seed=seed), tensors
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #6e857285
-def study(params: Params, seeds: list[int], log: Log, stacked: bool) -> list: # per network and seed: seed, frame, tensors
+def study(params: Params, network: str, seeds: list[int], log: Log, stacked: bool = False) -> list: # frame and tensors of each seed
     "Train, mask, measure; the masks of several seeds one after the other, or stacked in one pass."
-    device = choose_device(params.device)
-    found = []
-    for network in params.networks:
-        data = task_of(params, network).dataset("valid", n=params.valid, device=device)
-        for group in [seeds] if stacked else [[s] for s in seeds]:
-            trained = [train(params, network, seed, data, log) for seed in group]
-            masks = find_masks(params, network, [net for net, _ in trained], group, data, log)
-            found += [(seed, *one_seed(params, network, seed, data, *t, m)) for seed, t, m in zip(group, trained, masks)]
-    return found
-
-
-def _result(found: list) -> Result:
-    import pandas as pd
-    return Result(pd.concat([frame for _, frame, _ in found], ignore_index=True), {n: t for _, _, tensors in found for n, t in tensors.items()})
+    data = task_of(params, network).dataset("valid", n=params.valid, device=choose_device(params.device))
+    return train_mask_measure(
+        seeds, stacked=stacked,
+        train=lambda seed: train(params, network, seed, data, log),
+        find_masks=lambda group, trained: find_masks(params, network, [net for net, _ in trained], group, data, log),
+        measure=lambda seed, trained, found: one_seed(params, network, seed, data, *trained, found))
 
 
 def run(params: Params, log: Log) -> Result:
     "All networks and seeds of a run; each goes on from its own checkpoints."
-    return _result(study(params, list(range(params.seed, params.seed + params.seeds)), log, stacked=False))
+    return joined(found for network in params.networks for found in study(params, network, list(seeds_of(params)), log))
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
     "Runs of one seed each that differ in the seed only: their masks are learned in one pass. Raises `ValueError` naming `seeds`."
-    if any(p.seeds != 1 for p in many): raise ValueError("seeds: runs with several seeds cannot be stacked")
-    found = study(many[0], [p.seed for p in many], log, stacked=True)
-    return [_result([f for f in found if f[0] == p.seed]) for p in many]
+    seeds = single_seeds(many)
+    found = [study(many[0], network, seeds, log, stacked=True) for network in many[0].networks]
+    return [joined(networks) for networks in zip(*found)]
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #e8a915d5
 def accuracy_table(frame): # DataFrame: networks and pairs x masks, in percent

@@ -14,9 +14,10 @@ from torch import Tensor
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, Masks, learn_masks, masked, pruned
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.statistics import summarize
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
 # %% auto #0
@@ -26,9 +27,13 @@ __all__ = ['VERSION', 'SWEEP', 'Params', 'build', 'train', 'find_masks', 'gradie
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #d03a370d
 VERSION = 3
+SWEEP = { # name in a sweep file: ours
+    "task": {"cifar10_grad_cos_distance": {"data": "cifar10"}}, "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
+    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None, "class_removal.keep_last_layer": None,    # with a single learned mask there is nothing to copy
+}
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the gradient study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     channels: tuple[int, ...] = param((8, 8, 8, 8), "channels of the CNN's four convolutions", min=1)
@@ -42,36 +47,25 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #b139111f
-Params.presets = {
-    "quick": dict(data="cifar10", channels=(16, 24, 32, 48), train_steps=1500, lr=4e-3, mask_steps=200, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, tested=5000, seeds=3),
-    "paper": dict(backend="compiled", batching="channels-last",
-                  data="cifar10", channels=(32, 64, 128, 256), dropout=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
-}
+    presets = {
+        "quick": dict(data="cifar10", channels=(16, 24, 32, 48), train_steps=1500, lr=4e-3, mask_steps=200,
+            mask_lr=0.05, mask_batch_size=64, mask_init=4.0, tested=5000, seeds=3),
+        "paper": dict(backend="compiled", batching="channels-last", data="cifar10", channels=(32, 64, 128, 256),
+            dropout=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000,
+            mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} images evenly")
-    if len(self.channels) != 4: raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
-
-
-Params.check = _check
-SWEEP = { # name in a sweep file: ours
-    "task": {"cifar10_grad_cos_distance": {"data": "cifar10"}}, "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None, "class_removal.keep_last_layer": None,    # with a single learned mask there is nothing to copy
-}
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "images")
+        if len(self.channels) != 4:
+            raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #9fbb58c5
 def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
@@ -166,12 +160,11 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
     device = choose_device(params.device)
     images = image_set(params.data, device)
     test = spread(images.dataset("valid"), params.tested)
-    frames, tensors = zip(*(one_seed(params, images, seed, test, log) for seed in range(params.seed, params.seed + params.seeds)))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for one in tensors for n, t in one.items()}, {"source": images.source, "removed": images.classes[params.removed]})
+    found = [one_seed(params, images, seed, test, log) for seed in seeds_of(params)]
+    return joined(found, source=images.source, removed=images.classes[params.removed])
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #dc3ff242
 def cosine_by_seed(frame, step: int | None = None): # DataFrame: seeds x (mask, images), of the total at this many masked layers; None: all

@@ -14,13 +14,14 @@ from ...checks import choose_device
 from ...data.rules import MLPRules
 from ...data.stream import Stream
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.collapse import mean_gates
 from ...metrics.collapse import measure as gate_metrics
 from ...metrics.hidden import found_modules, sharing_index, use_of
 from ...metrics.sharing import overlap
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...systems.gated import GATINGS, build
-from ...runs import Log, Params as Base, Result, param
 from ...training import fit
 
 # %% auto #0
@@ -34,7 +35,7 @@ VERSION = 2
 TRUNK = ("first.weight", "second.weight") # the layers that modules are made of
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the study of masks inside gated networks."
     rules: int = param(3, "number of rules, and of modules", min=2)
     width: int = param(8, "width of the encoders; the trunk is four times as wide", min=1)
@@ -47,33 +48,25 @@ class Params(Base):
     mask_batch_size: int = param(64, "examples per update of a mask", min=1)
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(2, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     examples: int = param(2000, "examples of the evaluation, which are not those of the training", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each has its own rules and networks", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/inside_gating.ipynb #0e23ec1c
-Params.presets = {
-    "quick": dict(rules=4, width=16, train_steps=3000, lr=3e-3, mask_steps=1200, mask_batch_size=128, samples=4, examples=4000, seeds=3),
-    "paper": dict(backend="compiled",
-                  rules=8, width=32, train_steps=100_000, lr=1e-4, decay=False, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, clipping="published", samples=4, examples=20_000, seeds=5),
-}
+    presets = {
+        "quick": dict(rules=4, width=16, train_steps=3000, lr=3e-3, mask_steps=1200, mask_batch_size=128, samples=4,
+            examples=4000, seeds=3),
+        "paper": dict(backend="compiled", rules=8, width=32, train_steps=100_000, lr=1e-4, decay=False,
+            mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, clipping="published", samples=4, examples=20_000,
+            seeds=5),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples:
-        raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} examples evenly")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "examples")
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #e061b611
 def stream_of(task: MLPRules, batch_size: int, seed: int, device, rule: int | None = None) -> Stream: # of (inputs, targets)
@@ -224,9 +217,7 @@ def one_network(params: Params, gating: str, seed: int, log: Log): # frame, tens
 
 def run(params: Params, log: Log) -> Result:
     "All networks of a run; every one goes on from its own checkpoints."
-    import pandas as pd
-    frames, tensors = zip(*(one_network(params, gating, seed, log) for seed in range(params.seed, params.seed + params.seeds) for gating in GATINGS))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for one in tensors for n, t in one.items()})
+    return joined(one_network(params, gating, seed, log) for seed in seeds_of(params) for gating in GATINGS)
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #623a464e
 def metric_table(frame, metric: str = "alignment"): # DataFrame: gatings x (gates, masks, found modules, found in random masks)

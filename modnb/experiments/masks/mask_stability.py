@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
+from ...masks.study import BatchingParams, check_samples
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
 if TYPE_CHECKING:
@@ -34,9 +35,13 @@ VERSION = 2
 COMPARISONS = ("both", "data", "noise", "estimator", "beta")
 MEANING = {"both": "other batches and drawn masks", "data": "other batches", "noise": "other drawn masks", "estimator": "another estimator", "beta": "another price",
            "network": "another network", "functions": "another function"}
+SWEEP = { # name in a sweep file: ours
+    "task": {"cifar10_mask_stability": {"data": "cifar10"}}, "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}}, "cnn.dropout": {0: {}},
+    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+}
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the stability study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     channels: tuple[int, ...] = param((8, 8, 8, 8), "channels of the CNN's four convolutions", min=1)
@@ -54,38 +59,28 @@ class Params(Base):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds; each trains its own network, and neighbors are compared", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/mask_stability.ipynb #b3038ad2
-Params.presets = {
-    "quick": dict(data="cifar10", channels=(16, 24, 32, 48), pairs=3, train_steps=1200, lr=2e-3, mask_steps=150, mask_lr=0.05, mask_init=3.0, tested=5000, seeds=3),
-    "paper": dict(backend="compiled", batching="channels-last",
-                  data="cifar10", channels=(32, 64, 128, 256), pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128, lr=1e-3, mask_steps=20_000, mask_batch_size=128,
-                  mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
-}
+    presets = {
+        "quick": dict(data="cifar10", channels=(16, 24, 32, 48), pairs=3, train_steps=1200, lr=2e-3, mask_steps=150,
+            mask_lr=0.05, mask_init=3.0, tested=5000, seeds=3),
+        "paper": dict(backend="compiled", batching="channels-last", data="cifar10", channels=(32, 64, 128, 256),
+            pairs=10, compare=("both",), keep_last_layer=True, tested=10_000, train_steps=20_000, batch_size=128,
+            lr=1e-3, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-3, clipping="published", beta=3e-4, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} images evenly")
-    if len(self.channels) != 4: raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
-    if "estimator" in self.compare and self.other_estimator == self.estimator: raise ValueError(f"other_estimator: {self.other_estimator!r} is the estimator itself")
-
-
-Params.check = _check
-SWEEP = { # name in a sweep file: ours
-    "task": {"cifar10_mask_stability": {"data": "cifar10"}}, "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}}, "cnn.dropout": {0: {}},
-    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
-}
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "images")
+        if len(self.channels) != 4:
+            raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
+        if "estimator" in self.compare and self.other_estimator == self.estimator:
+            raise ValueError(f"other_estimator: {self.other_estimator!r} is the estimator itself")
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #d95e4ea1
 def class_sets(params: Params, images: ImageSet, seed: int) -> dict[str, tuple[int, ...]]: # name -> classes

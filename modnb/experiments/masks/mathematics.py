@@ -14,24 +14,30 @@ from ...checks import choose_device
 from ...data import sequences
 from ...data.mathematics import LEVELS, MODULES, SOURCES, Mathematics
 from ...masks import ESTIMATORS, ByLength, Masks, learn_masks, masked, no_embeddings, weights_only
+from ...masks.study import BatchingParams, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import remaining
 from ...metrics.statistics import summarize
 from ...models.transformer import Transformer
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'PAPER', 'SWEEP', 'TESTS', 'NAMES', 'CLAIMS', 'Params', 'mask_rows', 'questions', 'build', 'accuracy',
+__all__ = ['PAPER', 'VERSION', 'SWEEP', 'TESTS', 'NAMES', 'CLAIMS', 'Params', 'mask_rows', 'questions', 'build', 'accuracy',
            'test_sets', 'optimizer', 'rate', 'train', 'price', 'find_masks', 'thinned', 'measure', 'describe',
            'one_seed', 'run', 'level_of', 'accuracy_table', 'block', 'kept_table', 'summary', 'by_seed', 'headline',
            'claims', 'verdict']
+
+# %% ../../../nbs/experiments/masks/mathematics.ipynb #47628610
+PAPER = dict(backend="compiled", pairs=666_666, tested=10_000, interpolated=10_000, extrapolated=10_000, scale=1.0,
+    max_question=None, width=512, heads=8, ff=2048, layers=6, dropout=0.1, train_steps=30_000, batch_size=256,
+    lr=1e-4, mask_steps=30_000, mask_lr=0.03, beta=2e-5, samples=8, clip=0.1, clipping="published", seeds=5)
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #9b5103fb
 VERSION = 3
 
 
-class Params(Base):
+class Params(DeviceParams, BatchingParams, ThreadParams):
     "Settings of the mathematics study."
     module: Literal[tuple(MODULES)] = "add_or_sub" # kind of question
     source: Literal[SOURCES] = "generated" # generated anew, or the published files from the cache
@@ -53,12 +59,14 @@ class Params(Base):
     lr: float = param(3e-3, "learning rate of the network (Adam)", min=0)
     warmup: int = param(0, "updates over which the learning rate rises to it", min=0)
     cooldown: int = param(0, "last updates, over which it falls to zero", min=0)
-    stop_accuracy: Optional[float] = param(None, "end the training once every level's test reaches it; None: all steps", min=0, max=1)
+    stop_accuracy: Optional[float] = param(
+        None, "end the training once every level's test reaches it; None: all steps", min=0, max=1)
     mask_steps: int = param(20, "updates of the masks", min=1)
     mask_batch_size: Optional[int] = param(None, "questions per update of a mask; None: batch_size", min=1)
     mask_lr: float = param(0.3, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight, see price_over", min=0)
     price_over: Literal["batch_size", "mask_batch_size"] = "batch_size" # what beta is divided by
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
@@ -68,39 +76,33 @@ class Params(Base):
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     processes: int = param(1, "that generate questions which are not in the cache", signed=False, min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
+
+    presets = {
+        "quick": dict(pairs=40_000, max_question=11, tested=200, interpolated=5000, extrapolated=2000, width=64,
+            ff=128, train_steps=6000, lr=5e-3, cooldown=2500, mask_steps=1500, mask_lr=0.05, mask_init=4.0, seeds=2),
+        "paper": PAPER,
+        "paper_differentiate": PAPER | dict(module="differentiate", batch_size=128, train_steps=40_000,
+            mask_steps=40_000, beta=1e-5),
+        "paper_linear_1d": PAPER | dict(module="linear_1d", batch_size=512, mask_batch_size=400, warmup=5000,
+            train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
+        "paper_collect": PAPER | dict(module="collect", batch_size=128, mask_batch_size=256, warmup=5000,
+            train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
+        "paper_sort": PAPER | dict(module="sort", extrapolated=500, beta=3e-6),
+    }
+
+    def check(self) -> None:
+        "What no single parameter can say."
+        if mask_rows(self) % self.samples:
+            raise ValueError(f"samples: {self.samples} masks cannot share a batch of {mask_rows(self)} questions evenly")
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
+        if self.tested >= self.pairs:
+            raise ValueError(f"tested: {self.tested} of {self.pairs} pairs leaves nothing to train on")
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #3a7ddf72
-PAPER = dict(backend="compiled",
-             pairs=666_666, tested=10_000, interpolated=10_000, extrapolated=10_000, scale=1.0, max_question=None, width=512, heads=8, ff=2048, layers=6, dropout=0.1, train_steps=30_000, batch_size=256, lr=1e-4,
-             mask_steps=30_000, mask_lr=0.03, beta=2e-5, samples=8, clip=0.1, clipping="published", seeds=5)
-Params.presets = {
-    "quick": dict(pairs=40_000, max_question=11, tested=200, interpolated=5000, extrapolated=2000, width=64, ff=128, train_steps=6000, lr=5e-3, cooldown=2500,
-                  mask_steps=1500, mask_lr=0.05, mask_init=4.0, seeds=2),
-    "paper": PAPER,
-    "paper_differentiate": PAPER | dict(module="differentiate", batch_size=128, train_steps=40_000, mask_steps=40_000, beta=1e-5),
-    "paper_linear_1d": PAPER | dict(module="linear_1d", batch_size=512, mask_batch_size=400, warmup=5000, train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
-    "paper_collect": PAPER | dict(module="collect", batch_size=128, mask_batch_size=256, warmup=5000, train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
-    "paper_sort": PAPER | dict(module="sort", extrapolated=500, beta=3e-6),
-}
-
-
 def mask_rows(params: Params) -> int:
     "Questions per update of a mask."
     return params.mask_batch_size or params.batch_size
-
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if mask_rows(self) % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share a batch of {mask_rows(self)} questions evenly")
-    if self.width % self.heads: raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
-    if self.tested >= self.pairs: raise ValueError(f"tested: {self.tested} of {self.pairs} pairs leaves nothing to train on")
-
-
-Params.check = _check
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #6cf39aa2
 SWEEP = { # name in a sweep file: ours
@@ -220,13 +222,12 @@ def one_seed(params: Params, task: Mathematics, seed: int, data: dict, log: Log)
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #8f49cc70
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
     device = choose_device(params.device)
     task = questions(params)
     data = test_sets(task, device)
     asked = rows("questions", describe(task)).assign(seed=params.seed)
-    frames, tensors = zip(*(one_seed(params, task, seed, data, log) for seed in range(params.seed, params.seed + params.seeds)))
-    return Result(pd.concat([*frames, asked], ignore_index=True), {n: t for found in tensors for n, t in found.items()}, extra={"source": task.source})
+    found = [one_seed(params, task, seed, data, log) for seed in seeds_of(params)]
+    return joined(found, asked, source=task.source)
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #d43db182
 NAMES = {"full": "full network", "all": "control mask", "random": "control, thinned at random"} | {level: f"{level} mask" for level in LEVELS}

@@ -16,11 +16,12 @@ from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import learn_masks
 from ...masks.learning import Found
+from ...masks.study import BatchingParams, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
 from ...models.feedforward import FeedForward, draw_, generator_for
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 
 # %% auto #0
 __all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'used_by', 'prepare', 'accuracy', 'train', 'find_masks', 'shares',
@@ -31,7 +32,7 @@ __all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'used_by', 'prep
 VERSION = 2
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the permuted MNIST study."
     data: Literal["mnist", "digits"] = "digits" # "digits" needs no download
     layer_sizes: tuple[int, ...] = param((32, 32), "hidden layers", min=1)
@@ -40,34 +41,28 @@ class Params(Base):
     batch_size: int = param(64, "images per update", min=1)
     lr: float = param(5e-2, "learning rate (Adam) of weights and logits alike", min=0)
     mask_init: float = 2.0 # first logits of the first task
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     mask_used_init: float = 2.0 # first logits of weights that an earlier task uses
-    mask_new_init: tuple[float, ...] = (2.0, 0.0, -1.0) # first logits of all other weights; each is a variant of its own
+    mask_new_init: tuple[float, ...] = param(
+        (2.0, 0.0, -1.0), "first logits of all other weights; each is a variant of its own")
     reset_first_layer: bool = True # the first layer is never shared: it starts anew for each task
     beta: float = param(3e-2, "price of keeping a weight; divided by batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides batch_size", min=1)
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #11a5c1b0
-Params.presets = {
-    "quick": dict(data="mnist", layer_sizes=(96, 96, 32), tasks=4, steps=800, batch_size=128, lr=2e-2, beta=2e-3, seeds=3),
-    "paper": dict(backend="compiled",
-                  data="mnist", layer_sizes=(800, 800, 64), tasks=11, steps=30_000, batch_size=128, lr=1e-2, beta=1.28e-3, clipping="published", samples=8, seeds=10),
-}
+    presets = {
+        "quick": dict(data="mnist", layer_sizes=(96, 96, 32), tasks=4, steps=800, batch_size=128, lr=2e-2, beta=2e-3,
+            seeds=3),
+        "paper": dict(backend="compiled", data="mnist", layer_sizes=(800, 800, 64), tasks=11, steps=30_000,
+            batch_size=128, lr=1e-2, beta=1.28e-3, clipping="published", samples=8, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.batch_size % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share the batch_size of {self.batch_size} images evenly")
-    if len(set(self.mask_new_init)) < len(self.mask_new_init) or not self.mask_new_init: raise ValueError(f"mask_new_init: {self.mask_new_init} given; need one or more different values")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        if self.batch_size % self.samples:
+            raise ValueError(f"samples: {self.samples} masks cannot share the batch_size of {self.batch_size} images evenly")
+        if len(set(self.mask_new_init)) < len(self.mask_new_init) or not self.mask_new_init:
+            raise ValueError(f"mask_new_init: {self.mask_new_init} given; need one or more different values")
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #639ed036
 SWEEP = { # name in a sweep file: ours
@@ -188,11 +183,10 @@ def measure(params: Params, data: ImageSet, seed: int, new_init: float, past: li
 
 def run(params: Params, log: Log) -> Result:
     "All seeds and preferences of a run; a run that was stopped goes on with the task it was at."
-    import pandas as pd
     data = image_set(params.data, choose_device(params.device))
-    past = find_masks(params, data, list(range(params.seed, params.seed + params.seeds)), log)
-    frames, tensors = zip(*(measure(params, data, seed, new, found) for (seed, new), found in past.items()))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for found in tensors for n, t in found.items()}, extra={"source": data.source})
+    past = find_masks(params, data, list(seeds_of(params)), log)
+    found = [measure(params, data, seed, new, masks) for (seed, new), masks in past.items()]
+    return joined(found, source=data.source)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #66891c0b
 def accuracy_table(frame): # DataFrame: preferences and trials x tasks, in percent

@@ -15,13 +15,14 @@ from ...data import sequences
 from ...data.scan import Scan, lines, pairs
 from ...data.stream import Stream
 from ...masks import ESTIMATORS, ByLength, Masks, learn_masks, no_embeddings, pruned, weights_only
+from ...masks.study import BatchingParams, check_samples, joined, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.classification import confusion
 from ...metrics.sharing import chance, remaining
 from ...metrics.statistics import summarize
 from ...models.seq2seq import EncoderDecoderLSTM
 from ...models.transformer import Transformer
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
@@ -35,7 +36,7 @@ VERSION = 3
 SPLITS = ("simple", "jump", "length", "turn_left")
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     "Settings of the SCAN study."
     net: Literal["lstm", "transformer"] = "lstm" # architecture
     hidden_size: int = param(32, "units of an LSTM layer", min=1)
@@ -45,7 +46,8 @@ class Params(Base):
     heads: int = param(4, "heads of every attention (Transformer)", min=1)
     ff: int = param(64, "units of the feed-forward parts (Transformer)", min=1)
     layers: int = param(2, "layers of the Transformer's encoder, and of its decoder", min=1)
-    dropout: Optional[float] = param(None, "share of zeros in training; None: 0.5 for the LSTM, 0.1 for the Transformer", min=0, max=0.99)
+    dropout: Optional[float] = param(
+        None, "share of zeros in training; None: 0.5 for the LSTM, 0.1 for the Transformer", min=0, max=0.99)
     max_actions: Optional[int] = param(3, "only commands with at most so many actions; None: all", min=2)
     length_cut: int = param(2, "longest answer in the training set of the length split", min=1)
     train_split: Literal[SPLITS] = "simple" # what the network is trained on
@@ -54,44 +56,42 @@ class Params(Base):
     train_steps: int = param(40, "updates of a network", min=1)
     batch_size: int = param(64, "commands per update of a network", min=1)
     lr: float = param(1e-2, "learning rate of a network (Adam)", min=0)
-    teacher_forcing: float = param(1.0, "share of the batches in which the LSTM is shown the right answer so far", min=0, max=1)
-    stop_accuracy: Optional[float] = param(None, "end the training on `simple` once all test sets reach it; None: all steps", min=0, max=1)
+    teacher_forcing: float = param(
+        1.0, "share of the batches in which the LSTM is shown the right answer so far", min=0, max=1)
+    stop_accuracy: Optional[float] = param(
+        None, "end the training on `simple` once all test sets reach it; None: all steps", min=0, max=1)
     mask_steps: int = param(24, "updates of the masks", min=1)
     mask_batch_size: int = param(32, "commands per update of a mask", min=1)
     mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
     mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = "own" # the norm that is clipped: of the logits alone, or of all that the published code counts
-    beta: Optional[float] = param(None, "price of keeping a weight, divided by mask_batch_size; None: 3e-5 for the LSTM, 6e-4 for the Transformer", min=0)
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
+    beta: Optional[float] = param(
+        None, "price of keeping a weight, divided by mask_batch_size; "
+              "None: 3e-5 for the LSTM, 6e-4 for the Transformer", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     groups: int = param(2, "groups by length that a batch of the masks is cut into, for speed", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     tested: int = param(400, "commands of each test set that are tried on the way", min=1)
-    validation_dropout: bool = False # True: the LSTM's embeddings drop out in tests of unmasked networks, too (the reference's fault)
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
+    validation_dropout: bool = param(
+        False, "True: the LSTM's embeddings drop out in tests of unmasked networks, too (the reference's fault)")
 
-# %% ../../../nbs/experiments/masks/scan.ipynb #360b9914
-Params.presets = {
-    "quick": dict(hidden_size=64, max_actions=10, length_cut=6, train_steps=1000, batch_size=128, lr=5e-3, dropout=0.1, stop_accuracy=0.99,
-                  mask_steps=350, mask_lr=0.05, mask_batch_size=64, mask_init=4.0, beta=4e-4, seeds=2),
-    "paper": dict(backend="compiled",
-                  hidden_size=200, width=100, ff=200, layers=3, max_actions=None, length_cut=22, train_steps=25_000, batch_size=256, lr=1e-3, teacher_forcing=0.5,
-                  mask_steps=25_000, mask_batch_size=256, mask_lr=1e-2, clipping="published", baselines=False, seeds=10),
-}
+    presets = {
+        "quick": dict(hidden_size=64, max_actions=10, length_cut=6, train_steps=1000, batch_size=128, lr=5e-3,
+            dropout=0.1, stop_accuracy=0.99, mask_steps=350, mask_lr=0.05, mask_batch_size=64, mask_init=4.0,
+            beta=4e-4, seeds=2),
+        "paper": dict(backend="compiled", hidden_size=200, width=100, ff=200, layers=3, max_actions=None,
+            length_cut=22, train_steps=25_000, batch_size=256, lr=1e-3, teacher_forcing=0.5, mask_steps=25_000,
+            mask_batch_size=256, mask_lr=1e-2, clipping="published", baselines=False, seeds=10),
+    }
 
-
-def _check(self: Params):
-    "What no single parameter can say."
-    if self.mask_batch_size % self.samples: raise ValueError(f"samples: {self.samples} masks cannot share the mask_batch_size of {self.mask_batch_size} commands evenly")
-    if self.max_actions is not None and self.length_cut >= self.max_actions: raise ValueError(f"length_cut: {self.length_cut} leaves no longer answers for the test, max_actions is {self.max_actions}")
-    if self.net == "transformer" and self.width % self.heads: raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
-
-
-Params.check = _check
+    def check(self) -> None:
+        "What no single parameter can say."
+        check_samples(self, "commands")
+        if self.max_actions is not None and self.length_cut >= self.max_actions:
+            raise ValueError(f"length_cut: {self.length_cut} leaves no longer answers for the test, max_actions is {self.max_actions}")
+        if self.net == "transformer" and self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #dc088682
 SWEEP = { # name in a sweep file: ours
@@ -268,12 +268,11 @@ def one_seed(params: Params, task: Scan, seed: int, data: dict, log: Log): # fra
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
     device = choose_device(params.device)
     task = Scan()
     data = test_sets(params, task, device)
-    frames, tensors = zip(*(one_seed(params, task, seed, data, log) for seed in range(params.seed, params.seed + params.seeds)))
-    return Result(pd.concat(frames, ignore_index=True), {n: t for found in tensors for n, t in found.items()})
+    found = [one_seed(params, task, seed, data, log) for seed in seeds_of(params)]
+    return joined(found)
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #e3609c62
 def accuracy_table(frame): # DataFrame: splits x masks, in percent

@@ -9,12 +9,12 @@ import math
 
 import torch
 
+from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
-from ...view.routing import entropy_curves, seed_dots
 from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
 from ...routing.comparison import rows_of, trial, ROWS
-from ...data.toy_maps import regimes
-from ...runs import Log, Params as Base, Result, param
+from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'FEW', 'EM', 'Params', 'run', 'summary', 'headline', 'claims', 'verdict']
@@ -24,7 +24,7 @@ VERSION = 3
 FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
 
 
-class Params(Base):
+class Params(SeedParams, ThreadParams):
     "Settings of the eight-maps study."
     rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     rules: int = param(8, "clusters, each with a map", min=2)
@@ -38,12 +38,12 @@ class Params(Base):
     lr: float = param(1e-2, "learning rate (Adam)", min=0)
     sigma: float = param(1.0, "scale of the likelihood", min=0)
     every: int = param(100, "updates between measurements", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
-
-Params.presets = {"quick": dict(rows=("all",), steps=3000, every=300), "paper": dict(rows=("all",), steps=3000, every=300, seeds=50)}
+    presets = {
+        "quick": dict(rows=("all",), steps=3000, every=300),
+        "paper": dict(rows=("all",), steps=3000, every=300, seeds=50),
+    }
 
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #4e4ef269
 def run(params: Params, log: Log) -> Result:

@@ -5,13 +5,13 @@
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #a8ab0e9d
 from __future__ import annotations
 
-from ...metrics.claims import claims_table, outcome, part
-from ...metrics.statistics import summarize
-from ...metrics.routed import of_rows, result_table, SOLVED
-from ...routing.comparison import rows_of, trial, ROWS
-from ...view.routing import seed_dots
 from ...data.toy_maps import compositions, regimes
-from ...runs import Log, Params as Base, Result, param
+from ...metrics.claims import claims_table, outcome, part
+from ...metrics.routed import of_rows, result_table, SOLVED
+from ...metrics.statistics import summarize
+from ...routing.comparison import rows_of, trial, ROWS
+from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...view.routing import seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'FEW', 'TASKS', 'Params', 'Stage', 'run', 'task_table', 'summary', 'groups_table', 'headline', 'claims',
@@ -22,19 +22,21 @@ VERSION = 3
 FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
 
 
-class Params(Base):
+class Params(SeedParams, ThreadParams):
     "Settings of the estimator bench."
     rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     steps: int = param(40, "updates on two regimes; half as many again on eight maps, twice on compositions", min=10)
     examples: int = param(1000, "examples of each seed", min=100)
     batch_size: int = param(100, "examples per update", min=1)
     every: int = param(20, "updates between measurements", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
+
+    presets = {
+        "quick": dict(rows=("all",), steps=2000, every=500),
+        "paper": dict(rows=("all",), steps=2000, every=500, seeds=50),
+    }
 
 
-Params.presets = {"quick": dict(rows=("all",), steps=2000, every=500), "paper": dict(rows=("all",), steps=2000, every=500, seeds=50)}
 TASKS = { # name: (how to make it, steps over those of the first, learning rate, sigma, where it is judged)
     "two regimes": (lambda seeds, n: regimes(seeds, n=n), 1.0, 1e-2, 1.0, ""),
     "eight maps": (lambda seeds, n: regimes(seeds, 8, 8, n, 6.0), 1.5, 1e-2, 1.0, ""),

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
+from ...data.toy_maps import compositions
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, share_claims
-from ...view.routing import seed_dots
 from ...routing.comparison import trial, ROWS
-from ...data.toy_maps import compositions
-from ...runs import Log, Params as Base, Result, param
+from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...view.routing import seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'SOLVED_HERE', 'FEW', 'MAIN', 'SEEN', 'HELD', 'Params', 'first_pairs', 'best_restart', 'run',
@@ -25,7 +25,7 @@ FEW = ("oracle", "exact marginal", "Kirsch EM, E every step")
 MAIN = ("oracle", "exact marginal", "truncated EM, Q=4", "Kirsch EM, E every 10th", "Kirsch EM, E every step", "Gumbel straight-through", "soft output", "noisy top-2, w=0.1", "importance weights", "REINFORCE, leave-one-out")
 
 
-class Params(Base):
+class Params(SeedParams, ThreadParams):
     "Settings of the study of held-out compositions."
     rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     choices: int = param(3, "rules of each slot", min=2)
@@ -33,19 +33,20 @@ class Params(Base):
     dimensions: int = param(6, "of x and y", min=2)
     examples: int = param(1000, "examples of each seed", min=100)
     own_view: bool = False # each router sees its own factor only
-    curriculum: float = param(0.0, "share of the steps in which only the pairs with s2 = s1 + 1 are shown", min=0, max=0.9)
+    curriculum: float = param(
+        0.0, "share of the steps in which only the pairs with s2 = s1 + 1 are shown", min=0, max=0.9)
     restarts: int = param(1, "networks per seed; the best on the training set counts", min=1)
     steps: int = param(300, "updates", min=1)
     batch_size: int = param(100, "examples per update", min=1)
     lr: float = param(5e-3, "learning rate (Adam)", min=0)
     sigma: float = param(0.5, "scale of the likelihood", min=0)
     every: int = param(100, "updates between measurements", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
-
-Params.presets = {"quick": dict(rows=MAIN, steps=4000, every=500, restarts=3), "paper": dict(rows=("all",), steps=4000, every=500, restarts=3, seeds=50)}
+    presets = {
+        "quick": dict(rows=MAIN, steps=4000, every=500, restarts=3),
+        "paper": dict(rows=("all",), steps=4000, every=500, restarts=3, seeds=50),
+    }
 
 # %% ../../../nbs/experiments/routing/held_out_composition.ipynb #6cfbb365
 def first_pairs(task, batch_size: int, choices: int): # int [R, n] rows with s2 = s1 + 1

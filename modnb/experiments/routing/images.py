@@ -12,24 +12,24 @@ from typing import Literal, Optional
 import torch
 from torch import Tensor, nn
 
+from ...checks import choose_device, nearest
 from ...data.images import ImageSet, image_set
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
+from ...metrics.routed import of_rows
 from ...models.convolutional import init_conv
 from ...models.feedforward import generator_for, init_linear
-from ...checks import choose_device, nearest
-from ...view.routing import entropy_curves, seed_dots
-from ...metrics.routed import of_rows
-from ...routing.composition import Composition
-from ...routing.stacked import InTurn
-from ...routing.rollouts import LookAtAll
 from ...routing.comparison import cost_of, timed, ROWS
-from ...routing.layer import ModularLayer
+from ...routing.composition import Composition
 from ...routing.estimators import make_estimator
+from ...routing.layer import ModularLayer
+from ...routing.rollouts import LookAtAll
 from ...routing.router import Router
+from ...routing.stacked import InTurn
 from ...routing.training import Minibatches, train
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import spread
+from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'PLAIN', 'KNOWN', 'MAIN', 'EM', 'SCORE', 'ACTIVE', 'SIZE', 'Params', 'conv', 'modular_cnn', 'count',
@@ -43,9 +43,10 @@ KNOWN = (*PLAIN, *(name for name, (_, kind, options) in ROWS.items() if kind not
 MAIN = (*PLAIN, "Kirsch EM, E every step", "Kirsch EM, E every 10th", "soft output", "REINFORCE, leave-one-out")
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, ThreadParams):
     "Settings of the image study."
-    rows: tuple[str, ...] = param((*PLAIN, "Kirsch EM, E every 10th", "REINFORCE, leave-one-out"), "plain CNNs and estimators; `all` for the main ones")
+    rows: tuple[str, ...] = param(
+        (*PLAIN, "Kirsch EM, E every 10th", "REINFORCE, leave-one-out"), "plain CNNs and estimators; `all` for the main ones")
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     train_images: Optional[int] = param(500, "training images; None: all of the split", min=10)
     test_images: Optional[int] = param(300, "test images; None: all", min=10)
@@ -58,25 +59,26 @@ class Params(Base):
     batch_size: int = param(50, "images per update", min=1)
     lr: float = param(3e-3, "learning rate (Adam)", min=0)
     every: int = param(10, "updates between measurements", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
-# %% ../../../nbs/experiments/routing/images.ipynb #48a68913
-def _check(self: Params):
-    "What no single parameter can say."
-    for row in self.rows:
-        if row not in (*KNOWN, "all"): raise ValueError(f"rows: {row!r} is unknown{nearest(row, KNOWN)}; there are {', '.join(KNOWN)}")
-    if "exact marginal" in self.rows and self.modules**self.layers > 4096: raise ValueError(f"rows: 'exact marginal' would sum over {self.modules} ** {self.layers} routings; 4,096 is the most")
-    size = {"digits": 8, "mnist": 28, "cifar10": 32}[self.data]
-    if size >> self.halvings + self.layers < 1: raise ValueError(f"layers: {self.halvings} halvings and {self.layers} poolings leave nothing of {size}x{size} pixels; {size.bit_length() - 1} are the most together")
+    presets = {
+        "quick": dict(rows=tuple(r for r in MAIN if r != "soft output"), data="cifar10", train_images=1200,
+            test_images=1000, halvings=1, channels=8, samples=5, steps=1200, batch_size=32, lr=2e-3, every=150,
+            seeds=3),
+        "paper": dict(rows=MAIN, data="cifar10", train_images=None, test_images=None, layers=4, channels=8,
+            samples=10, steps=10_000, batch_size=128, lr=1e-3, every=500, seeds=5),
+    }
 
-
-Params.check = _check
-Params.presets = {
-    "quick": dict(rows=tuple(r for r in MAIN if r != "soft output"), data="cifar10", train_images=1200, test_images=1000, halvings=1, channels=8, samples=5, steps=1200, batch_size=32, lr=2e-3, every=150, seeds=3),
-    "paper": dict(rows=MAIN, data="cifar10", train_images=None, test_images=None, layers=4, channels=8, samples=10, steps=10_000, batch_size=128, lr=1e-3, every=500, seeds=5)}
+    def check(self) -> None:
+        "What no single parameter can say."
+        for row in self.rows:
+            if row not in (*KNOWN, "all"):
+                raise ValueError(f"rows: {row!r} is unknown{nearest(row, KNOWN)}; there are {', '.join(KNOWN)}")
+        if "exact marginal" in self.rows and self.modules**self.layers > 4096:
+            raise ValueError(f"rows: 'exact marginal' would sum over {self.modules} ** {self.layers} routings; 4,096 is the most")
+        size = {"digits": 8, "mnist": 28, "cifar10": 32}[self.data]
+        if size >> self.halvings + self.layers < 1:
+            raise ValueError(f"layers: {self.halvings} halvings and {self.layers} poolings leave nothing of {size}x{size} pixels; {size.bit_length() - 1} are the most together")
 
 # %% ../../../nbs/experiments/routing/images.ipynb #ba3696cc
 def conv(n_inputs: int, channels: int, generator: torch.Generator) -> nn.Conv2d:

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...data.stream import resample
+from ...data.toy_maps import Task, regimes
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
+from ...masks.study import BatchingParams
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.collapse import alignment
 from ...metrics.hidden import found_modules, in_common, sharing_index, use_of
@@ -23,8 +25,7 @@ from ...models.feedforward import FeedForward
 from ...routing import MLPPool, ModularLayer, Router
 from ...routing.comparison import trial
 from ...routing.dense import DenseStack, stack_for
-from ...data.toy_maps import Task, regimes
-from ...runs import Log, Params as Base, Result, param
+from ...runs import Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
@@ -40,7 +41,7 @@ PLAIN = {"plain": 1, "plain, wide": 4} # parameters, over those of a routed netw
 OPEN = "EM, no router"
 
 
-class Params(Base):
+class Params(SeedParams, BatchingParams, ThreadParams):
     "Settings of the study of masks inside routed networks."
     rules: int = param(3, "regimes, and modules", min=2)
     dimensions: int = param(4, "of inputs and targets", min=2)
@@ -57,16 +58,14 @@ class Params(Base):
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds; each has its own data and networks", min=1)
-    batching: Literal["vmap", "loop", "channels-last"] = "vmap" # how masked copies run; changes last digits
-    backend: Literal["eager", "compiled"] = "eager" # mask kernels, likewise
-    threads: int = param(1, "threads of PyTorch on a CPU, likewise", min=1)
 
-
-Params.presets = {"quick": dict(rules=8, dimensions=8, mask_examples=4000, test_examples=2000, steps=3000, mask_steps=1000, seeds=10),
-                  "paper": dict(backend="compiled",
-                                rules=8, dimensions=8, mask_examples=20_000, test_examples=10_000, steps=3000, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, seeds=10)}
+    presets = {
+        "quick": dict(rules=8, dimensions=8, mask_examples=4000, test_examples=2000, steps=3000, mask_steps=1000,
+            seeds=10),
+        "paper": dict(backend="compiled", rules=8, dimensions=8, mask_examples=20_000, test_examples=10_000,
+            steps=3000, mask_steps=20_000, mask_batch_size=128, mask_lr=1e-2, seeds=10),
+    }
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #d9e5229b
 def three_parts(params: Params) -> tuple[Task, Task, Task]:

@@ -10,19 +10,19 @@ from typing import Literal, Optional
 import torch
 from torch import Tensor
 
+from ...checks import choose_device, nearest
 from ...data.switching_language import SwitchingLanguage, encode_words, text_files, windows
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
-from ...checks import choose_device, nearest
-from ...view.routing import entropy_curves, seed_dots
 from ...metrics.routed import of_rows
-from ...routing.stacked import InTurn, Stacked
-from ...routing.rollouts import LookAtAll
 from ...routing.comparison import cost_of, timed, ROWS
 from ...routing.estimators import make_estimator
-from ...systems.modular_gru import modular_gru, width_of_equal_size
+from ...routing.rollouts import LookAtAll
+from ...routing.stacked import InTurn, Stacked
 from ...routing.training import Minibatches, train
-from ...runs import Log, Params as Base, Result, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
+from ...systems.modular_gru import modular_gru, width_of_equal_size
+from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'PLAIN', 'KNOWN', 'MAIN', 'FEW', 'CELLS', 'HOW', 'EM', 'SCORE', 'ACTIVE', 'SIZE', 'Params',
@@ -35,9 +35,11 @@ PLAIN = {"plain GRU, equal active width": "width", "plain GRU, equal size": "siz
 KNOWN = (*PLAIN, *(name for name, (_, kind, options) in ROWS.items() if kind != "noisy_top_k" and "uniform" not in options))
 MAIN = (*PLAIN, "oracle", "Kirsch EM, E every step", "Kirsch EM, E every 10th", "truncated EM, Q=4", "Gumbel straight-through", "soft output", "REINFORCE, leave-one-out", "REINFORCE, moving average")
 FEW = (*PLAIN, "oracle", "Kirsch EM, E every step", "REINFORCE, leave-one-out")
+_sizes = dict(rows=MAIN, train_tokens=20_000, test_tokens=10_000, length=20, width=24, embedding=16, samples=10,
+    steps=500, every=50)
 
 
-class Params(Base):
+class Params(SeedParams, DeviceParams, ThreadParams):
     "Settings of the language study."
     rows: tuple[str, ...] = param(FEW, "plain GRUs and estimators; `all` for the main ones")
     data: Literal["switching", "text"] = "switching" # a language of our own, or files that are given
@@ -61,26 +63,25 @@ class Params(Base):
     batch_size: int = param(20, "windows per update", min=1)
     lr: float = param(1e-2, "learning rate (Adam)", min=0)
     every: int = param(10, "updates between measurements", min=1)
-    seed: int = 0 # first seed
     seeds: int = param(2, "number of seeds, trained in one stack", min=1)
-    device: str = param("auto", "where it runs: auto, cpu, cuda", signed=False)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
-# %% ../../../nbs/experiments/routing/language.ipynb #b0266eed
-def _check(self: Params):
-    "What no single parameter can say."
-    for row in self.rows:
-        if row not in (*KNOWN, "all"): raise ValueError(f"rows: {row!r} is unknown{nearest(row, KNOWN)}; there are {', '.join(KNOWN)}")
-    if "exact marginal" in self.rows and self.modules ** (self.k * self.length) > 4096: raise ValueError(f"rows: 'exact marginal' would sum over {self.modules} ** {self.k * self.length} routings; 4,096 is the most")
-    if self.data == "text" and "oracle" in self.rows: raise ValueError("rows: a text has no known regimes, so there is no 'oracle'")
+    presets = {
+        "quick": _sizes | dict(rows=tuple(r for r in MAIN if r != "REINFORCE, moving average"), seeds=4),
+        "longer": _sizes | dict(steps=6000, every=200, seeds=10),
+        "paper": dict(rows=("plain GRU, equal active width", "Kirsch EM, E every step", "REINFORCE, leave-one-out"),
+            data="text", vocabulary=10_000, length=35, modules=15, width=200, embedding=200, samples=10, steps=50_000,
+            every=1000, lr=1e-3, seeds=1),
+    }
 
-
-Params.check = _check
-_sizes = dict(rows=MAIN, train_tokens=20_000, test_tokens=10_000, length=20, width=24, embedding=16, samples=10, steps=500, every=50)
-Params.presets = {
-    "quick": _sizes | dict(rows=tuple(r for r in MAIN if r != "REINFORCE, moving average"), seeds=4),
-    "longer": _sizes | dict(steps=6000, every=200, seeds=10),
-    "paper": dict(rows=("plain GRU, equal active width", "Kirsch EM, E every step", "REINFORCE, leave-one-out"), data="text", vocabulary=10_000, length=35, modules=15, width=200, embedding=200, samples=10, steps=50_000, every=1000, lr=1e-3, seeds=1)}
+    def check(self) -> None:
+        "What no single parameter can say."
+        for row in self.rows:
+            if row not in (*KNOWN, "all"):
+                raise ValueError(f"rows: {row!r} is unknown{nearest(row, KNOWN)}; there are {', '.join(KNOWN)}")
+        if "exact marginal" in self.rows and self.modules ** (self.k * self.length) > 4096:
+            raise ValueError(f"rows: 'exact marginal' would sum over {self.modules} ** {self.k * self.length} routings; 4,096 is the most")
+        if self.data == "text" and "oracle" in self.rows:
+            raise ValueError("rows: a text has no known regimes, so there is no 'oracle'")
 
 # %% ../../../nbs/experiments/routing/language.ipynb #472ba775
 def switching_data(params: Params, seed: int): # split -> (x, y, regime, the best reader's favorite), [N, T] each; nats of the best reader on the test

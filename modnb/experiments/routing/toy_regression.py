@@ -9,12 +9,12 @@ import math
 
 import torch
 
+from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
-from ...view.routing import entropy_curves, seed_dots
 from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
 from ...routing.comparison import trial, ROWS
-from ...data.toy_maps import regimes
-from ...runs import Log, Params as Base, Result, param
+from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
 __all__ = ['VERSION', 'FEW', 'EM', 'Params', 'run', 'on', 'summary', 'headline', 'claims', 'verdict']
@@ -24,7 +24,7 @@ VERSION = 3
 FEW = ("oracle", "Kirsch EM, E every step", "REINFORCE, leave-one-out", "soft output")
 
 
-class Params(Base):
+class Params(SeedParams, ThreadParams):
     "Settings of the two-regimes study."
     rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     examples: int = param(1000, "examples of each seed", min=100)
@@ -36,12 +36,12 @@ class Params(Base):
     sigma: float = param(1.0, "scale of the likelihood", min=0)
     every: int = param(100, "updates between measurements", min=1)
     control: bool = True # run the negative control too
-    seed: int = 0 # first seed
     seeds: int = param(10, "number of seeds, trained in one stack", min=1)
-    threads: int = param(1, "threads of PyTorch on a CPU; fixed, as they change last digits", min=1)
 
-
-Params.presets = {"quick": dict(rows=("all",), steps=2000), "paper": dict(rows=("all",), steps=2000, seeds=50)}
+    presets = {
+        "quick": dict(rows=("all",), steps=2000),
+        "paper": dict(rows=("all",), steps=2000, seeds=50),
+    }
 
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #ea157159
 def run(params: Params, log: Log) -> Result:

@@ -6,176 +6,99 @@
 from __future__ import annotations
 
 import ipywidgets as w
+from matplotlib.figure import Figure
 
 from ..gating import LABELS
-from .background import Background
-from .controls import Picture, Still, Trainer, guarded, heading, note, table
-from .gates import ARCHITECTURES, GATINGS, STEPS, GateSettings, GateWork, metric_rows, render_gate_curves, render_gates, render_gating
+from .controls import Picture, TimeSlider, TrainingExplorer, note, table
+from .gates import (ARCHITECTURES, GATINGS, STEPS, GateSettings, GateWork, metric_rows,
+                                      render_gate_curves, render_gates, render_gating)
 
 # %% auto #0
-__all__ = ['GateChoice', 'GateTime', 'GateExplorer', 'gate_explorer']
+__all__ = ['WIDE', 'wide', 'GateChoice', 'GateExplorer', 'gate_explorer']
 
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #76d6293a
+WIDE = {"description_width": "initial"}
+
+
+def wide(kind: type, text: str, px: int, tip: str = "", **options) -> w.Widget:
+    "A control with a whole description and a fixed width."
+    return kind(description=text, style=WIDE, layout=w.Layout(width=f"{px}px"), tooltip=tip, **options)
+
+
 class GateChoice:
     "What is trained, and how long."
 
     def __init__(self, settings: GateSettings):
-        wide = {"description_width": "initial"}
-        layout = lambda px: w.Layout(width=f"{px}px")
-        whole = lambda text, least, most, px, tip: w.BoundedIntText(description=text, min=least, max=most, style=wide, layout=layout(px), tooltip=tip)
-        self.arch = w.Dropdown(options=[(text, a) for a, text in ARCHITECTURES.items()], description="architecture", style=wide, layout=layout(190))
-        self.gating = w.Dropdown(options=[(LABELS[g], g) for g in GATINGS], description="gating", style=wide, layout=layout(180), tooltip="what the gate sees: the rule, all inputs, or nothing to be learned")
-        self.rules = w.IntSlider(description="rules", min=2, max=8, style=wide, layout=layout(220), tooltip="and as many modules")
-        self.width = whole("width e", 2, 64, 120, "of the encoder")
-        self.steps = whole("steps", 1, 100_000, 130, "updates of the network")
-        self.balance = w.BoundedFloatText(description="price of unequal use", min=0, max=10, step=0.1, style=wide, layout=layout(215), tooltip="added to the loss; 0: none")
-        self.data_seed, self.seed = whole("task seed", 0, 99, 135, "draws other rules"), whole("network seed", 0, 99, 165, "draws other initial weights and batches")
-        self.all = {f: getattr(self, f) for f in ("arch", "gating", "rules", "width", "steps", "balance", "data_seed", "seed")}
+        architectures = [(text, arch) for arch, text in ARCHITECTURES.items()]
+        gatings = [(LABELS[gating], gating) for gating in GATINGS]
+        number = w.BoundedIntText
+        self.arch = wide(w.Dropdown, "architecture", 190, options=architectures)
+        self.gating = wide(w.Dropdown, "gating", 180, "the gate sees the rule, all inputs, or is absent", options=gatings)
+        self.rules = wide(w.IntSlider, "rules", 220, "and as many modules", min=2, max=8)
+        self.width = wide(number, "width e", 120, "of the encoder", min=2, max=64)
+        self.steps = wide(number, "steps", 130, "updates of the network", min=1, max=100_000)
+        self.balance = wide(w.BoundedFloatText, "price of unequal use", 215, "added to the loss", min=0, max=10, step=0.1)
+        self.data_seed = wide(number, "task seed", 135, "draws other rules", min=0, max=99)
+        self.seed = wide(number, "network seed", 165, "draws other initial weights and batches", min=0, max=99)
+        names = ("arch", "gating", "rules", "width", "steps", "balance", "data_seed", "seed")
+        self.all = {name: getattr(self, name) for name in names}
+        for name, control in self.all.items(): control.value = getattr(settings, name)
         self.widget = w.HBox(list(self.all.values()), layout=w.Layout(flex_flow="row wrap"))
-        for name, one in self.all.items(): one.value = getattr(settings, name)
 
-    @property
-    def settings(self) -> GateSettings: return GateSettings(**{name: one.value for name, one in self.all.items()})
-
-
-class GateTime:
-    "Which look is shown, and how."
-
-    def __init__(self):
-        self.step = w.IntSlider(description="training step", min=0, max=1, style={"description_width": "initial"}, layout=w.Layout(width="480px"), tooltip="back in time, and forth")
-        self.matched = w.Checkbox(value=True, description="match modules to rules", indent=False, tooltip="sort the modules by the rules that they serve", layout=w.Layout(width="auto", margin="0 0 0 18px"))
-        self.widget, self.reached = w.HBox([self.step, self.matched]), 0
-
-    def reset(self):
-        "As before the training."
-        self.step.value, self.step.max, self.reached = 0, 1, 0
-
-    def reach(self, step: int, every: int): # the newest look, updates between looks
-        "Let the slider go as far as a step; if it was at its end it stays there."
-        follow, self.reached = self.step.value == self.reached, step
-        self.step.step, self.step.max = every, max(step, 1) # a slider without room is an error in the browser
-        if follow: self.step.value = step
+    def work(self) -> GateWork:
+        return GateWork(GateSettings(**{name: control.value for name, control in self.all.items()}))
 
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #68dbad48
-class GateExplorer:
+class GateExplorer(TrainingExplorer):
     "A gated network, the panel that trains it, and its activation matrix over time. Displays itself."
 
     def __init__(self, settings: GateSettings):
-        self.choice, self.time, self._quiet, self.work = GateChoice(settings), GateTime(), False, None
-        self.matrix, self.numbers, self.problem = Picture(render_gates, "gates"), w.HTML(), w.HTML()
-        self.trainer = Trainer(self._train, self._curves, self._told, self._prepare)
-        self.looks = w.VBox([heading("Look", "which module is used for which rule?"), self.time.widget, self.matrix.image, self.numbers])
-        self.widget = w.VBox([heading("Gate explorer"), self.choice.widget, self.trainer.widget, self.problem, self.looks], layout=w.Layout(max_width="840px"))
-        self.renew()
-        self._connect()
+        self.matched = w.Checkbox(value=True, description="match modules to rules", indent=False,
+                                  tooltip="sort the modules by the rules that they serve",
+                                  layout=w.Layout(width="auto", margin="0 0 0 18px"))
+        self.matrix = Picture(render_gates, "gates")
+        super().__init__("Gate explorer", "which module is used for which rule?", GateChoice(settings),
+                         TimeSlider(self.matched), [self.matrix])
+        for name, control in self.choice.all.items():
+            self.on(control, self.renew_arch if name == "arch" else self.renew)
 
-    def train(self, wait: bool = False) -> Background: # True: come back when it is over
-        "What the button does."
-        return self.trainer.train(wait)
+    def renew_arch(self):
+        "Another architecture begins with its own number of steps."
+        self.renew_with(steps=STEPS[self.choice.arch.value])
 
-    def still(self) -> Still:
-        "The present state as an image."
-        return Still(render_gating(self.work, **self.state))
+    def draw(self, step: int):
+        "The matrix and its numbers."
+        s = self.work.settings
+        gates = self.work.gates[step]
+        self.matrix.show(gates=gates, step=step, matched=self.matched.value, gating=s.gating)
+        text = note(f"step {step:,} of {s.steps:,}" + self.error_at(step))
+        if gates is not None: text += table(*metric_rows(gates, self.work.gates[0]), name="modnb-metrics")
+        self.numbers.value = text
+
+    def error_at(self, step: int) -> str:
+        errors = [value for _, at, metric, value in self.rows if metric == "error" and at == step]
+        return f"; relative error {errors[-1]:.3f}" if errors else ""
+
+    def curves(self, rows: list[tuple], step: int | None) -> Figure:
+        s = self.work.settings
+        return render_gate_curves(rows, s.rules, s.gating, step)
+
+    def render(self) -> list[list[Figure]]:
+        return render_gating(self.work, **self.state)
 
     @property
     def state(self) -> dict: # arguments of `render_gating`
-        return dict(rows=self.trainer.job.told.rows, step=self.time.step.value, matched=self.time.matched.value)
+        return dict(rows=self.rows, step=self.time.step.value, matched=self.matched.value)
 
-# %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #c74f76d3
-def _renew(self: GateExplorer, *_):
-    "Another network, untrained."
-    if self._quiet: return
-    self.work = GateWork(self.choice.settings)
-    self.looks.layout.display = "none"
-    self._quiet = True
-    try: self.time.reset()
-    finally: self._quiet = False
-    self.trainer.reset(self._train)
-
-
-def _other_arch(self: GateExplorer, change: dict):
-    "Another architecture begins with steps of its own."
-    self._quiet = True
-    try: self.choice.steps.value = STEPS[change["new"]]
-    finally: self._quiet = False
-    self.renew()
-
-
-def _prepare(self: GateExplorer):
-    "Before the work: begin anew if it is done already, or its settings could not be taken up; no others while it runs."
-    if self.trainer.job.state == "done" or self.work.settings != self.choice.settings: self.renew()
-    for one in self.choice.all.values(): one.disabled = True
-
-
-GateExplorer.renew, GateExplorer._other_arch, GateExplorer._prepare = _renew, _other_arch, _prepare
-GateExplorer._train = lambda self, tell: self.work(tell)
-
-# %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #85a5f2c7
-def _told(self: GateExplorer, job: Background):
-    "From the thread: let the slider reach the newest look, and show it."
-    if self.work is None: return
-    if job.state not in ("running", "ready"):
-        for one in self.choice.all.values(): one.disabled = False
-    self._follow()
-    self.look()
-
-
-def _follow(self: GateExplorer):
-    "Let the slider reach the newest look."
-    if not self.work.gates: return
-    self._quiet = True
-    try: self.time.reach(self.work.steps[-1], self.work.settings.every)
-    finally: self._quiet = False
-
-
-def _look(self: GateExplorer, *_):
-    "Draw the matrix and write its numbers."
-    if self._quiet or self.work is None or not self.work.gates: return
-    at, s = self.work.at(self.time.step.value), self.work.settings
-    gates = self.work.gates[at]
-    self.matrix.show(gates=gates, step=at, matched=self.time.matched.value, gating=s.gating)
-    self.looks.layout.display = None
-    error = next((v for _, step, m, v in reversed(self.trainer.job.told.rows) if m == "error" and step == at), None)
-    said = f"step {at:,} of {s.steps:,}" + ("" if error is None else f"; relative error {error:.3f}")
-    self.numbers.value = note(said) + (table(*metric_rows(gates, self.work.gates[0]), name="modnb-metrics") if gates is not None else "")
-
-
-def _curves(self: GateExplorer, rows: list):
-    "The curves, with a mark at the step that is looked at."
-    s = self.work.settings if self.work else self.choice.settings
-    if self.work: self._follow()
-    at = self.time.step.value if self.work and self.work.gates else None
-    return render_gate_curves(rows, s.rules, s.gating, at)
-
-
-GateExplorer._told, GateExplorer._follow, GateExplorer.look, GateExplorer._curves = _told, _follow, _look, _curves
+    def __repr__(self) -> str:
+        s = self.work.settings
+        last = self.trainer.job.messages.history.last() or {}
+        found = [f"{label} {last[metric]:.3f}" for metric, label in (("error", "relative error"), ("alignment",) * 2)
+                 if metric in last]
+        about = f"GateExplorer: {LABELS[s.gating]} {ARCHITECTURES[s.arch]}, {s.rules} rules, {self.trainer.job.state}"
+        return about + ("; " if found else "") + ", ".join(found)
 
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #e19a59b3
-def _mark(self: GateExplorer, *_):
-    "Draw the curves with their mark; while it trains they are drawn anyway."
-    if not self._quiet and not self.trainer.job.running: self.trainer.curves.show(rows=list(self.trainer.job.told.rows))
-
-
-def _connect(self: GateExplorer):
-    "Each control to what it changes; errors are shown."
-    on = lambda widget, *calls: [widget.observe(guarded(self.problem, call), "value") for call in calls]
-    on(self.choice.arch, self._other_arch)
-    for name, one in self.choice.all.items():
-        if name != "arch": on(one, self.renew)
-    on(self.time.step, self.look, self._mark)
-    on(self.time.matched, self.look)
-
-
-def _repr(self: GateExplorer) -> str:
-    s, rows = self.work.settings, self.trainer.job.told.history.last()
-    found = f"; relative error {rows['error']:.3f}" + (f", alignment {rows['alignment']:.3f}" if "alignment" in rows else "") if rows else ""
-    return f"GateExplorer: {LABELS[s.gating]} {ARCHITECTURES[s.arch]}, {s.rules} rules, {self.trainer.job.state}{found}"
-
-
-GateExplorer._mark, GateExplorer._connect, GateExplorer.__repr__ = _mark, _connect, _repr
-GateExplorer._repr_mimebundle_ = lambda self, **options: self.widget._repr_mimebundle_(**options) | {"text/plain": repr(self)}
-
-
 def gate_explorer(
     **settings, # of `GateSettings`: arch, gating, rules, width, balance, steps, data_seed, seed
 ) -> GateExplorer:

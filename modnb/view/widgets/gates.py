@@ -20,15 +20,15 @@ from ...metrics.collapse import Activation, mean_gates, modules_in_order
 from ...systems.gated import Gated, build
 from ...systems.gated_layers import load_balance
 from ...checks import nearest
-from ...training import fit
+from ...training import Fit, fit
 from ...training.events import Event
 from ..gating import COLORS, LABELS, METRIC_LABELS
 from ..plots import GRAY, PALETTE
 from .controls import blank
 
 # %% auto #0
-__all__ = ['ARCHITECTURES', 'GATINGS', 'STEPS', 'STATE', 'GateSettings', 'make_task', 'make_net', 'make_loss', 'GateWork',
-           'zero_loss', 'render_gate_curves', 'module_order', 'render_gates', 'render_strip', 'metric_rows',
+__all__ = ['ARCHITECTURES', 'GATINGS', 'STEPS', 'STATE', 'GateSettings', 'make_task', 'make_net', 'make_loss', 'zero_loss',
+           'GateWork', 'render_gate_curves', 'module_order', 'render_gates', 'render_strip', 'metric_rows',
            'render_gating']
 
 # %% ../../../nbs/view/widgets/07_gates.ipynb #189cfa69
@@ -81,46 +81,55 @@ def make_loss(s: GateSettings, task: RuleTask) -> Callable: # (outputs, gates), 
     return loss
 
 # %% ../../../nbs/view/widgets/07_gates.ipynb #c9108be7
-class GateWork:
-    "A network on its way: `work(tell)` trains it and keeps the gates of each rule at every look."
-
-    def __init__(self, settings: GateSettings):
-        self.settings, self.task, self.folder = settings, make_task(settings), tempfile.TemporaryDirectory(prefix="modnb-")
-        self.net = make_net(settings, self.task)
-        self.gates: dict[int, np.ndarray | None] = {} # step -> [R, M], rows sum to 1; None where there are no gates
-        n = 2000 if settings.arch == "mlp" else 200
-        self.test, self.step, self.begun = self.task.sample(n, torch.Generator().manual_seed(1_000_000)), 0, False
-
-    def __call__(self, tell: Callable):
-        def heard(event: Event):
-            self.step = event.step
-            tell(event)
-        if not self.begun: heard(Event("evaluate", 0, self.settings.steps, self.look(self.net), "network"))
-        self.begun = True
-        s, stream = self.settings, RuleStreams([self.task], 128 if self.settings.arch == "mlp" else 32, [self.settings.seed])[0]
-        return fit(self.net, stream, make_loss(s, self.task), s.steps, lr=s.lr, clip=1.0 if s.arch == "rnn" else None, evaluate=self.look, every=s.every, callbacks=[heard],
-                   checkpoint=f"{self.folder.name}/net.pt", checkpoint_every=s.steps, stage="network")
-
-    @torch.no_grad()
-    def look(self, net: Gated) -> dict[str, float]: # error, and the metrics of the gates
-        "Measure, and keep the gates."
-        x, y, rule = self.test
-        out, p = net(x)
-        gates = self.gates[self.step] = None if p is None else mean_gates([(p, rule)], self.task.rules)
-        return {"error": float(self.task.error(out, y)) / zero_loss(self.task)} | ({} if gates is None else Activation(gates).metrics)
-
-    @property
-    def steps(self) -> list[int]: return sorted(self.gates)
-
-    def at(self, step: int) -> int: # of a look
-        "The last look that is not after a step."
-        return max((s for s in self.gates if s <= step), default=0)
-
-
 @functools.cache
 def zero_loss(task: RuleTask) -> float:
     "Loss of always answering zero; computed once, as some tasks draw examples for it."
     return task.zero_loss()
+
+
+class GateWork:
+    "A network in training: `work(notify)` trains it and keeps the gates of each rule at every measurement."
+
+    def __init__(self, settings: GateSettings):
+        self.settings = settings
+        self.every = settings.every
+        self.task = make_task(settings)
+        self.folder = tempfile.TemporaryDirectory(prefix="modnb-")
+        self.net = make_net(settings, self.task)
+        self.gates: dict[int, np.ndarray | None] = {} # step -> [R, M], rows sum to 1; None where there are no gates
+        n = 2000 if settings.arch == "mlp" else 200
+        self.test = self.task.sample(n, torch.Generator().manual_seed(1_000_000))
+        self.step = 0
+        self.begun = False
+
+    def __call__(self, notify: Callable) -> Fit:
+        def count(event: Event):
+            self.step = event.step
+            notify(event)
+        s = self.settings
+        if not self.begun: count(Event("evaluate", 0, s.steps, self.measure(self.net), "network"))
+        self.begun = True
+        stream = RuleStreams([self.task], 128 if s.arch == "mlp" else 32, [s.seed])[0]
+        return fit(self.net, stream, make_loss(s, self.task), s.steps, lr=s.lr, clip=1.0 if s.arch == "rnn" else None,
+                   evaluate=self.measure, every=s.every, callbacks=[count], stage="network",
+                   checkpoint=f"{self.folder.name}/net.pt", checkpoint_every=s.steps)
+
+    @torch.no_grad()
+    def measure(self, net: Gated) -> dict[str, float]: # error, and the metrics of the gates
+        "Measure, and keep the gates."
+        x, y, rule = self.test
+        out, p = net(x)
+        gates = None if p is None else mean_gates([(p, rule)], self.task.rules)
+        self.gates[self.step] = gates
+        error = {"error": float(self.task.error(out, y)) / zero_loss(self.task)}
+        return error if gates is None else error | Activation(gates).metrics
+
+    @property
+    def measured(self) -> list[int]: return sorted(self.gates) # steps
+
+    def at(self, step: int) -> int: # a measured step
+        "The last measurement that is not after a step."
+        return max((s for s in self.gates if s <= step), default=0)
 
 # %% ../../../nbs/view/widgets/07_gates.ipynb #0bae613c
 def render_gate_curves(
@@ -214,6 +223,6 @@ def render_gating(
     s = work.settings
     curves = [[render_gate_curves(list(rows), s.rules, s.gating, step)]] if rows else []
     if not work.gates: return [*curves, [blank("not trained yet: press Train")]]
-    at = work.at(step if step is not None else work.steps[-1])
+    at = work.at(step if step is not None else work.measured[-1])
     strip = [[render_strip(work.gates, matched)]] if s.gating != "monolithic" else []
     return [*curves, [render_gates(work.gates[at], at, matched, s.gating)], *strip]

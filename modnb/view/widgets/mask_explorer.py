@@ -10,17 +10,21 @@ import itertools
 from collections.abc import Callable, Mapping
 
 import ipywidgets as w
+import pandas as pd
+from matplotlib.figure import Figure
 
-from ...masks import masked
+from ...checks import nearest
+from ...masks import Found, Masks, masked
 from ...masks.network import select, weights_only
 from ...metrics.sharing import overlap
-from ...checks import nearest
 from .background import Background
-from .controls import Picture, Still, Trainer, guarded, heading, note, table
-from .masks import KINDS, STUDIES, WHERE, MaskStudy, MaskWork, at_threshold, cut, overlap_rows, render, render_curves, render_cut, render_layer, render_overlap
+from .controls import Explorer, Picture, Still, Trainer, guarded, heading, note, table
+from .masks import (KINDS, STUDIES, WHERE, MaskStudy, MaskWork, at_threshold, cut, overlap_rows,
+                                      render, render_curves, render_cut, render_layer, render_overlap)
 
 # %% auto #0
-__all__ = ['WIDE', 'OWN', 'MaskSettings', 'MaskView', 'MaskCuts', 'MaskExplorer', 'mask_explorer']
+__all__ = ['WIDE', 'OWN', 'MaskSettings', 'MaskView', 'checkbox', 'MaskCuts', 'overlap_text', 'accuracy_text', 'MaskPanel',
+           'MaskViewer', 'MaskExplorer', 'mask_explorer']
 
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #85a9b7d3
 WIDE = {"description_width": "initial"}
@@ -31,17 +35,22 @@ class MaskSettings:
     "What is trained, and how long."
 
     def __init__(self, studies: list[str], study: str):
-        self.study = w.Dropdown(options=studies, value=study, description="study", style=WIDE, layout=w.Layout(width="290px"))
+        self.study = w.Dropdown(options=studies, value=study, description="study", style=WIDE,
+                                layout=w.Layout(width="290px"))
         number = dict(style=WIDE, layout=w.Layout(width="170px"), min=1, max=100_000)
         self.fit_steps = w.BoundedIntText(description="network steps", tooltip="updates of the network", **number)
         self.mask_steps = w.BoundedIntText(description="mask steps", tooltip="updates of the masks", **number)
-        self.beta = w.BoundedFloatText(description="price β", tooltip="of keeping a weight; divided by the batch size", min=0, max=1, step=1e-3, style=WIDE, layout=w.Layout(width="150px"))
+        self.beta = w.BoundedFloatText(description="price β", min=0, max=1, step=1e-3, style=WIDE,
+                                       tooltip="of keeping a weight; divided by the batch size",
+                                       layout=w.Layout(width="150px"))
         self.all = [self.study, self.fit_steps, self.mask_steps, self.beta]
         self.widget = w.HBox(self.all, layout=w.Layout(flex_flow="row wrap"))
 
     def take(self, study: MaskStudy):
         "Show the study's own settings."
-        self.fit_steps.value, self.mask_steps.value, self.beta.value = study.fit["steps"], study.learn["steps"], study.learn["beta"]
+        self.fit_steps.value = study.fit["steps"]
+        self.mask_steps.value = study.learn["steps"]
+        self.beta.value = study.learn["beta"]
 
     @property
     def fit(self) -> dict: return {"steps": self.fit_steps.value}
@@ -53,33 +62,49 @@ class MaskView:
     "Which masks are shown, and how."
 
     def __init__(self):
-        self.pair = w.Dropdown(options=[("-", None)], description="functions", style=WIDE, layout=w.Layout(width="215px"))
-        self.layer = w.SelectionSlider(options=["-"], description="layer", style=WIDE, layout=w.Layout(width="310px", margin="2px 2px 2px 14px"), tooltip="which layer is drawn")
-        self.threshold = w.FloatSlider(value=0.5, min=0.02, max=0.98, step=0.02, description="kept if p >", readout_format=".2f", style=WIDE, layout=w.Layout(width="265px", margin="2px 2px 2px 12px"),
-                                       tooltip="a weight belongs to the mask if it is kept with more than this probability")
+        self.pair = w.Dropdown(options=[("-", None)], description="functions", style=WIDE,
+                               layout=w.Layout(width="215px"))
+        self.layer = w.SelectionSlider(options=["-"], description="layer", style=WIDE, tooltip="which layer is drawn",
+                                       layout=w.Layout(width="310px", margin="2px 2px 2px 14px"))
+        self.threshold = w.FloatSlider(value=0.5, min=0.02, max=0.98, step=0.02, description="kept if p >", style=WIDE,
+                                       readout_format=".2f", layout=w.Layout(width="265px", margin="2px 2px 2px 12px"),
+                                       tooltip="the mask has the weights that are kept with more than this probability")
         self.widget = w.HBox([self.pair, self.layer, self.threshold], layout=w.Layout(flex_flow="row wrap"))
 
     def take(self, study: MaskStudy):
         "Offer the study's functions and layers."
-        pairs, layers = list(itertools.combinations(study.functions, 2)), list(select(study.net, study.learn.get("where", weights_only)))
-        self.pair.options, self.layer.options = [(f"{a} and {b}", (a, b)) for a, b in pairs], layers
-        self.pair.value, self.layer.value = pairs[0], layers[0]
+        pairs = list(itertools.combinations(study.functions, 2))
+        layers = list(select(study.net, study.learn.get("where", weights_only)))
+        self.pair.options = [(f"{a} and {b}", (a, b)) for a, b in pairs]
+        self.layer.options = layers
+        self.pair.value = pairs[0]
+        self.layer.value = layers[0]
         self.threshold.value = 0.5
 
+    @property
+    def rounded(self) -> float: return round(self.threshold.value, 6)
+
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #5651a037
+def checkbox(text: str, tip: str, value: bool = False) -> w.Checkbox:
+    layout = w.Layout(width="auto", margin="0 18px 0 0")
+    return w.Checkbox(value=value, description=text, indent=False, tooltip=tip, layout=layout)
+
+
 class MaskCuts:
     "Which weights are cut."
 
     def __init__(self):
-        box = lambda text, tip: w.Checkbox(description=text, indent=False, tooltip=tip, layout=w.Layout(width="auto", margin="0 18px 0 0"))
-        self.boxes = {(i, kind): box(text, f"cut {text} of this function") for i in (0, 1) for kind, text in KINDS.items()}
+        self.boxes = {(i, kind): checkbox(text, f"cut {text} of this function")
+                      for i in (0, 1) for kind, text in KINDS.items()}
         self.names = [w.HTML(layout=w.Layout(width="150px")) for _ in (0, 1)]
-        self.where = {part: box(f"in the {part} layers", "where it is cut") for part in WHERE}
-        for one in self.where.values(): one.value = True
-        self.again = w.Button(description="other random weights", icon="refresh", layout=w.Layout(width="190px"), tooltip="draw the random weights anew")
-        self.seed, self.functions = 0, ("", "")
+        self.where = {part: checkbox(f"in the {part} layers", "where it is cut", True) for part in WHERE}
+        self.again = w.Button(description="other random weights", icon="refresh", tooltip="draw the random weights anew",
+                              layout=w.Layout(width="190px"))
+        self.seed = 0
+        self.functions = ("", "")
         rows = [w.HBox([self.names[i], *(self.boxes[i, kind] for kind in KINDS)]) for i in (0, 1)]
-        self.widget = w.VBox([*rows, w.HBox([w.HTML("cut only", layout=w.Layout(width="150px")), *self.where.values(), self.again])])
+        only = w.HTML("cut only", layout=w.Layout(width="150px"))
+        self.widget = w.VBox([*rows, w.HBox([only, *self.where.values(), self.again])])
 
     def take(self, pair: tuple[str, str], layers: list[str]):
         "Name the two functions and the two halves."
@@ -90,172 +115,214 @@ class MaskCuts:
 
     @property
     def chosen(self) -> list[tuple[str, str]]: # (function, kind)
-        "What the boxes say."
+        "The sets of weights that are selected."
         return [(self.functions[i], kind) for (i, kind), box in self.boxes.items() if box.value]
 
     @property
     def parts(self) -> list[str]: return [part for part, box in self.where.items() if box.value]
 
+# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #59ab379b
+def overlap_text(
+    masks: Mapping[str, Masks], # function -> masks
+    frame: pd.DataFrame, # of `overlap`
+    pair: tuple[str, str],
+    layer: str, # that stands out
+) -> str: # HTML
+    "How many weights two functions keep, and how the two masks overlap in every layer."
+    head, rows = overlap_rows(frame)
+    here = list(frame.layer).index(layer)
+    if len(rows) > 9:
+        rows = [rows[here], rows[-1]]
+        here = 0
+    kept = ", ".join(f"{f}: {masks[f].kept:,} of {masks[f].total:,} weights ({masks[f].density:.1%})" for f in pair)
+    return note(f"kept by {kept}") + table(head, rows, here, "modnb-overlap")
+
+
+def accuracy_text(
+    left: Masks, # what a cut leaves
+    before: Mapping[str, float], # function -> accuracy of the whole network
+    after: Mapping[str, float], # after the cut
+) -> str: # HTML
+    "How much was cut, and what it changes."
+    rows = [[f, f"{100 * before[f]:.1f} %", f"{100 * a:.1f} %", f"{100 * (a - before[f]):+.1f}"]
+            for f, a in after.items()]
+    text = f"{left.total - left.kept:,} of {left.total:,} weights cut ({1 - left.density:.1%})"
+    head = ["accuracy on", "whole network", "after the cut", "change (points)"]
+    return note(text) + table(head, rows, name="modnb-accuracy")
+
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #15be83d3
-class MaskExplorer:
+class MaskPanel(Explorer):
+    "The widgets of the mask explorer, and their state."
+    work: MaskWork | None = None
+
+    def __init__(self, studies: list[str], study: str):
+        super().__init__()
+        self.settings = MaskSettings(studies, study)
+        self.view = MaskView()
+        self.cuts = MaskCuts()
+        self.layer = Picture(render_layer, "layer", "390px")
+        self.bars = Picture(render_overlap, "bars", "440px")
+        self.asked = Picture(render_cut, "cut")
+        self.numbers = w.HTML()
+        self.accuracy = w.HTML()
+        self.trainer = Trainer(self.learn, self.curves, self.notified, self.prepare)
+        images = w.HBox([self.layer.image, self.bars.image])
+        self.results = w.VBox([heading("Look", "which weights does each function keep?"), self.view.widget, images,
+                               self.numbers])
+        self.tries = w.VBox([heading("Cut", "what can the network do without them?"), self.cuts.widget, self.accuracy,
+                             self.asked.image])
+        self.widget = w.VBox([heading("Mask explorer"), self.settings.widget, self.trainer.widget, self.problem,
+                              self.results, self.tries], layout=w.Layout(max_width="840px"))
+
+    def learn(self, notify: Callable) -> Found:
+        "The work: train, then learn masks."
+        assert self.work is not None
+        self.work.found = None
+        return self.work(notify)
+
+    def notified(self, job: Background): "From the thread: the work has advanced."
+    def prepare(self): "Before the work begins."
+
+    def curves(self, rows: list[tuple]) -> Figure:
+        return render_curves(rows, self.work.study.functions if self.work else [])
+
+    def train(self, wait: bool = False) -> Background: # True: return when it is over
+        "What the button does."
+        return self.trainer.train(wait)
+
+    def still(self) -> Still:
+        "The present state as an image."
+        return Still(render(self.work, **self.state))
+
+    @property
+    def state(self) -> dict: # arguments of `render`
+        return dict(rows=self.trainer.job.messages.rows, pair=self.view.pair.value, layer=self.view.layer.value,
+                    threshold=self.view.rounded, chosen=self.cuts.chosen, where=self.cuts.parts, seed=self.cuts.seed)
+
+    @property
+    def masks(self) -> Mapping[str, Masks] | None: # function -> masks at the threshold; None: there are none yet
+        if self.work is None: return None
+        return at_threshold(self.work.found, self.view.rounded) if self.work.found else self.work.masks
+
+    def __repr__(self) -> str:
+        found = "; ".join(f"{f}: {m.density:.1%} kept" for f, m in (self.work.masks or {}).items()) or "no masks yet"
+        return f"MaskExplorer: {self.settings.study.value}, {self.trainer.job.state}; {found}"
+
+# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #e4163d8e
+class MaskViewer(MaskPanel):
+    "What the mask explorer shows of the masks that there are."
+    work: MaskWork
+    before: dict[str, float] | None = None # accuracies of the whole network; None: not trained
+
+    def name_cuts(self):
+        self.cuts.take(self.view.pair.value, list(self.view.layer.options))
+
+    def show(self):
+        "Draw the layer, the overlaps, and their numbers."
+        masks = self.masks
+        if masks is None or self.quiet: return
+        a, b = self.view.pair.value
+        layer = self.view.layer.value
+        self.layer.show(masks=masks, pair=(a, b), layer=layer)
+        self.results.layout.display = None
+        frame = overlap(masks[a], masks[b])
+        self.numbers.value = overlap_text(masks, frame, (a, b), layer)
+        self.bars.show(frame=frame, layer=layer)
+
+    def ask(self):
+        "Ask the network what it can do without the weights that are cut."
+        if self.before is None or self.work.found is None or self.quiet: return
+        study = self.work.study
+        self.left = cut(self.masks, self.cuts.chosen, self.cuts.parts, self.cuts.seed)
+        view = masked(self.work.net, self.left)
+        self.after = study.accuracy(view)
+        self.accuracy.value = accuracy_text(self.left, self.before, self.after)
+        counts, names, answers = study.answers(view)
+        self.asked.show(before=self.before, after=self.after, counts=counts, rows=names, columns=answers)
+        self.tries.layout.display = None
+
+    def draw_again(self):
+        "Other random weights."
+        self.cuts.seed += 1
+        self.ask()
+
+# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #f4caa50b
+class MaskExplorer(MaskViewer):
     "A study, the panel that trains it, and its masks to look at and to cut. Displays itself."
 
     def __init__(self,
         study: str | MaskStudy = "addition and multiplication", # one of `studies`, or your own
         studies: Mapping[str, Callable[[], MaskStudy]] = STUDIES, # name -> study
     ):
-        self.studies = {**({OWN: lambda: study} if isinstance(study, MaskStudy) else {}), **studies}
-        name = OWN if isinstance(study, MaskStudy) else study
-        if name not in self.studies: raise ValueError(f"study: {name!r} is unknown{nearest(name, self.studies)}; choose one of {', '.join(self.studies)}, or pass a MaskStudy")
-        self.settings, self.view, self.cuts, self.work, self.before = MaskSettings(list(self.studies), name), MaskView(), MaskCuts(), None, None
-        self.layer, self.bars, self.asked = Picture(render_layer, "layer", "390px"), Picture(render_overlap, "bars", "440px"), Picture(render_cut, "cut")
-        self.numbers, self.accuracy, self.problem = w.HTML(), w.HTML(), w.HTML()
-        self.trainer = Trainer(self._train, lambda rows: render_curves(rows, self.work.study.functions if self.work else []), self._told, self._prepare)
-        self.looks = w.VBox([heading("Look", "which weights does each function keep?"), self.view.widget, w.HBox([self.layer.image, self.bars.image]), self.numbers])
-        self.tries = w.VBox([heading("Cut", "what can the network do without them?"), self.cuts.widget, self.accuracy, self.asked.image])
-        self.widget = w.VBox([heading("Mask explorer"), self.settings.widget, self.trainer.widget, self.problem, self.looks, self.tries], layout=w.Layout(max_width="840px"))
+        own = isinstance(study, MaskStudy)
+        self.studies = {OWN: lambda: study, **studies} if own else dict(studies)
+        name = OWN if own else study
+        if name not in self.studies:
+            raise ValueError(f"study: {name!r} is unknown{nearest(name, self.studies)}; "
+                             f"choose one of {', '.join(self.studies)}, or pass a MaskStudy")
+        super().__init__(list(self.studies), name)
         self.open()
-        self._connect()
+        self.connect()
 
-# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #59ab379b
-def _open(self: MaskExplorer, *_):
-    "Begin with the study that is chosen: an untrained network, no masks."
-    study = self.studies[self.settings.study.value]()
-    self._quiet = True
-    try:
-        self.settings.take(study)
-        self.view.take(study)
-    finally: self._quiet = False
-    self.cuts.take(self.view.pair.value, list(self.view.layer.options))
-    for box in self.cuts.boxes.values(): box.value = False
-    self.settings.fit_steps.disabled = study.train is None
-    self._renew(study)
+    def connect(self):
+        "Each control to what it changes."
+        self.on(self.settings.study, self.open)
+        for control in self.settings.all[1:]: self.on(control, self.settle)
+        self.on(self.view.pair, self.name_cuts, self.show, self.ask)
+        self.on(self.view.layer, self.show)
+        self.on(self.view.threshold, self.show, self.ask)
+        for box in (*self.cuts.boxes.values(), *self.cuts.where.values()): self.on(box, self.ask)
+        self.cuts.again.on_click(guarded(self.problem, lambda _: self.draw_again()))
 
+    def open(self):
+        "Begin with the chosen study: an untrained network, no masks."
+        study = self.studies[self.settings.study.value]()
+        with self.quietly():
+            self.settings.take(study)
+            self.view.take(study)
+        self.name_cuts()
+        for box in self.cuts.boxes.values(): box.value = False
+        self.settings.fit_steps.disabled = study.train is None
+        self.renew(study)
 
-def _renew(self: MaskExplorer, study: MaskStudy):
-    "Forget network and masks."
-    self.work, self.before, self._ran = MaskWork(study, self.settings.fit, self.settings.learn), None, None
-    self.looks.layout.display = self.tries.layout.display = "none"
-    self.trainer.reset(self._train)
+    def renew(self, study: MaskStudy):
+        "Forget network and masks."
+        self.work = MaskWork(study, self.settings.fit, self.settings.learn)
+        self.before = None
+        self.used: tuple | None = None
+        self.results.layout.display = "none"
+        self.tries.layout.display = "none"
+        self.trainer.reset(self.learn)
 
+    def settle(self):
+        "Use the settings: another network starts over, other masks are learned on the same network."
+        if self.settings.fit != {"steps": self.work.fit["steps"]}: self.renew(self.work.study)
+        self.work.learn |= self.settings.learn
+        self.trainer.begin.description = self.trainer.name
 
-def _settle(self: MaskExplorer, *_):
-    "Take up the settings: another network is another beginning, other masks are learned on the same network."
-    if self._quiet: return
-    if self.settings.fit != {"steps": self.work.fit["steps"]}: self._renew(self.work.study)
-    self.work.learn |= self.settings.learn
-    self.trainer.begin.description = self.trainer.name
+    def prepare(self):
+        "Before the work: start over if it is done already; lock the settings."
+        now = (self.settings.fit, self.settings.learn)
+        if self.trainer.job.state == "done" and self.used == now: self.renew(self.work.study)
+        self.used = now
+        for control in self.settings.all: control.disabled = True
 
-
-MaskExplorer.open, MaskExplorer._renew, MaskExplorer._settle = _open, _renew, _settle
-
-# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #e4163d8e
-def _prepare(self: MaskExplorer):
-    "Before the work: begin anew if it is done already; no other settings while it runs."
-    now = (self.settings.fit, self.settings.learn)
-    if self.trainer.job.state == "done" and self._ran == now: self._renew(self.work.study)
-    self._ran = now
-    for one in self.settings.all: one.disabled = True
-
-
-def _train(self: MaskExplorer, tell: Callable):
-    "The work: train, then learn masks."
-    self.work.found = None
-    return self.work(tell)
-
-
-def _told(self: MaskExplorer, job: Background):
-    "From the thread: show the masks so far; at the end, everything."
-    if self.work is None: return
-    self.view.threshold.disabled = self.work.found is None
-    if job.state == "running" and self.work.masks is not None: self.look()
-    if job.state in ("running", "ready"): return
-    for one in self.settings.all: one.disabled = one is self.settings.fit_steps and self.work.study.train is None
-    if self.work.masks is not None:
-        self.before = self.work.study.accuracy(self.work.net)
-        self.look()
-        self.ask()
-
-
-MaskExplorer._prepare, MaskExplorer._train, MaskExplorer._told = _prepare, _train, _told
-
-# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #f4caa50b
-def _masks(self: MaskExplorer): # function -> Masks, at the threshold
-    "The masks that are shown."
-    return at_threshold(self.work.found, round(self.view.threshold.value, 6)) if self.work.found else self.work.masks
-
-
-def _look(self: MaskExplorer, *_):
-    "Draw the layer, the overlaps, and their numbers."
-    if self.work is None or self.work.masks is None or self._quiet: return
-    masks, (a, b), layer = self._masks(), self.view.pair.value, self.view.layer.value
-    self.layer.show(masks=masks, pair=(a, b), layer=layer)
-    self.looks.layout.display = None
-    frame = overlap(masks[a], masks[b])
-    head, rows = overlap_rows(frame)
-    here = list(frame.layer).index(layer)
-    if len(rows) > 9: rows, here = [rows[here], rows[-1]], 0
-    kept = ", ".join(f"{f}: {masks[f].kept:,} of {masks[f].total:,} weights ({masks[f].density:.1%})" for f in (a, b))
-    self.numbers.value = note(f"kept by {kept}") + table(head, rows, here, "modnb-overlap")
-    self.bars.show(frame=frame, layer=layer)
-
-# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #db2a4969
-def _ask(self: MaskExplorer, *_):
-    "Ask the network what it can do without the weights that are cut."
-    if self.before is None or self.work.found is None or self._quiet: return
-    study, left = self.work.study, cut(self._masks(), self.cuts.chosen, self.cuts.parts, self.cuts.seed)
-    view = masked(self.work.net, left)
-    self.after, self.left = study.accuracy(view), left
-    rows = [[f, f"{100 * self.before[f]:.1f} %", f"{100 * a:.1f} %", f"{100 * (a - self.before[f]):+.1f}"] for f, a in self.after.items()]
-    said = f"{left.total - left.kept:,} of {left.total:,} weights cut ({1 - left.density:.1%})"
-    self.accuracy.value = note(said) + table(["accuracy on", "whole network", "after the cut", "change (points)"], rows, name="modnb-accuracy")
-    counts, names, answers = study.answers(view)
-    self.asked.show(before=self.before, after=self.after, counts=counts, rows=names, columns=answers)
-    self.tries.layout.display = None
-
-
-MaskExplorer._masks, MaskExplorer.look, MaskExplorer.ask = _masks, _look, _ask
-
-# %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #7ce49929
-def _connect(self: MaskExplorer):
-    "Each control to what it changes; errors are shown."
-    on = lambda widget, *calls: [widget.observe(guarded(self.problem, call), "value") for call in calls]
-    on(self.settings.study, self.open)
-    for one in self.settings.all[1:]: on(one, self._settle)
-    on(self.view.pair, lambda _: self.cuts.take(self.view.pair.value, list(self.view.layer.options)), self.look, self.ask)
-    on(self.view.layer, self.look)
-    on(self.view.threshold, self.look, self.ask)
-    for box in (*self.cuts.boxes.values(), *self.cuts.where.values()): on(box, self.ask)
-    self.cuts.again.on_click(guarded(self.problem, lambda _: self._draw_again()))
-
-
-def _draw_again(self: MaskExplorer):
-    "Other random weights."
-    self.cuts.seed += 1
-    self.ask()
-
-
-MaskExplorer._connect, MaskExplorer._draw_again = _connect, _draw_again
+    def notified(self, job: Background):
+        "From the thread: show the masks so far; at the end, everything."
+        if self.work is None: return
+        self.view.threshold.disabled = self.work.found is None
+        if job.running: self.show()
+        if job.state in ("running", "ready"): return
+        for control in self.settings.all: control.disabled = False
+        self.settings.fit_steps.disabled = self.work.study.train is None
+        if self.work.masks is not None:
+            self.before = self.work.study.accuracy(self.work.net)
+            self.show()
+            self.ask()
 
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #df2b8ed7
-def _state(self: MaskExplorer) -> dict:
-    "The arguments of `render` for what is on the screen."
-    return dict(rows=self.trainer.job.told.rows, pair=self.view.pair.value, layer=self.view.layer.value, threshold=round(self.view.threshold.value, 6), chosen=self.cuts.chosen, where=self.cuts.parts, seed=self.cuts.seed)
-
-
-def _repr(self: MaskExplorer) -> str:
-    found = "; ".join(f"{f}: {m.density:.1%} kept" for f, m in (self.work.masks or {}).items()) or "no masks yet"
-    return f"MaskExplorer: {self.settings.study.value}, {self.trainer.job.state}; {found}"
-
-
-MaskExplorer.state, MaskExplorer.__repr__ = property(_state), _repr
-MaskExplorer.train = lambda self, wait=False: self.trainer.train(wait)
-MaskExplorer.still = lambda self: Still(render(self.work, **self.state))
-MaskExplorer._repr_mimebundle_ = lambda self, **options: self.widget._repr_mimebundle_(**options) | {"text/plain": repr(self)}
-
-
 def mask_explorer(
-    study: str | MaskStudy = "addition and multiplication", # name of a study that comes along, or your own (see `own_study`)
+    study: str | MaskStudy = "addition and multiplication", # name of a study, or your own (see `own_study`)
 ) -> MaskExplorer:
     "The mask explorer. Raises `ValueError` naming `study`."
     return MaskExplorer(study)

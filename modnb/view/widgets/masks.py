@@ -22,6 +22,7 @@ from ...data.images import image_set
 from ...data.tuples import DoubleAdd
 from ...masks import Found, Masks, halves, learn_masks, masked
 from ...masks.learner import MaskLearner
+from ...training.checkpoint import load_same_run
 from ...metrics.sharing import overlap
 from ...models.feedforward import FeedForward
 from ...training import fit
@@ -175,8 +176,9 @@ class MaskWork:
 def masks_so_far(net: nn.Module, study: MaskStudy, learn: dict, checkpoint: str) -> Found:
     "The masks of a checkpoint of a training that is not over."
     learner = MaskLearner(net, study.functions, study.loss, **learn)
-    _, rows = learner.restore(checkpoint)
-    return Found(learner.final_logits(), learner.masks(), [r[1:] for r in rows], learner.estimator, learner.batched.route or "none", learner.batched.reason)
+    state = load_same_run(checkpoint, learner.about(), "remove it")
+    learner.restore(state)
+    return Found(learner.final_logits(), learner.masks(), [r[1:] for r in state["rows"]], learner.estimator, learner.batched.route or "none", learner.batched.reason)
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #e3d09fc2
 def _panel(ax, rows: list, title: str, suffix: str, stage: str, colors: dict, style: str = "-"):

@@ -60,36 +60,44 @@ def plane(
     return (centered @ axes[:2].T).numpy(), [f"principal component {i + 1} of the inputs ({share[i]:.0f} %)" for i in (0, 1)]
 
 # %% ../../../nbs/view/widgets/09_routes.ipynb #1d9ec506
-METRICS = {"error": "relative error", "H_a": "H_a (nats): how unsure about an input", "H_b": "H_b (nats): how evenly modules are used", "dead": "modules that nobody uses", "NMI": "what the module tells of the rule (0 to 1)"}
+METRICS = {
+    "error": "relative error",
+    "H_a": "H_a (nats): how unsure about an input",
+    "H_b": "H_b (nats): how evenly modules are used",
+    "dead": "modules that nobody uses",
+    "NMI": "what the module tells of the rule (0 to 1)"}
 
 
 class Side:
-    "One estimator on its way, with what it was at every look."
+    "One estimator in training, with its parameters at every measurement."
 
     def __init__(self, row: str, task: Task, lr: float = 1e-2): # row: one of `ROWS`
-        seeds = range(len(task.x))
-        self.row, self.task, self.net, self.looks = row, task, stack_for(task, seeds), {}
-        self.course = _Course(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
+        self.row = row
+        self.task = task
+        self.net = stack_for(task, range(len(task.x)))
+        self.states: dict[int, list] = {} # step -> parameters
+        self.training = _Course(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
 
     def update(self, data: Minibatches):
         "One step."
-        _update(self.course, data)
+        _update(self.training, data)
 
-    def look(self, step: int) -> dict[str, float]: # metric/seed -> value
+    def measure(self, step: int) -> dict[str, float]: # metric/seed -> value
         "Measure, and keep the parameters."
-        self.looks[step] = [[p.detach().clone() for p in kind] for kind in (self.net.maps, self.net.routers, self.net.biases)]
+        kinds = (self.net.maps, self.net.routers, self.net.biases)
+        self.states[step] = [[p.detach().clone() for p in kind] for kind in kinds]
         found = measure(self.net, self.task.x, self.task.y, self.task.rule, self.task.rules)
         return {f"{metric}/{seed}": float(v) for metric in METRICS for seed, v in enumerate(found[metric])}
 
-    def at(self, step: int) -> DenseStack: # of a look
+    def at(self, step: int) -> DenseStack: # a measured step
         "The stack as it was."
         net = copy.copy(self.net)
-        net.maps, net.routers, net.biases = self.looks[step]
+        net.maps, net.routers, net.biases = self.states[step]
         return net
 
 # %% ../../../nbs/view/widgets/09_routes.ipynb #a1bc1cc6
 class RoutingWork:
-    "Two estimators, step by step: `work(tell)` trains both and goes on where it was."
+    "Two estimators, step by step: `work(notify)` trains both and goes on where it was."
 
     def __init__(self,
         task: str = "four maps of the plane", # one of `TASKS`
@@ -97,36 +105,41 @@ class RoutingWork:
         steps: int | None = None, # updates; None: those of `STEPS`
         seeds: int = SEEDS, # trained in one stack
     ):
-        self.name, self.task, self.step = task, make_task(task, range(seeds)), 0
+        self.name = task
+        self.task = make_task(task, range(seeds))
+        self.step = 0
         self.steps = STEPS[task] if steps is None else steps
         self.every = max(1, self.steps // 30)
         self.sides = [Side(row, self.task) for row in rows]
         self.data = Minibatches(self.task.x, self.task.y, range(seeds), 100, self.task.rule)
-        self.told = -1 # step of the last look that was told
+        self.reported = -1 # the last measured step that was reported
 
-    def __call__(self, tell: Callable) -> RoutingWork: # itself
-        event = lambda kind, values=None: tell(Event(kind, self.step, self.steps, values or {}, "routing"))
-        event("start")
+    def __call__(self, notify: Callable) -> RoutingWork: # itself
+        def report(kind: str, values: dict | None = None):
+            notify(Event(kind, self.step, self.steps, values or {}, "routing"))
+        report("start")
         while True:
-            if self.told < self.step and (self.step % self.every == 0 or self.step == self.steps): self._look(event)
+            due = self.step % self.every == 0 or self.step == self.steps
+            if due and self.reported < self.step:
+                report("evaluate", self.measure())
+                self.reported = self.step # only now: after a stop in between it is reported again
             if self.step == self.steps: break
             for side in self.sides: side.update(self.data)
             self.step += 1
-            event("step")
-        event("end")
+            report("step")
+        report("end")
         return self
 
-    def _look(self, event: Callable):
-        values = {f"{i}/{metric}": v for i, side in enumerate(self.sides) for metric, v in side.look(self.step).items()}
-        event("evaluate", values)
-        self.told = self.step # only now: where a stop comes between, it is told again
+    def measure(self) -> dict[str, float]: # side/metric/seed -> value
+        return {f"{i}/{metric}": value for i, side in enumerate(self.sides)
+                for metric, value in side.measure(self.step).items()}
 
     @property
-    def seen(self) -> list[int]: return sorted(self.sides[-1].looks) # steps of the looks
+    def measured(self) -> list[int]: return sorted(self.sides[-1].states) # steps
 
-    def at(self, step: int) -> int: # of a look
-        "The last look that is not after a step."
-        return max((s for s in self.seen if s <= step), default=0)
+    def at(self, step: int) -> int: # a measured step
+        "The last measurement that is not after a step."
+        return max((s for s in self.measured if s <= step), default=0)
 
 # %% ../../../nbs/view/widgets/09_routes.ipynb #6f3990df
 ENTROPIES = {"H_a": PALETTE[1], "H_b": PALETTE[0]}
@@ -258,6 +271,6 @@ def render_routing(
     "Everything that the routing explorer shows in a state."
     names, M = [side.row for side in work.sides], work.sides[0].net.modules[0]
     curves = [[render_routing_curves(list(rows), names, M, seed, step)]] if rows else []
-    if not work.seen: return [*curves, [blank("not trained yet: press Train")]]
-    at = work.at(work.seen[-1] if step is None else step)
+    if not work.measured: return [*curves, [blank("not trained yet: press Train")]]
+    at = work.at(work.measured[-1] if step is None else step)
     return [*curves, [render_routes(side.at(at), work.task.x, work.task.rule, seed, f"{side.row}, step {at:,}") for side in work.sides]]

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import ipywidgets as w
+from matplotlib.figure import Figure
 
-from ...checks import nearest
+from ...checks import check_choice
 from ...routing.comparison import ROWS
-from .background import Background
-from .controls import Picture, Still, Trainer, guarded, heading, note, table
-from .routes import SEEDS, STEPS, TASKS, RoutingWork, render_routes, render_routing, render_routing_curves, routing_rows
+from .controls import Picture, TimeSlider, TrainingExplorer, note, table
+from .routes import (SEEDS, STEPS, TASKS, RoutingWork, render_routes, render_routing,
+                                       render_routing_curves, routing_rows)
 
 # %% auto #0
-__all__ = ['RoutingChoice', 'RoutingTime', 'RoutingExplorer', 'routing_explorer']
+__all__ = ['RoutingChoice', 'RoutingExplorer', 'routing_explorer']
 
 # %% ../../../nbs/view/widgets/10_routing_explorer.ipynb #d2d9ee88
 class RoutingChoice:
@@ -23,151 +24,67 @@ class RoutingChoice:
     def __init__(self, task: str, left: str, right: str, steps: int | None):
         wide = {"description_width": "initial"}
         names = [(f"{row}  ({group})", row) for row, (group, *_) in ROWS.items()]
-        self.task = w.Dropdown(options=list(TASKS), value=task, description="task", style=wide, layout=w.Layout(width="330px"))
-        self.steps = w.BoundedIntText(value=STEPS[task] if steps is None else steps, min=1, max=100_000, description="steps", style=wide, layout=w.Layout(width="150px"), tooltip="updates of both sides")
-        self.left, self.right = (w.Dropdown(options=names, value=row, description=side, style=wide, layout=w.Layout(width="408px"), tooltip="estimator of the router's gradient") for side, row in (("left", left), ("right", right)))
-        self.all = [self.task, self.steps, self.left, self.right]
+        estimator = dict(options=names, style=wide, layout=w.Layout(width="408px"),
+                         tooltip="estimator of the router's gradient")
+        self.task = w.Dropdown(options=list(TASKS), value=task, description="task", style=wide,
+                               layout=w.Layout(width="330px"))
+        self.steps = w.BoundedIntText(value=STEPS[task] if steps is None else steps, min=1, max=100_000,
+                                      description="steps", style=wide, layout=w.Layout(width="150px"),
+                                      tooltip="updates of both sides")
+        self.left = w.Dropdown(value=left, description="left", **estimator)
+        self.right = w.Dropdown(value=right, description="right", **estimator)
+        self.all = {"task": self.task, "steps": self.steps, "left": self.left, "right": self.right}
         self.widget = w.VBox([w.HBox([self.task, self.steps]), w.HBox([self.left, self.right])])
 
-    def work(self) -> RoutingWork: return RoutingWork(self.task.value, (self.left.value, self.right.value), self.steps.value)
-
-
-class RoutingTime:
-    "Which step and which seed are shown."
-
-    def __init__(self):
-        wide = {"description_width": "initial"}
-        self.step = w.IntSlider(description="training step", min=0, max=1, style=wide, layout=w.Layout(width="480px"), tooltip="back in time, and forth, on both sides")
-        self.seed = w.IntSlider(description="seed", min=0, max=SEEDS - 1, style=wide, layout=w.Layout(width="200px", margin="2px 2px 2px 18px"), tooltip="each has data and first weights of its own")
-        self.widget, self.reached = w.HBox([self.step, self.seed]), 0
-
-    def reset(self):
-        "As before the training."
-        self.step.value, self.step.max, self.reached = 0, 1, 0
-
-    def reach(self, step: int, every: int): # the newest look, updates between looks
-        "Let the slider go as far as a step; if it was at its end it stays there."
-        follow, self.reached = self.step.value == self.reached, step
-        self.step.step, self.step.max = every, max(step, 1) # a slider without room is an error in the browser
-        if follow: self.step.value = step
+    def work(self) -> RoutingWork:
+        return RoutingWork(self.task.value, (self.left.value, self.right.value), self.steps.value)
 
 # %% ../../../nbs/view/widgets/10_routing_explorer.ipynb #8b427e81
-class RoutingExplorer:
+class RoutingExplorer(TrainingExplorer):
     "Two estimators on one task, the panel that trains them, and their routes over time. Displays itself."
 
     def __init__(self, task: str, left: str, right: str, steps: int | None):
-        if task not in TASKS: raise ValueError(f"task: {task!r} is unknown{nearest(task, TASKS)}; choose one of {', '.join(TASKS)}")
-        for side, row in (("left", left), ("right", right)):
-            if row not in ROWS: raise ValueError(f"{side}: {row!r} is no estimator{nearest(row, ROWS)}; there are {', '.join(ROWS)}")
-        self.choice, self.time, self._quiet, self.work = RoutingChoice(task, left, right, steps), RoutingTime(), False, None
-        self.pictures = [Picture(render_routes, name, "410px") for name in ("left", "right")]
-        self.numbers, self.problem = w.HTML(), w.HTML()
-        self.trainer = Trainer(self._train, self._curves, self._told, self._prepare)
-        self.looks = w.VBox([heading("Look", "who gets which inputs? Numbers in the picture are the true rules."), self.time.widget, w.HBox([p.image for p in self.pictures]), self.numbers])
-        self.widget = w.VBox([heading("Routing explorer"), self.choice.widget, self.trainer.widget, self.problem, self.looks], layout=w.Layout(max_width="840px"))
-        self.renew()
-        self._connect()
+        check_choice("task", task, TASKS)
+        check_choice("left", left, ROWS)
+        check_choice("right", right, ROWS)
+        self.seed = w.IntSlider(description="seed", min=0, max=SEEDS - 1, style={"description_width": "initial"},
+                                layout=w.Layout(width="200px", margin="2px 2px 2px 18px"),
+                                tooltip="each has its own data and initial weights")
+        super().__init__("Routing explorer", "who gets which inputs? Numbers in the picture are the true rules.",
+                         RoutingChoice(task, left, right, steps), TimeSlider(self.seed),
+                         [Picture(render_routes, side, "410px") for side in ("left", "right")])
+        for name, control in self.choice.all.items():
+            self.on(control, self.renew_task if name == "task" else self.renew)
 
-    def train(self, wait: bool = False) -> Background: # True: come back when it is over
-        "What the button does."
-        return self.trainer.train(wait)
+    def renew_task(self):
+        "Another task begins with its own number of steps."
+        self.renew_with(steps=STEPS[self.choice.task.value])
 
-    def still(self) -> Still:
-        "The present state as an image."
-        return Still(render_routing(self.work, **self.state))
+    def draw(self, step: int):
+        "Both sides and their numbers."
+        seed = self.seed.value
+        task = self.work.task
+        for side, picture in zip(self.work.sides, self.pictures):
+            picture.show(net=side.at(step), x=task.x, rule=task.rule, seed=seed, title=f"{side.row}, step {step:,}")
+        text = note(f"step {step:,} of {self.work.steps:,}, seed {seed}")
+        self.numbers.value = text + table(*routing_rows(self.rows, ["left", "right"], step, seed), name="modnb-routing")
+
+    def curves(self, rows: list[tuple], step: int | None) -> Figure:
+        sides = self.work.sides
+        return render_routing_curves(rows, [side.row for side in sides], sides[0].net.modules[0], self.seed.value, step)
+
+    def render(self) -> list[list[Figure]]:
+        return render_routing(self.work, **self.state)
 
     @property
     def state(self) -> dict: # arguments of `render_routing`
-        return dict(rows=self.trainer.job.told.rows, step=self.time.step.value, seed=self.time.seed.value)
+        return dict(rows=self.rows, step=self.time.step.value, seed=self.seed.value)
 
-# %% ../../../nbs/view/widgets/10_routing_explorer.ipynb #62b806cf
-def _renew(self: RoutingExplorer, *_):
-    "Both sides, untrained."
-    if self._quiet: return
-    self.work = self.choice.work()
-    self.looks.layout.display = "none"
-    self._quiet = True
-    try: self.time.reset()
-    finally: self._quiet = False
-    self.trainer.reset(self._train)
-
-
-def _other_task(self: RoutingExplorer, change: dict):
-    "Another task begins with steps of its own."
-    self._quiet = True
-    try: self.choice.steps.value = STEPS[change["new"]]
-    finally: self._quiet = False
-    self.renew()
-
-
-def _prepare(self: RoutingExplorer):
-    "Before the work: begin anew if it is done already; no other settings while it runs."
-    if self.trainer.job.state == "done": self.renew()
-    for one in self.choice.all: one.disabled = True
-
-
-RoutingExplorer.renew, RoutingExplorer._other_task, RoutingExplorer._prepare = _renew, _other_task, _prepare
-RoutingExplorer._train = lambda self, tell: self.work(tell)
-
-# %% ../../../nbs/view/widgets/10_routing_explorer.ipynb #68a0f5e3
-def _told(self: RoutingExplorer, job: Background):
-    "From the thread: let the slider reach the newest look, and show it."
-    if self.work is None: return
-    if job.state not in ("running", "ready"):
-        for one in self.choice.all: one.disabled = False
-    self._follow()
-    self.look()
-
-
-def _follow(self: RoutingExplorer):
-    "Let the slider reach the newest look that was told."
-    if not (rows := self.trainer.job.told.rows): return
-    self._quiet = True
-    try: self.time.reach(rows[-1][1], self.work.every)
-    finally: self._quiet = False
-
-
-def _look(self: RoutingExplorer, *_):
-    "Draw both sides and write their numbers."
-    if self._quiet or self.work is None or not (rows := self.trainer.job.told.rows): return
-    at, seed = self.work.at(self.time.step.value), self.time.seed.value
-    for side, picture in zip(self.work.sides, self.pictures): picture.show(net=side.at(at), x=self.work.task.x, rule=self.work.task.rule, seed=seed, title=f"{side.row}, step {at:,}")
-    self.looks.layout.display = None
-    said = f"step {at:,} of {self.work.steps:,}, seed {seed}"
-    self.numbers.value = note(said) + table(*routing_rows(rows, ["left", "right"], at, seed), name="modnb-routing")
-
-
-def _curves(self: RoutingExplorer, rows: list):
-    "The curves, with a mark at the step that is looked at."
-    work = self.work or self.choice.work()
-    if rows: self._follow()
-    return render_routing_curves(rows, [side.row for side in work.sides], work.sides[0].net.modules[0], self.time.seed.value, self.time.step.value if rows else None)
-
-
-RoutingExplorer._told, RoutingExplorer._follow, RoutingExplorer.look, RoutingExplorer._curves = _told, _follow, _look, _curves
+    def __repr__(self) -> str:
+        names = " against ".join(side.row for side in self.work.sides)
+        return f"RoutingExplorer: {self.choice.task.value}; {names}; {self.trainer.job.state}"
 
 # %% ../../../nbs/view/widgets/10_routing_explorer.ipynb #5bad3aa2
-def _mark(self: RoutingExplorer, *_):
-    "Draw the curves with their mark; while it trains they are drawn anyway."
-    if not self._quiet and not self.trainer.job.running: self.trainer.curves.show(rows=list(self.trainer.job.told.rows))
-
-
-def _connect(self: RoutingExplorer):
-    "Each control to what it changes; errors are shown."
-    on = lambda widget, *calls: [widget.observe(guarded(self.problem, call), "value") for call in calls]
-    on(self.choice.task, self._other_task)
-    for one in self.choice.all[1:]: on(one, self.renew)
-    for one in (self.time.step, self.time.seed): on(one, self.look, self._mark)
-
-
-def _repr(self: RoutingExplorer) -> str:
-    return f"RoutingExplorer: {self.choice.task.value}; {' against '.join(side.row for side in self.work.sides)}; {self.trainer.job.state}"
-
-
-RoutingExplorer._mark, RoutingExplorer._connect, RoutingExplorer.__repr__ = _mark, _connect, _repr
-RoutingExplorer._repr_mimebundle_ = lambda self, **options: self.widget._repr_mimebundle_(**options) | {"text/plain": repr(self)}
-
-
 def routing_explorer(
     task: str = "four maps of the plane", # one of `TASKS`
     left: str = "Kirsch EM, E every 10th", # one of `ROWS`
