@@ -132,7 +132,7 @@ def test_mask_estimator(contribute):
         found = learn_masks(net, data, torch.nn.functional.mse_loss, steps=2, samples=2, estimator="contributed_threshold")
         assert set(found.masks) == {"all"}
     finally:
-        del estimators.ESTIMATORS["contributed_threshold"]
+        del estimators.ESTIMATORS.entries["contributed_threshold"]
 
 
 def test_law(contribute):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Busy', 'DeviceParams', 'Experiment', 'Grid', 'Log', 'NotDone', 'ParameterError', 'Params', 'PoolGone', 'Result',
            'Run', 'RunFolder', 'Runs', 'SeedParams', 'ThreadParams', 'experiment', 'from_notebook', 'header', 'param',
-           'plan', 'run', 'signature']
+           'plan', 'run', 'run_here', 'signature']
 
 # %% ../../nbs/runs/00_runs.ipynb #9e91d39e
 from .dispatch import PoolGone
@@ -15,11 +15,11 @@ from .log import Log
 from modnb.runs.params import (
     DeviceParams, ParameterError, Params, SeedParams, ThreadParams, from_notebook, param, signature
 )
-from .report import header
+from .report import header, run_here
 from .runner import Experiment, Run, experiment, plan, run
 from .store import NotDone, Result, RunFolder
 from .table import Runs
 
 _all_ = ["Busy", "DeviceParams", "Experiment", "Grid", "Log", "NotDone", "ParameterError", "Params", "PoolGone",
-         "Result", "Run", "RunFolder", "Runs", "SeedParams", "ThreadParams", "experiment", "from_notebook", "header", "param", "plan",
-         "run", "signature"]
+         "Result", "Run", "RunFolder", "Runs", "SeedParams", "ThreadParams", "experiment", "from_notebook", "header",
+         "param", "plan", "run", "run_here", "signature"]

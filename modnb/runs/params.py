@@ -226,14 +226,15 @@ def known(cls: type[Params], given) -> None:
 def described(cls: type) -> None:
     "Let plain defaults keep the description and the limits that a base gives the field."
     for name in inspect.get_annotations(cls):
-        above = next((b.__dataclass_fields__[name] for b in cls.__mro__[1:] if name in getattr(b, "__dataclass_fields__", ())), None)
+        bases = [getattr(base, "__dataclass_fields__", {}) for base in cls.__mro__[1:]]
+        above = next((fields[name] for fields in bases if name in fields), None)
         default = cls.__dict__.get(name)
         if above is not None and not isinstance(default, dataclasses.Field):
             setattr(cls, name, dataclasses.field(default=default, metadata=above.metadata))
 
 
 def in_order(cls: type) -> None:
-    "Put the fields of a dataclass in order: its own, then those of each base; a field that is declared twice is where the base has it."
+    "Put a class's own fields first, then those of its bases; a field that is declared twice is where the base has it."
     fields = cls.__dataclass_fields__
     declared = [name for base in cls.__mro__ for name in inspect.get_annotations(base) if name in fields]
     last = {name: place for place, name in enumerate(declared)}

@@ -24,14 +24,15 @@ from .log import to_lines, to_terminal
 from .params import ParameterError, Params, describe, from_notebook, one_preset, signature, specs
 from .catalog import PACKAGE, locate
 from .runner import Experiment, Run, experiment, plan
+from .runner import run as compute
 from .kernels import KernelLost, WarmKernel, execute_on, literal
 from .store import check, commit, device_name, versions
 from .table import Runs
 
 # %% auto #0
-__all__ = ['KERNELS', 'Header', 'Mismatch', 'matching', 'header', 'shipped', 'notebook_path', 'summary_path', 'injected',
-           'follow', 'watching', 'ReportError', 'Report', 'execute', 'exporter', 'to_html', 'render', 'drawn', 'report',
-           'summary_report']
+__all__ = ['KERNELS', 'Header', 'Mismatch', 'matching', 'header', 'run_here', 'shipped', 'notebook_path', 'summary_path',
+           'injected', 'follow', 'watching', 'ReportError', 'Report', 'execute', 'exporter', 'to_html', 'render',
+           'drawn', 'report', 'summary_report']
 
 # %% ../../nbs/runs/05_report.ipynb #21ec1098
 class Header:
@@ -86,6 +87,14 @@ def header(
     if status.get("state") == "done":
         facts |= {"computed": status["ended"], "wall time": f"{status['wall_s']:.1f} s"}
     return Header(facts | more, describe(params))
+
+# %% ../../nbs/runs/05_report.ipynb #39672ef1
+def run_here(
+    name: str, # of the experiment
+    namespace: dict[str, Any], # `globals()` of its notebook, with `Params` and the parameters
+) -> Run: # raises ParameterError
+    "Run an experiment with the parameters of its notebook, unless the run is done."
+    return compute(name, params=from_notebook(namespace["Params"], namespace), preset=namespace.get("PRESET"))
 
 # %% ../../nbs/runs/05_report.ipynb #4082aa50
 def shipped(
