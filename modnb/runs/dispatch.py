@@ -94,7 +94,7 @@ def screen(progress: bool | str | None) -> Callable[[Board, bool], None]: # of (
     "A function that shows the board, in each output at its own interval."
     if in_kernel() and progress in (None, True):
         return kernel_screen()
-    places = [[every, show, float("-inf")] for every, show in outlets(progress)]
+    places: list[list[Any]] = [[every, show, float("-inf")] for every, show in outlets(progress)]
 
     def update(board: Board, last: bool) -> None:
         for place in places:
@@ -134,7 +134,7 @@ def runs_to_compute(
     reports: bool, # runs that are done still need a report
 ) -> tuple[list[Run], Board]: # runs to compute
     "Which runs of a grid are left to do."
-    todo = []
+    todo: list[Run] = []
     board = Board(grid.name, len(grid.runs), names={r.signature: describe_run(r, grid.varied) for r in grid.runs})
     for run in grid.runs:
         state, _, status, _ = run_state(run.folder)
@@ -285,7 +285,7 @@ def write_pages(grid: Grid, summary: bool) -> Path: # raises Missing, ReportErro
     from modnb.runs.pages import grid_page
     from modnb.runs.report import summary_report
 
-    links = {}
+    links: dict[str, Any] = {}
     if summary:
         links["summary"] = summary_report(grid.folder / "grid.json", grid.folder / "summary.ipynb", grid.root,
                                           progress=False)

@@ -52,8 +52,8 @@ class Pace:
         self.first = step
         self.began = now
         self.step = step
-        self.steps = None
-        self.values = {}
+        self.steps: int | None = None
+        self.values: dict[str, Any] = {}
 
     def line(
         self,
@@ -196,11 +196,11 @@ class Metrics:
         path: Path | None = None, # metrics.jsonl; None: memory only
     ):
         self.path = path
-        self.new = []
+        self.new: list[dict] = []
         self.every = 5.0
         self.written = time.monotonic()
-        self.old = {}
-        self.seen = set()
+        self.old: dict[tuple, list[dict]] = {}
+        self.seen: set[tuple] = set()
         for r in read_rows(path):
             self.old.setdefault((r["stage"], r["kind"], r["step"]), []).append(r)
 
@@ -239,7 +239,7 @@ class Screen:
         self,
         progress: bool | str | None = None, # see `outlets`
     ):
-        self.outlets = [[every, show, float("-inf")] for every, show in outlets(progress)]
+        self.outlets: list[list[Any]] = [[every, show, float("-inf")] for every, show in outlets(progress)]
         self.pace: Pace | None = None
 
     def tell(self, stage: str, step: int, steps: int | None, values: dict[str, Any] | None) -> None:

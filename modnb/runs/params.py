@@ -110,7 +110,7 @@ def plain(value: Any) -> Any:
 def parse(
     text: str, # what a shell or a YAML file delivered
     kind: type, # bool, int or float
-) -> bool | int | float: # raises ValueError where it cannot be read
+) -> Any: # of that type, or the text itself; raises ValueError where it cannot be read
     "Read a text as a value of a type."
     if kind is bool:
         return {"true": True, "false": False}.get(text.strip().lower(), text)
@@ -125,7 +125,7 @@ def split_list(text: str) -> list[str]:
         return [p.strip().strip("'\"") for p in text.strip().strip("[]()").split(",") if p.strip()]
     each = found.elts if isinstance(found, ast.List | ast.Tuple) else [found]
     return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str)
-            else ast.get_source_segment(text.strip(), e) for e in each]
+            else ast.get_source_segment(text.strip(), e) or "" for e in each]
 
 # %% ../../nbs/runs/01_params.ipynb #c65e0231
 def scalar(
@@ -270,7 +270,8 @@ def checked(cls: type[Params]) -> type[Params]:
 class Params:
     "Base of an experiment's parameters: typed fields with defaults; strict about names and values."
 
-    presets = {} # name -> values that differ from the defaults
+    presets: typing.ClassVar[dict[str, dict[str, Any]]] = {} # name -> values that differ from the defaults
+    __dataclass_fields__: typing.ClassVar[dict[str, Any]]
     preset: typing.ClassVar[str | None] = None # that `make` was given; it is recorded with a run, and no parameter
 
     def __init_subclass__(cls, **rest):

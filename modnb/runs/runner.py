@@ -203,7 +203,7 @@ def fixed_threads(
 def fixed_seeds(
     name: str, # of the run: its signature
 ) -> Iterator[None]:
-    "Context in which the global random numbers of Python, NumPy and PyTorch follow from the name; later they go on as before."
+    "Within this context the global random numbers of Python, NumPy and PyTorch follow from the name."
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     numpy = sys.modules.get("numpy")
     torch = sys.modules.get("torch")
