@@ -28,9 +28,11 @@ def sync(path: Path) -> None:
 # %% ../nbs/01_files.ipynb #96dfe52a
 def write_whole(
     path: str | Path, # file to write or to replace; missing folders are made
-    content: bytes | str | Callable[[Path], object], # what it will hold (text as UTF-8), or a function that writes to the path it is given
+    content: bytes
+    | str
+    | Callable[[Path], object], # what it will hold (text as UTF-8), or a function that writes to the path it is given
 ) -> Path: # `path`
-    "Write a file whole or not at all: an unfinished file beside it, `fsync`, one atomic rename."
+    "Write a file whole or not at all: an unfinished file next to it, `fsync`, one atomic rename."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{os.getpid()}-{secrets.token_hex(4)}.{path.name}")

@@ -30,7 +30,7 @@ class Registry(Mapping[str, Any]):
         name: str,
         **about: object, # attributes that the entry gets besides `name`
     ) -> Callable[[Entry], Entry]:
-        "A decorator for a class or a function. It sets the entry's `name`. Raises `ValueError` if another entry has it."
+        "A decorator of a class or function, which sets its `name`. Raises `ValueError` if another entry has it."
         def add(entry: Entry) -> Entry:
             known = self.entries.get(name)
             if known is not None and known.__qualname__ != entry.__qualname__:

@@ -49,7 +49,8 @@ def our_step(
     device: str = "cpu",
 ) -> Callable: # `step.groups`: sizes of the groups
     "A function that takes one step of all members, as `fit_ensemble` does."
-    data, model = [s % 5 for s in range(members)], [s // 5 for s in range(members)]
+    data = [s % 5 for s in range(members)]
+    model = [s // 5 for s in range(members)]
     nets = [build(arch, gating, rules, width, seed=s).to(device) for s in model]
     streams = RuleStreams([TASKS[arch](rules, d) for d in data], 256, model, device)
     learners = [Member(net, l1, "adam", 1e-4, 1.0 if arch == "rnn" else None) for net in nets]
@@ -68,7 +69,8 @@ def our_step(
 def _per_member(times: list[float], members: int) -> list[float]: return [t / members for t in times]
 
 
-def _spread(name: str, found: tuple) -> dict: return {name: round(found[0], 3), f"{name}_low": round(found[1], 3), f"{name}_high": round(found[2], 3)}
+def _spread(name: str, found: tuple) -> dict:
+    return {name: round(found[0], 3), f"{name}_low": round(found[1], 3), f"{name}_high": round(found[2], 3)}
 
 
 def side_by_side(
@@ -80,25 +82,34 @@ def side_by_side(
 ) -> dict:
     "Milliseconds for one step of one member, in three ways that take turns."
     grouped = our_step(arch, gating, rules, width, members, device=device)
-    variants = {"reference": reference_step(build(arch, gating, rules, width, seed=0).to(device)), "one_by_one": our_step(arch, gating, rules, width, min(members, 3), 1, device), "ours": grouped}
+    variants = {"reference": reference_step(build(arch, gating, rules, width, seed=0).to(device)),
+                "one_by_one": our_step(arch, gating, rules, width, min(members, 3), 1, device), "ours": grouped}
     with kept_memory(): times = interleaved(variants, rounds, least, device=device)
-    times = {"reference": times["reference"], "one_by_one": _per_member(times["one_by_one"], min(members, 3)), "ours": _per_member(times["ours"], members)}
+    times = {"reference": times["reference"], "one_by_one": _per_member(times["one_by_one"], min(members, 3)),
+             "ours": _per_member(times["ours"], members)}
     middle = {f"{n}_ms": round(sorted(t)[len(t) // 2], 4) for n, t in times.items()}
-    return _spread("ratio", ratio(times["reference"], times["ours"])) | _spread("stacking", ratio(times["one_by_one"], times["ours"])) | middle | {"members": members, "group": grouped.groups[0], "rounds": rounds}
+    return (_spread("ratio", ratio(times["reference"], times["ours"]))
+            | _spread("stacking", ratio(times["one_by_one"], times["ours"])) | middle
+            | {"members": members, "group": grouped.groups[0], "rounds": rounds})
 
 
-def modular_cost(rules: int = 32, width: int = 32, members: int = 25, rounds: int = 7, device: str = "cpu", least: float = 0.3) -> dict:
+def modular_cost(rules: int = 32, width: int = 32, members: int = 25, rounds: int = 7, device: str = "cpu",
+                 least: float = 0.3) -> dict:
     "How many times as long a step of the modular MLP takes as one of its monolithic twin: ours, and the reference's."
     variants = {g: our_step("mlp", g, rules, width, members, device=device) for g in ("modular", "monolithic")}
-    variants |= {f"reference {g}": reference_step(build("mlp", g, rules, width, seed=0).to(device)) for g in ("modular", "monolithic")}
+    variants |= {f"reference {g}": reference_step(build("mlp", g, rules, width, seed=0).to(device))
+                 for g in ("modular", "monolithic")}
     with kept_memory(): times = interleaved(variants, rounds, least, device=device)
     middle = {f"{n}_ms": round(sorted(times[n])[rounds // 2] / members, 4) for n in ("modular", "monolithic")}
-    return _spread("cost", ratio(times["modular"], times["monolithic"])) | {"reference_cost": round(ratio(times["reference modular"], times["reference monolithic"])[0], 3)} | middle | {"rounds": rounds}
+    return (_spread("cost", ratio(times["modular"], times["monolithic"]))
+            | {"reference_cost": round(ratio(times["reference modular"], times["reference monolithic"])[0], 3)} | middle
+            | {"rounds": rounds})
 
 # %% ../../nbs/bench/04_gating.ipynb #f2729e45
 def pace(seconds: float = 3.0, width: int = 32) -> float: # member-steps in a second of wall time
     "How fast an ensemble of the modular MLP trains in this process; it begins when a line comes in."
-    step, done = our_step("mlp", "modular", 8, width), 0
+    step = our_step("mlp", "modular", 8, width)
+    done = 0
     for _ in range(3): step()
     print("ready", flush=True)
     sys.stdin.readline()
@@ -112,9 +123,12 @@ def pace(seconds: float = 3.0, width: int = 32) -> float: # member-steps in a se
 def _together(processes: int, threads: int, seconds: float, width: int) -> float: # member-steps in a second, of all
     "The pace of several processes that run at the same time."
     code = f"from modnb.bench.gating import pace; print(pace({seconds}, {width}))"
-    children = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)}) for _ in range(processes)]
+    children = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+                                 env=os.environ | ENVIRONMENT | {"OMP_NUM_THREADS": str(threads)})
+                for _ in range(processes)]
     for c in children:
-        if not c.stdout.readline().startswith("ready"): raise RuntimeError("a child of the bench ended before it was ready")
+        if not c.stdout.readline().startswith("ready"):
+            raise RuntimeError("a child of the bench ended before it was ready")
     for c in children: c.stdin.write("\n"); c.stdin.flush()
     return sum(float(c.communicate()[0].split()[-1]) for c in children)
 
@@ -123,23 +137,32 @@ def two_processes(rounds: int = 7, seconds: float = 3.0, width: int = 32) -> dic
     "How many times as many steps two processes of one thread do as one process of two threads."
     pairs = [(_together(2, 1, seconds, width), _together(1, 2, seconds, width)) for _ in range(rounds)]
     two, one = zip(*pairs)
-    return _spread("ratio", ratio(two, one)) | {"two_processes_per_s": round(sorted(two)[rounds // 2]), "two_threads_per_s": round(sorted(one)[rounds // 2]), "rounds": rounds}
+    return (_spread("ratio", ratio(two, one))
+            | {"two_processes_per_s": round(sorted(two)[rounds // 2]),
+               "two_threads_per_s": round(sorted(one)[rounds // 2]), "rounds": rounds})
 
 # %% ../../nbs/bench/04_gating.ipynb #db492137
-CASES = {f"{arch}{width}_{gating}": (arch, gating, rules, width) for arch, rules, width in (("mlp", 8, 32), ("mlp", 8, 128), ("rnn", 4, 32), ("mha", 4, 32)) for gating in ("monolithic", "modular")}
-LEAST = {name: 0.95 for name in CASES} | {"mlp32_monolithic": 3.0, "mlp32_modular": 2.5, "mlp128_monolithic": 1.2, "mlp128_modular": 1.2, "two_processes": 1.0}
+CASES = {f"{arch}{width}_{gating}": (arch, gating, rules, width)
+         for arch, rules, width in (("mlp", 8, 32), ("mlp", 8, 128), ("rnn", 4, 32), ("mha", 4, 32))
+         for gating in ("monolithic", "modular")}
+LEAST = ({name: 0.95 for name in CASES}
+         | {"mlp32_monolithic": 3.0, "mlp32_modular": 2.5, "mlp128_monolithic": 1.2, "mlp128_modular": 1.2,
+            "two_processes": 1.0})
 MOST = {"modular_cost": 1.5}
 
 
 def measure(case: str, rounds: int = 7, device: str = "cpu") -> dict:
     "One case."
     if case == "two_processes": return two_processes(rounds)
-    return modular_cost(rounds=rounds, device=device) if case == "modular_cost" else side_by_side(*CASES[case], rounds=rounds, device=device)
+    if case == "modular_cost":
+        return modular_cost(rounds=rounds, device=device)
+    return side_by_side(*CASES[case], rounds=rounds, device=device)
 
 
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.gating [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
-    command("modnb.bench.gating", "Time one step of an ensemble of gated networks against the reference's way.", [*LEAST, *MOST], argv)
+    command("modnb.bench.gating", "Time one step of an ensemble of gated networks against the reference's way.",
+            [*LEAST, *MOST], argv)
 
 
 if __name__ == "__main__" and Path(sys.argv[0]).name == "gating.py": main()    # as a program, not in a notebook

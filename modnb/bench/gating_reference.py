@@ -37,15 +37,21 @@ class GroupLayer(nn.Module):
 
 def _with_score(net: Gated) -> GroupLayer:
     "Second layers of the modules; those of `modular` have one output more, the score."
-    weight, bias = net.second.weight, net.second.bias
-    if net.gating == "modular": weight, bias = torch.cat([weight, net.score.weight], -1), torch.cat([bias, net.score.bias], -1)
+    weight = net.second.weight
+    bias = net.second.bias
+    if net.gating == "modular":
+        weight = torch.cat([weight, net.score.weight], -1)
+        bias = torch.cat([bias, net.score.bias], -1)
     return GroupLayer(weight, bias)
 
 
-def _blend(gating: str, out: Tensor, context: Tensor, by_context: Callable) -> tuple[Tensor, Tensor]: # [..., M, o], [..., R] -> [..., o], gates [..., M, 1]
-    "Weighted sum of the modules' outputs."
-    if gating == "modular": out, p = out[..., :-1], F.softmax(out[..., -1:], -2)
-    else: p = (context if gating == "gt-modular" else F.softmax(by_context(), -1)).unsqueeze(-1)
+def _blend(gating: str, out: Tensor, context: Tensor, by_context: Callable) -> tuple[Tensor, Tensor]:
+    "Weighted sum [..., o] of the modules' outputs [..., M, o], and the gates [..., M, 1]; context is [..., R]."
+    if gating == "modular":
+        p = F.softmax(out[..., -1:], -2)
+        out = out[..., :-1]
+    else:
+        p = (context if gating == "gt-modular" else F.softmax(by_context(), -1)).unsqueeze(-1)
     return (out * p).sum(-2), p
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #2ffd7635
@@ -53,10 +59,15 @@ class ReferenceMLP(nn.Module):
     "The MLP, its input repeated for each module."
     def __init__(self, net: GatedMLP):
         super().__init__()
-        self.gating, self.M = net.gating, net.n_modules
+        self.gating = net.gating
+        self.M = net.n_modules
         self.digit, self.operation, self.decoder = (copy.deepcopy(m) for m in (net.digit, net.rule, net.decoder))
-        if net.gating == "monolithic": self.trunk = nn.Sequential(copy.deepcopy(net.first), nn.ReLU(), copy.deepcopy(net.second))
-        else: self.trunk = nn.Sequential(GroupLayer(net.first.weight.unflatten(0, (self.M, -1)).mT, net.first.bias.unflatten(0, (self.M, -1))), nn.ReLU(), _with_score(net))
+        if net.gating == "monolithic":
+            self.trunk = nn.Sequential(copy.deepcopy(net.first), nn.ReLU(), copy.deepcopy(net.second))
+        else:
+            weight, bias = (p.unflatten(0, (self.M, -1)) for p in (net.first.weight, net.first.bias))
+            first = GroupLayer(weight.mT, bias)
+            self.trunk = nn.Sequential(first, nn.ReLU(), _with_score(net))
         if net.gating == "modular-op": self.scorer = copy.deepcopy(net.score)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor: # [B, 2 + R], in which the context is -> [B]
@@ -71,18 +82,22 @@ class ReferenceAttention(nn.Module):
     "The attention layer, with a projection each for queries, keys and values."
     def __init__(self, net: GatedAttention):
         super().__init__()
-        self.gating, self.h, self.M = net.gating, net.head_size, net.n_modules
+        self.gating = net.gating
+        self.h = net.head_size
+        self.M = net.n_modules
         self.encoder, self.decoder, self.own = (copy.deepcopy(m) for m in (net.encoder, net.decoder, net.own))
         parts = zip(net.query_key_value.weight.detach().chunk(3), net.query_key_value.bias.detach().chunk(3))
         self.query, self.key, self.value = (self.linear(*p) for p in parts)
-        if net.gating == "monolithic": self.out = nn.Sequential(copy.deepcopy(net.first), nn.ReLU(), copy.deepcopy(net.second))
+        if net.gating == "monolithic":
+            self.out = nn.Sequential(copy.deepcopy(net.first), nn.ReLU(), copy.deepcopy(net.second))
         else: self.out = nn.Sequential(GroupLayer(net.first.weight, net.first.bias), nn.ReLU(), _with_score(net))
         if net.gating == "modular-op": self.scorer = copy.deepcopy(net.score)
 
     @staticmethod
     def linear(weight, bias) -> nn.Linear:
         layer = nn.Linear(*reversed(weight.shape), device="meta", dtype=weight.dtype)
-        layer.weight, layer.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+        layer.weight = nn.Parameter(weight.clone())
+        layer.bias = nn.Parameter(bias.clone())
         return layer
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor: # [B, N, inputs], [B, N, R] -> [B, N]
@@ -93,23 +108,32 @@ class ReferenceAttention(nn.Module):
         mask = torch.zeros_like(score[0, 0]).fill_diagonal_(1)[None, None].repeat(B, score.shape[1], 1, 1).bool()
         out = torch.matmul(F.softmax(score.masked_fill_(mask, float("-inf")), -1), v).transpose(2, 1)
         own = self.own(x)
-        if self.gating == "monolithic": return self.decoder(self.out(torch.cat([out.reshape(B, N, -1), own], -1))).squeeze()
+        if self.gating == "monolithic":
+            return self.decoder(self.out(torch.cat([out.reshape(B, N, -1), own], -1))).squeeze()
         out = torch.cat([out.reshape(B * N, self.M, -1), own.reshape(B * N, self.M, self.h)], -1)
-        return self.decoder(_blend(self.gating, self.out(out).reshape(B, N, self.M, -1), context, lambda: self.scorer(context))[0]).squeeze()
+        return self.decoder(_blend(self.gating, self.out(out).reshape(B, N, self.M, -1), context,
+                                   lambda: self.scorer(context))[0]).squeeze()
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #39e564a4
 class ReferenceRecurrent(nn.Module):
     "The recurrent network, step by step."
     def __init__(self, net: GatedRecurrent):
         super().__init__()
-        self.gating, self.M = net.gating, net.n_modules
-        self.encoder, self.decoder = copy.deepcopy(net.encoder), copy.deepcopy(net.decoder)
+        self.gating = net.gating
+        self.M = net.n_modules
+        self.encoder = copy.deepcopy(net.encoder)
+        self.decoder = copy.deepcopy(net.decoder)
         self.H = net.decoder[0].in_features
         if net.gating == "monolithic":
             self.rnn = nn.LSTMCell(net.encoder[-1].out_features, self.H, dtype=net.cell.weight_hh.dtype)
             self.rnn.load_state_dict(net.cell.state_dict())
-        else: self.i2h, self.h2h = self.by_module(net.cell.input), self.by_module(net.cell.state)
-        if net.gating == "modular": self.scorer = nn.Sequential(nn.ReLU(), GroupLayer(self.reordered(net.cell.score.weight.unflatten(1, (2, 4, -1)), 2).flatten(1, 3)))
+        else:
+            self.i2h = self.by_module(net.cell.input)
+            self.h2h = self.by_module(net.cell.state)
+        if net.gating == "modular":
+            self.scorer = nn.Sequential(nn.ReLU(),
+                                        GroupLayer(self.reordered(net.cell.score.weight.unflatten(1, (2, 4, -1)),
+                                                                  2).flatten(1, 3)))
         if net.gating == "modular-op": self.scorer = copy.deepcopy(net.score)
 
     def reordered(self, parts: Tensor, axis: int) -> Tensor:
@@ -119,7 +143,8 @@ class ReferenceRecurrent(nn.Module):
     def by_module(self, layer: nn.Linear) -> nn.Linear:
         "Rows as the reference has them: all gates of a module together."
         layer = copy.deepcopy(layer)
-        layer.weight.data = self.reordered(layer.weight.detach().unflatten(0, (4, self.M, self.H)), 0).transpose(0, 1).flatten(0, 2).contiguous()
+        layer.weight.data = self.reordered(layer.weight.detach().unflatten(0, (4, self.M, self.H)),
+                                           0).transpose(0, 1).flatten(0, 2).contiguous()
         return layer
 
     def cell(self, x, h, c, context): # one step of the modules
@@ -128,16 +153,19 @@ class ReferenceRecurrent(nn.Module):
         elif self.gating == "modular-op": p = F.softmax(self.scorer(context), 1).unsqueeze(-1)
         else: p = F.softmax(self.scorer(torch.cat((i, s), -1)), 1)
         sum_ = i + s
-        gates, g = sum_[:, :, :3 * self.H].sigmoid(), sum_[:, :, 3 * self.H:].tanh()
+        gates = sum_[:, :, :3 * self.H].sigmoid()
+        g = sum_[:, :, 3 * self.H:].tanh()
         c = torch.mul(c.unsqueeze(1), gates[:, :, self.H:2 * self.H]) + torch.mul(gates[:, :, :self.H], g)
         h = torch.mul(gates[:, :, -self.H:], c.tanh())
         return (h * p).sum(1), (c * p).sum(1)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor: # [B, N, D + R], [B, N, R] -> [B, N, outputs]
-        x, out = self.encoder(x), []
+        x = self.encoder(x)
+        out = []
         h = c = x.new_zeros(len(x), self.H)
         for n in range(x.shape[1]):
-            h, c = self.rnn(x[:, n, :], (h, c)) if self.gating == "monolithic" else self.cell(x[:, n, :], h, c, context[:, n, :])
+            h, c = (self.rnn(x[:, n, :], (h, c)) if self.gating == "monolithic"
+                    else self.cell(x[:, n, :], h, c, context[:, n, :]))
             out.append(h)
         return self.decoder(torch.stack(out)).transpose(1, 0).contiguous()
 
@@ -155,9 +183,12 @@ def one_hot(rule: np.ndarray, rules: int) -> np.ndarray: # int [n] -> [n, R]
 def numpy_mlp(n: int, rules: int, data_seed: int): # -> inputs [n, 2 + R], targets [n], contexts [n, R]
     "A batch for the MLP: the answers of all rules, of which one is kept."
     rng = np.random.RandomState(data_seed)
-    alpha, beta = rng.randn(rules), rng.randn(rules)
-    a, b = np.random.randn(n, 1), np.random.randn(n, 1)
-    context, result = one_hot(np.random.choice(rules, size=n), rules), np.zeros([n, rules])
+    alpha = rng.randn(rules)
+    beta = rng.randn(rules)
+    a = np.random.randn(n, 1)
+    b = np.random.randn(n, 1)
+    context = one_hot(np.random.choice(rules, size=n), rules)
+    result = np.zeros([n, rules])
     for r in range(rules): result[:, r] = (alpha[r] * a + beta[r] * b)[:, 0]
     return np.concatenate((a, b, context), -1), np.sum(result * context, -1), context
 
@@ -171,22 +202,28 @@ def _retrieve(data: np.ndarray, key: int, value: int) -> np.ndarray: # [n, N, 4R
     return data[rows, np.argmin(deltas, 2), value]
 
 
-def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10): # -> inputs [n, N, 5R], targets [n, N], contexts [n, N, R]
-    "A batch for attention, search version 1."
+def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10):
+    "A batch for attention, search version 1: inputs [n, N, 5R], targets [n, N], contexts [n, N, R]."
     rng = np.random.RandomState(data_seed)
-    alpha, beta = rng.randn(rules), rng.randn(rules)
+    alpha = rng.randn(rules)
+    beta = rng.randn(rules)
     data = np.random.randn(n, length, 4 * rules)
-    context, answers = one_hot(np.random.choice(rules, n * length), rules).reshape(n, length, rules), np.zeros([n, length, rules])
-    for r in range(rules): answers[:, :, r] = alpha[r] * _retrieve(data, 4 * r, 4 * r + 2) + beta[r] * _retrieve(data, 4 * r + 1, 4 * r + 3)
+    context = one_hot(np.random.choice(rules, n * length), rules).reshape(n, length, rules)
+    answers = np.zeros([n, length, rules])
+    for r in range(rules):
+        answers[:, :,
+                r] = (alpha[r] * _retrieve(data, 4 * r, 4 * r + 2) + beta[r] * _retrieve(data, 4 * r + 1, 4 * r + 3))
     return np.concatenate((data, context), -1), np.sum(answers * context, -1), context
 
 # %% ../../nbs/bench/05_gating_reference.ipynb #7cd9dd0b
-def numpy_rnn(n: int, rules: int, data_seed: int, length: int = 10, width: int = 32): # -> inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]
-    "A batch for recurrence."
+def numpy_rnn(n: int, rules: int, data_seed: int, length: int = 10, width: int = 32):
+    "A batch for recurrence: inputs [n, N, D + R], targets [n, N, D], contexts [n, N, R]."
     rng = np.random.RandomState(data_seed)
-    A, B = rng.randn(rules, 1, width, width) / np.sqrt(width), rng.randn(rules, width, width) / np.sqrt(width)
+    A = rng.randn(rules, 1, width, width) / np.sqrt(width)
+    B = rng.randn(rules, width, width) / np.sqrt(width)
     context = one_hot(np.random.choice(rules, n * length), rules).reshape(n, length, rules)
-    data, states = np.random.randn(n, length, width), np.zeros((n, length, width))
+    data = np.random.randn(n, length, width)
+    states = np.zeros((n, length, width))
     for step in range(length):
         d = np.zeros((n, width, rules))
         for r in range(rules): d[:, :, r] += np.matmul(data[:, step, :], B[r])
@@ -204,14 +241,17 @@ def reference_step(
     batch_size: int = 256,
     lr: float = 1e-4,
 ) -> Callable[[], Tensor]: # its loss
-    "A function that trains one network by one step, as the published code does: regression, default Adam; recurrent ones with a bound of 1 on the gradient."
+    "A training step of one network as in the published code: regression, Adam, recurrent gradients clipped at 1."
     device = next(net.parameters()).device
-    model, data, criterion = REFERENCES[type(net)](copy.deepcopy(net).cpu()).to(device), DATA[type(net)], nn.L1Loss()
+    model = REFERENCES[type(net)](copy.deepcopy(net).cpu()).to(device)
+    data = DATA[type(net)]
+    criterion = nn.L1Loss()
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     def step():
         model.train()
         model.zero_grad()
-        x, y, *context = (torch.Tensor(part).to(device) for part in data(batch_size, net.rules, data_seed)[:2 if isinstance(net, GatedMLP) else 3])
+        x, y, *context = (torch.Tensor(part).to(device)
+                          for part in data(batch_size, net.rules, data_seed)[:2 if isinstance(net, GatedMLP) else 3])
         loss = criterion(model(x, *context), y)
         loss.backward()
         if isinstance(net, GatedRecurrent): nn.utils.clip_grad_norm_(model.parameters(), 1.0)

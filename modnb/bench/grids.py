@@ -55,7 +55,8 @@ def compute_tier(
     inside = sum(r.result.extra["inside_s"] for r in grid.runs)
     began = time.perf_counter()
     grid.run(workers=workers, progress=False)
-    return {"runs": runs, "workers": workers, "wall_s": round(wall, 2), "inside_s_per_run": round(inside / runs, 4), "overhead_ms_per_run": round(1000 * (wall * workers - inside) / runs, 1),
+    return {"runs": runs, "workers": workers, "wall_s": round(wall, 2), "inside_s_per_run": round(inside / runs, 4),
+            "overhead_ms_per_run": round(1000 * (wall * workers - inside) / runs, 1),
             "nothing_to_do_s": round(time.perf_counter() - began, 3)}
 
 # %% ../../nbs/bench/03_grids.ipynb #f13892df
@@ -79,7 +80,8 @@ def report_tier(
     cold = seconds(0, None)
     with WarmKernel() as kernel:
         first, *rest = (seconds(seed, kernel) for seed in range(1, reports + 2))
-    return {"reports": reports, "cold_s": round(cold, 2), "first_s": round(first, 2), "warm_s": round(sorted(rest)[len(rest) // 2], 2), "warm_longest_s": round(max(rest), 2)}
+    return {"reports": reports, "cold_s": round(cold, 2), "first_s": round(first, 2),
+            "warm_s": round(sorted(rest)[len(rest) // 2], 2), "warm_longest_s": round(max(rest), 2)}
 
 # %% ../../nbs/bench/03_grids.ipynb #bb313ff6
 def many_runs(folder: Path, runs: int) -> Runs:
@@ -87,13 +89,16 @@ def many_runs(folder: Path, runs: int) -> Runs:
     import pandas as pd
     from unittest import mock
 
-    frame = pd.DataFrame({"part": "accuracy", "layer": [f"layer {i}" for i in range(12)], "metric": "iou", "value": [i / 12 for i in range(12)]})
+    frame = pd.DataFrame({"part": "accuracy", "layer": [f"layer {i}" for i in range(12)], "metric": "iou",
+                          "value": [i / 12 for i in range(12)]})
     with mock.patch("modnb.files.sync", lambda path: None):
         for seed in range(runs):
             it = plan("add_mul", seed=seed, runs=folder)
             it.folder.path.mkdir(parents=True)
-            (it.folder.path / "metrics.jsonl").write_text('{"stage": "network", "kind": "step", "step": 1, "loss": 0.1}\n' * 20)
-            finish(it.folder, begin(it.folder, it.params, version=it.experiment.version, module=it.experiment.module), Result(frame), 1.0)
+            (it.folder.path / "metrics.jsonl").write_text('{"stage": "network", "kind": "step", "step": 1, '
+                                                          '"loss": 0.1}\n' * 20)
+            finish(it.folder, begin(it.folder, it.params, version=it.experiment.version, module=it.experiment.module),
+                   Result(frame), 1.0)
     return Runs(folder)
 
 
@@ -110,7 +115,8 @@ def table_of_many(
             began = time.perf_counter()
             frame = getattr(store, name)()
             took.append(time.perf_counter() - began)
-        seconds[f"{name}_s"], seconds[f"{name}_rows"] = round(sorted(took)[1], 2), len(frame)
+        seconds[f"{name}_s"] = round(sorted(took)[1], 2)
+        seconds[f"{name}_rows"] = len(frame)
     return {"runs": runs, **seconds}
 
 # %% ../../nbs/bench/03_grids.ipynb #1a027e47
@@ -119,8 +125,10 @@ CASES = {"compute": compute_tier, "report": report_tier, "table": table_of_many}
 
 def main(argv: list[str] | None = None) -> None:
     "Command line: `python -m modnb.bench.grids [--case NAME ...] [--json FILE]`."
-    parser = argparse.ArgumentParser(prog="python -m modnb.bench.grids", description="What a run of a grid costs beyond itself.")
-    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME", help=f"which: {', '.join(CASES)} (default: all)")
+    parser = argparse.ArgumentParser(prog="python -m modnb.bench.grids",
+                                     description="What a run of a grid costs beyond itself.")
+    parser.add_argument("--case", nargs="+", choices=CASES, default=list(CASES), metavar="NAME",
+                        help=f"which: {', '.join(CASES)} (default: all)")
     parser.add_argument("--json", metavar="FILE", help="write {case: {...}}; cases that are already in it are kept")
     asked = parser.parse_args(argv)
     results = json.loads(Path(asked.json).read_text()) if asked.json and Path(asked.json).exists() else {}

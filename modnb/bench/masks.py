@@ -21,7 +21,7 @@ from .timing import command, copy_ns, interleaved, peak_mib, ratio
 from ..data import sequences
 from ..data.arithmetic import AddMul, to_digits
 from ..data.scan import Scan
-from ..masks.batching import Batched, laid
+from ..masks.batching import Batched, with_memory_order
 from ..masks.chunks import ByLength
 from ..masks.learner import MaskLearner
 from ..masks.network import no_embeddings, select, weights_only
@@ -59,7 +59,8 @@ def everything(name: str, param) -> bool: # for `where`
 def add_mul(*layer_sizes: int) -> Setting:
     "Addition and multiplication by a feedforward network; by an LSTM if no sizes are given."
     task = AddMul()
-    net = FeedForward(task.n_inputs, layer_sizes, task.n_outputs, seed=0) if layer_sizes else LSTMClassifier(task.n_inputs, 256, task.n_outputs, 2, 3, seed=0)
+    net = (FeedForward(task.n_inputs, layer_sizes, task.n_outputs, seed=0) if layer_sizes
+           else LSTMClassifier(task.n_inputs, 256, task.n_outputs, 2, 3, seed=0))
     return Setting(net, [task.stream(128)[i] for i in range(8)], task.loss)
 
 
@@ -78,56 +79,70 @@ def permuted_mnist() -> Setting:
     "Weights and masks of a feedforward network, learned jointly; biases are masked too."
     g = torch.Generator().manual_seed(0)
     batches = [(torch.randn(128, 784, generator=g), torch.randint(10, (128,), generator=g)) for _ in range(4)]
-    return Setting(FeedForward(784, (800, 800, 64), 10, seed=0), batches, F.cross_entropy, samples=8, where=everything, train_weights=True)
+    return Setting(FeedForward(784, (800, 800, 64), 10, seed=0), batches, F.cross_entropy, samples=8, where=everything,
+                   train_weights=True)
 
 
 def scan(kind: str) -> Setting:
     "SCAN commands by the encoder-decoder LSTM or the Transformer, batch 256, with teacher forcing."
     task = Scan()
-    net = EncoderDecoderLSTM(task.n_inputs, task.n_outputs, seed=0) if kind == "lstm" else Transformer(task.n_inputs, task.n_outputs, seed=0)
+    net = (EncoderDecoderLSTM(task.n_inputs, task.n_outputs, seed=0) if kind == "lstm"
+           else Transformer(task.n_inputs, task.n_outputs, seed=0))
     stream = task.stream("simple", 256, seed=0)
     by_length = ByLength(sequences.by_length, sequences.trim, groups=4)
-    return Setting(net, [stream[i] for i in range(6)], task.loss, where=(weights_only, no_embeddings), ours={"by_length": by_length, "clip": 5.0})
+    return Setting(net, [stream[i] for i in range(6)], task.loss, where=(weights_only, no_embeddings),
+                   ours={"by_length": by_length, "clip": 5.0})
 
 
 def images(net, size: int) -> Setting:
     "Images of CIFAR's shape; biases and normalization are masked too."
     g = torch.Generator().manual_seed(0)
-    return Setting(net, [(torch.randn(size, 3, 32, 32, generator=g), torch.randint(10, (size,), generator=g)) for _ in range(2)], F.cross_entropy, where=everything)
+    return Setting(net,
+                   [(torch.randn(size, 3, 32, 32, generator=g), torch.randint(10, (size,), generator=g))
+                    for _ in range(2)], F.cross_entropy, where=everything)
 
 
-SETTINGS = {"ff400": lambda: add_mul(400, 400, 200), "ff800": lambda: add_mul(*[800] * 4), "ff2000": lambda: add_mul(*[2000] * 4), "ff4000": lambda: add_mul(*[4000] * 4),
-            "mnist": permuted_mnist, "tuple_lstm": double_addition, "addmul_lstm": add_mul, "scan_lstm": lambda: scan("lstm"), "scan_transformer": lambda: scan("transformer"),
-            "cifar_cnn": lambda: images(CNN(seed=0), 128), "resnet110": lambda: images(ResNet(110, seed=0), 256)}
+SETTINGS = {"ff400": lambda: add_mul(400, 400, 200), "ff800": lambda: add_mul(*[800] * 4),
+            "ff2000": lambda: add_mul(*[2000] * 4), "ff4000": lambda: add_mul(*[4000] * 4), "mnist": permuted_mnist,
+            "tuple_lstm": double_addition, "addmul_lstm": add_mul, "scan_lstm": lambda: scan("lstm"),
+            "scan_transformer": lambda: scan("transformer"), "cifar_cnn": lambda: images(CNN(seed=0), 128),
+            "resnet110": lambda: images(ResNet(110, seed=0), 256)}
 
 # %% ../../nbs/bench/02_masks.ipynb #9802df29
 def reference_step(s: Setting, device="cpu") -> Callable:
     "A function that takes one step of the reference."
-    step, batches = ReferenceStep(s.net.to(device), s.loss, s.samples, lr=s.lr, where=s.where, train_weights=s.train_weights), itertools.cycle(s.batches)
+    step = ReferenceStep(s.net.to(device), s.loss, s.samples, lr=s.lr, where=s.where, train_weights=s.train_weights)
+    batches = itertools.cycle(s.batches)
     return lambda: step(*next(batches))
 
 
 def our_step(s: Setting, functions=("one",), **options) -> Callable:
     "A function that takes one step of our learner, for one function or several."
-    learner = MaskLearner(s.net, functions, s.loss, **{"samples": s.samples, "lr": s.lr, "where": s.where, "backend": "compiled", "train_weights": s.train_weights, **s.ours, **options})
-    steps, batches = itertools.count(), itertools.cycle(s.batches)
+    learner = MaskLearner(s.net, functions, s.loss,
+                          **{"samples": s.samples, "lr": s.lr, "where": s.where, "backend": "compiled",
+                             "train_weights": s.train_weights, **s.ours, **options})
+    steps = itertools.count()
+    batches = itertools.cycle(s.batches)
     def step(): return learner.step(next(steps), [next(batches)] * len(functions))
     step.learner = learner
     return step
 
 
 def network_step(s: Setting, learner: MaskLearner) -> Callable:
-    "The network alone: forward and back on given weight sets, in the route and the memory order of a learner; no masks, no update."
-    parts, K, alone = learner.parts([s.batches[0]]), learner.samples, Batched(s.net, s.loss, learner.batched.route)
+    "The network alone, forward and backward on given weights, on a learner's route and in its memory order."
+    parts = learner.parts([s.batches[0]])
+    K = learner.samples
+    alone = Batched(s.net, s.loss, learner.batched.route)
     alone.channels_last = learner.batched.channels_last
     orders = {u.name: u.place.order for u in learner.units}
-    dense = {n: laid(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in select(s.net, s.where).items()}
+    dense = {n: with_memory_order(p.detach().expand(K, *p.shape).contiguous(), orders[n]) for n, p in select(s.net, s.where).items()}
     def step():
         for sets in [slice(0, K)] if alone.route == "vmap" else [slice(k, k + 1) for k in range(K)]:
             leaves = {n: w[sets].detach().requires_grad_() for n, w in dense.items()}
             for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
             pick = lambda data: torch.utils._pytree.tree_map(lambda t: t[sets], data)
-            sum(p.share * getattr(alone, alone.route)(leaves, pick(p.inputs), pick(p.targets)).sum() for p in parts).backward()
+            sum(p.share * getattr(alone, alone.route)(leaves, pick(p.inputs), pick(p.targets)).sum()
+                for p in parts).backward()
     return step
 
 # %% ../../nbs/bench/02_masks.ipynb #a8c7c32c
@@ -135,7 +150,9 @@ def result(times: dict[str, list[float]]) -> dict:
     "What is kept of a case: the medians, the median of the rounds' ratios and its quartiles."
     middle = lambda t: sorted(t)[len(t) // 2]
     r, low, high = ratio(times["reference"], times["ours"])
-    return {"ratio": round(r, 3), "reference_ms": round(middle(times["reference"]), 3), "ours_ms": round(middle(times["ours"]), 3), "low": round(low, 3), "high": round(high, 3), "rounds": len(times["ours"])}
+    return {"ratio": round(r, 3), "reference_ms": round(middle(times["reference"]), 3),
+            "ours_ms": round(middle(times["ours"]), 3), "low": round(low, 3), "high": round(high, 3),
+            "rounds": len(times["ours"])}
 
 
 def side_by_side(name: str, rounds: int = 7, device: str = "cpu", **options) -> dict:
@@ -147,48 +164,62 @@ def side_by_side(name: str, rounds: int = 7, device: str = "cpu", **options) -> 
     ours = our_step(s, **options)
     ours()
     first = time.perf_counter() - start
-    times = interleaved({"reference": reference_step(s, device), "ours": ours, "network": network_step(s, ours.learner)}, rounds, device=device, warmup=1 if name in SLOW else 3)
+    times = interleaved({"reference": reference_step(s, device), "ours": ours,
+                         "network": network_step(s, ours.learner)}, rounds, device=device,
+                        warmup=1 if name in SLOW else 3)
     out = result(times)
     route = "loop, channels last" if ours.learner.batched.channels_last else ours.learner.batched.route
     weights = sum(u.value.numel() for u in ours.learner.units)
-    moved = 20 * weights * ours.learner.samples + 36 * weights    # bytes: copies and their gradients written and read, weights, logits and Adam's moments
-    return out | {"gb_per_s": round(moved / out["ours_ms"] / 1e6, 1), "network_share": round(sorted(times["network"])[len(times["network"]) // 2] / out["ours_ms"], 3), "route": route, "first_step_s": round(first, 1)}
+    # bytes: copies and their gradients written and read, weights, logits and Adam's moments
+    moved = 20 * weights * ours.learner.samples + 36 * weights
+    return (out
+            | {"gb_per_s": round(moved / out["ours_ms"] / 1e6, 1),
+               "network_share": round(sorted(times["network"])[len(times["network"]) // 2] / out["ours_ms"], 3),
+               "route": route, "first_step_s": round(first, 1)})
 
 
 SLOW = ("ff4000", "resnet110", "ff2000")
 
 # %% ../../nbs/bench/02_masks.ipynb #e1580165
 def functions(rounds: int = 7, device: str = "cpu") -> dict:
-    "Three functions in one pass against one after the other, for the feedforward network and (as `lstm_ratio`) the LSTM."
+    "Three functions in one pass against one after the other: feedforward network, and LSTM as `lstm_ratio`."
     out = {}
     for name in ("ff400", "addmul_lstm"):
         s = SETTINGS[name]()
         s.net.to(device); s.batches = torch.utils._pytree.tree_map(lambda t: t.to(device), s.batches)
         alone = [our_step(s, (f,)) for f in "abc"]
-        out[name] = result(interleaved({"reference": lambda alone=alone: [one() for one in alone], "ours": our_step(s, tuple("abc"))}, rounds, device=device))
+        out[name] = result(interleaved({"reference": lambda alone=alone: [one() for one in alone],
+                                        "ours": our_step(s, tuple("abc"))}, rounds, device=device))
     return out["ff400"] | {f"lstm_{n}": v for n, v in out["addmul_lstm"].items() if n != "rounds"}
 
 
 def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4) -> dict:
-    "Drawing masked copies of 2 M weights and pulling a gradient back, without any network; nanoseconds per drawn weight beside those of a copy."
-    weight, grad = torch.randn(n, device=device, requires_grad=True), torch.randn(K, n, device=device)
+    "Drawing masked copies of 2 M weights and pulling a gradient back, in ns per weight, next to plain copying."
+    weight = torch.randn(n, device=device, requires_grad=True)
+    grad = torch.randn(K, n, device=device)
     logits = torch.full((n,), 2.0, device=device, requires_grad=True)
     def reference():
         weight.grad = logits.grad = None
         (weight * gumbel_sigmoid(logits, K)).backward(grad)
-    keys, place, copies, out = make_keys("kernel", samples=K, device=device)[None, None], Place((1000, n // 1000)), torch.empty(1, 1, K, n, device=device), torch.empty(1, 1, n, device=device)
+    keys = make_keys("kernel", samples=K, device=device)[None, None]
+    place = Place((1000, n // 1000))
+    copies = torch.empty(1, 1, K, n, device=device)
+    out = torch.empty(1, 1, n, device=device)
     def ours():
         keep = torch.sigmoid(logits.detach())[None, None]
         draw(weight.detach()[None], keep, keys, place, "compiled", copies)
         pull(grad[None, None], weight.detach()[None], keep, keys, place, "compiled", out=out)
     found = result(interleaved({"reference": reference, "ours": ours}, rounds, device=device))
-    return found | {"ns_per_drawn_weight": round(1e6 * found["ours_ms"] / (n * K), 3), "copy_ns": round(copy_ns(device), 3)}
+    return (found
+            | {"ns_per_drawn_weight": round(1e6 * found["ours_ms"] / (n * K), 3), "copy_ns": round(copy_ns(device), 3)})
 
 
 def peaks(name: str) -> dict:
     "Peak memory of one step, in MiB: the reference's, ours with all copies at once, ours with one after the other."
-    code = "import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\ns = SETTINGS[%r]()\nstep = %s\nfor _ in range(2): step()"
-    ways = {"reference": "reference_step(s)", "fast": "our_step(s, memory='fast', batching='vmap')", "low": "our_step(s, memory='low')"}
+    code = ("import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\n"
+            "s = SETTINGS[%r]()\nstep = %s\nfor _ in range(2): step()")
+    ways = {"reference": "reference_step(s)", "fast": "our_step(s, memory='fast', batching='vmap')",
+            "low": "our_step(s, memory='low')"}
     return {f"{way}_mib": round(peak_mib(code % (name, step))) for way, step in ways.items()}
 
 # %% ../../nbs/bench/02_masks.ipynb #ec1a3b90
@@ -202,8 +233,22 @@ def measure(case: str, rounds: int = 7, device: str = "cpu") -> dict:
 
 
 CASES = (*SETTINGS, "functions", "eager_ff800", "kernel")
-LEAST = {"ff400": 3.3, "ff800": 6, "ff2000": 10, "ff4000": 12, "mnist": 7, "tuple_lstm": 2.7, "addmul_lstm": 3.3, "scan_lstm": 1.5, "scan_transformer": 1.5, "cifar_cnn": 1.3, "resnet110": 1.2,
-         "functions": 1.0, "eager_ff800": 2.2, "kernel": 10}    # the ratio that each case must reach on a CPU
+LEAST = {
+    "ff400": 3.3,
+    "ff800": 6,
+    "ff2000": 10,
+    "ff4000": 12,
+    "mnist": 7,
+    "tuple_lstm": 2.7,
+    "addmul_lstm": 3.3,
+    "scan_lstm": 1.5,
+    "scan_transformer": 1.5,
+    "cifar_cnn": 1.3,
+    "resnet110": 1.2,
+    "functions": 1.0,
+    "eager_ff800": 2.2,
+    "kernel": 10,
+} # the ratio that each case must reach on a CPU
 
 # %% ../../nbs/bench/02_masks.ipynb #d22152fb
 def table(results: dict[str, dict]):

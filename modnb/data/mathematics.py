@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib
 import itertools
@@ -24,7 +25,7 @@ from . import sequences
 from .downloads import cache_folder, sha256 as checksum_of
 from .stream import Stream
 from ..files import write_whole
-from ..checks import Missing, nearest
+from ..checks import Missing, check_choice
 
 # %% auto #0
 __all__ = ['MODULES', 'LEVELS', 'REGIMES', 'LONGEST', 'ARCHIVE', 'CHARACTERS', 'END', 'SOURCES', 'full_name', 'Over', 'Settable',
@@ -47,9 +48,11 @@ REGIMES = (*(f"train-{level}" for level in LEVELS), "interpolate", "extrapolate"
 def full_name(module: str, regime: str) -> str: # as files and generator call it
     "Where the generator keeps the questions of a module. Raises `ValueError` naming `module` or `regime`."
     for argument, value, allowed in (("module", module, MODULES), ("regime", regime, REGIMES)):
-        if value not in allowed: raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(allowed)}{nearest(value, allowed)}")
+        check_choice(argument, value, allowed)
     name = MODULES[module][regime == "extrapolate"]
-    if name is None: raise ValueError(f"regime: {module!r} has no questions beyond training; those that have are {', '.join(m for m, (_, more) in MODULES.items() if more)}")
+    if name is None:
+        raise ValueError(f"regime: {module!r} has no questions beyond training; those that have are "
+                         f"{', '.join(m for m, (_, more) in MODULES.items() if more)}")
     return name
 
 # %% ../../nbs/data/07_mathematics.ipynb #7f90d364
@@ -99,7 +102,8 @@ def polynomial_text(
 ) -> str:
     "A polynomial as SymPy prints it."
     order = sorted(range(len(variables)), key=lambda axis: variables[axis])
-    grid, names = np.asarray(coefficients).transpose(order), [variables[axis] for axis in order]
+    grid = np.asarray(coefficients).transpose(order)
+    names = [variables[axis] for axis in order]
     terms = []
     for powers in zip(*(axis.tolist()[::-1] for axis in grid.nonzero())):
         factors = [name if power == 1 else f"{name}**{power}" for name, power in zip(names, powers) if power]
@@ -133,8 +137,10 @@ def _pop(self): # as in the generator's Context, but sorted
 def repaired(fast: bool = True): # False: without the fast path; the text is the same
     "Context in which the generator works."
     import sympy
-    composition, polynomials, number, calculus = map(generator, ("util.composition", "sample.polynomials", "sample.number", "modules.calculus"))
-    changes = [(polynomials, "np", Over(np, object=object, zeros=_settable(np.zeros), empty=_settable(np.empty))), (composition.Context, "pop", _pop)]
+    composition, polynomials, number, calculus = map(generator,
+        ("util.composition", "sample.polynomials", "sample.number", "modules.calculus"))
+    changes = [(polynomials, "np", Over(np, object=object, zeros=_settable(np.zeros), empty=_settable(np.empty))),
+               (composition.Context, "pop", _pop)]
     if fast:
         printing = Over(polynomials, coefficients_to_polynomial=_printed)
         changes += [(composition, "polynomials", printing), (calculus, "polynomials", printing),
@@ -142,13 +148,15 @@ def repaired(fast: bool = True): # False: without the fast path; the text is the
     return swapped(*changes)
 
 # %% ../../nbs/data/07_mathematics.ipynb #213aa60b
-LONGEST = {"question": 160, "answer": 30} # characters; what is longer is dropped and drawn again, as the published files were
+# characters; what is longer is dropped and drawn again, as the published files were
+LONGEST = {"question": 160, "answer": 30}
 
 
 def scaled(module: str, regime: str, scale: float): # what `sampler` takes
     "Context in which the entropies of a module's subject are others."
     owner = generator().all_[full_name(module, regime).partition("__")[0]]
-    return swapped(*((owner, name, tuple(scale * e for e in values)) for name, values in vars(owner).items() if "ENTROPY" in name))
+    return swapped(*((owner, name, tuple(scale * e for e in values)) for name, values in vars(owner).items()
+                     if "ENTROPY" in name))
 
 
 def sampler(module: str, regime: str): # -> function without arguments that draws a problem
@@ -164,7 +172,8 @@ def draw(sample) -> tuple[str, str]: # question, answer
     "One pair that is not too long."
     while True:
         problem = sample()
-        question, answer = str(problem.question), str(problem.answer)
+        question = str(problem.question)
+        answer = str(problem.answer)
         if len(question) <= LONGEST["question"] and len(answer) <= LONGEST["answer"]: return question, answer
 
 # %% ../../nbs/data/07_mathematics.ipynb #35753b84
@@ -176,7 +185,8 @@ def chunk_size(regime: str) -> int:
 @contextlib.contextmanager
 def seeded(text: str): # whatever names the seed
     "Context: the global random numbers of Python and NumPy begin at a seed; afterwards they go on where they were."
-    states, digest = (random.getstate(), np.random.get_state()), hashlib.sha256(text.encode()).digest()
+    states = random.getstate(), np.random.get_state()
+    digest = hashlib.sha256(text.encode()).digest()
     try:
         random.seed(digest)
         np.random.seed(np.frombuffer(digest, "<u4"))
@@ -207,7 +217,9 @@ def write_pairs(path: Path, pairs):
 def read_pairs(path: Path) -> list[tuple[str, str]]: # (question, answer)s; raises ValueError
     "What `write_pairs` has written, and the published files."
     lines = [line.strip() for line in path.read_text(encoding="ascii").splitlines()]
-    if len(lines) % 2 or not all(lines): raise ValueError(f"path: {path.name} of {path.parent.name} does not hold questions and answers on alternate lines; remove it")
+    if len(lines) % 2 or not all(lines):
+        raise ValueError(f"path: {path.name} of {path.parent.name} does not hold questions and answers on alternate "
+                         "lines; remove it")
     return list(zip(lines[::2], lines[1::2]))
 
 
@@ -226,11 +238,13 @@ def generated(
 ) -> list[tuple[str, str]]: # (question, answer)s
     "The first `n` pairs, made now or earlier. Raises `ValueError` naming `module` or `regime`."
     root = cache_folder() / "mathematics" / f"generated-{seed}" / f"scale-{scale:g}"
-    folder, size = root / regime / full_name(module, regime), chunk_size(regime)
+    folder = root / regime / full_name(module, regime)
+    size = chunk_size(regime)
     jobs = [(str(folder / f"{i:06}.txt"), module, regime, i, seed, scale) for i in range(-(-n // size))]
     if missing := [job for job in jobs if not os.path.exists(job[0])]:
         generator()       # the error of a missing package is this process's
-        if not (root / "about.json").exists(): write_whole(root / "about.json", json.dumps(about(seed, scale), indent=1))
+        if not (root / "about.json").exists():
+            write_whole(root / "about.json", json.dumps(about(seed, scale), indent=1))
         make_in_processes(missing, processes)
     return list(itertools.chain.from_iterable(read_pairs(Path(job[0])) for job in jobs))[:n]
 
@@ -253,7 +267,8 @@ def make_in_processes(jobs: list, processes: int):
         json.dump(jobs[i::len(workers)], worker.stdin)
         worker.stdin.close()
     errors = [worker.stderr.read() for worker in workers]
-    if any([worker.wait() for worker in workers]): raise RuntimeError(f"processes: one that made questions failed: {''.join(errors)[-2000:]}")
+    if any([worker.wait() for worker in workers]):
+        raise RuntimeError(f"processes: one that made questions failed: {''.join(errors)[-2000:]}")
 
 # %% ../../nbs/data/07_mathematics.ipynb #2e3b4c3d
 ARCHIVE = "def638343403cb9ed60437d6b684c859dd23b72779f5cc5661b0a31e67c58576" # sha256 of mathematics_dataset-v1.0.tar.gz
@@ -265,33 +280,44 @@ def unpack(
 ) -> list[Path]: # what was written
     "Put the five modules' files of the published archive into the cache. Raises `ValueError` naming `path`."
     if sha256 is not None:
-        if (found := checksum_of(Path(path))) != sha256: raise ValueError(f"path: {Path(path).name} has the checksum {found}, the published archive has {sha256}")
-    wanted = {f"{regime}/{name}.txt" for regime in REGIMES for names in MODULES.values() if (name := names[regime == "extrapolate"])}
+        if (found := checksum_of(Path(path))) != sha256:
+            raise ValueError(f"path: {Path(path).name} has the checksum {found}, the published archive has {sha256}")
+    wanted = {f"{regime}/{name}.txt" for regime in REGIMES for names in MODULES.values()
+              if (name := names[regime == "extrapolate"])}
     written = []
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
             name = "/".join(member.name.split("/")[-2:])
-            if member.isfile() and name in wanted: written.append(write_whole(cache_folder() / "mathematics" / "published" / name, archive.extractfile(member).read()))
-    if not written: raise ValueError(f"path: {Path(path).name} holds none of the files, such as train-easy/{MODULES['sort'][0]}.txt")
+            if member.isfile() and name in wanted:
+                written.append(write_whole(cache_folder() / "mathematics" / "published" / name,
+                                           archive.extractfile(member).read()))
+    if not written:
+        raise ValueError(
+            f"path: {Path(path).name} holds none of the files, such as train-easy/{MODULES['sort'][0]}.txt")
     return written
 
 # %% ../../nbs/data/07_mathematics.ipynb #45b41efe
-def published(module: str, regime: str, n: int | None = None) -> list[tuple[str, str]]: # (question, answer)s; n: of them the first, None: all
+def published(module: str, regime: str, n: int
+              | None = None) -> list[tuple[str, str]]: # (question, answer)s; n: of them the first, None: all
     "Pairs of the published files. Raises `FileNotFoundError` before `unpack`."
     path = cache_folder() / "mathematics" / "published" / regime / f"{full_name(module, regime)}.txt"
-    if not path.exists(): raise FileNotFoundError(f"{regime}/{path.name} of the published set is not in the cache; get mathematics_dataset-v1.0.tar.gz and call modnb.data.mathematics.unpack(path)")
+    if not path.exists():
+        raise FileNotFoundError(f"{regime}/{path.name} of the published set is not in the cache; get "
+                                "mathematics_dataset-v1.0.tar.gz and call modnb.data.mathematics.unpack(path)")
     return read_pairs(path)[:n]
 
 # %% ../../nbs/data/07_mathematics.ipynb #ffc90102
 def first_seen(sets: dict[str, list]) -> dict[str, list]: # name -> pairs, in the order in which they count
     "Each question only where it occurs first."
     known: set[str] = set()
-    return {name: [pair for pair in pairs if not (pair[0] in known or known.add(pair[0]))] for name, pairs in sets.items()}
+    return {name: [pair for pair in pairs if not (pair[0] in known or known.add(pair[0]))]
+            for name, pairs in sets.items()}
 
 
 def held_out(pairs: list, n: int) -> tuple[list, list]: # training, test; raises ValueError
     "Part of a level's questions becomes its test, the same part in every run."
-    if not 0 <= n < len(pairs): raise ValueError(f"n_test: {n} of a level's {len(pairs)} different questions cannot be held out")
+    if not 0 <= n < len(pairs):
+        raise ValueError(f"n_test: {n} of a level's {len(pairs)} different questions cannot be held out")
     chosen = set(np.random.RandomState(1234).choice(len(pairs), n, replace=False).tolist())
     return [p for i, p in enumerate(pairs) if i not in chosen], [p for i, p in enumerate(pairs) if i in chosen]
 
@@ -315,7 +341,8 @@ END = len(CHARACTERS)
 
 def encode(texts: list[str]) -> tuple[Tensor, Tensor]: # uint8 [N, T] with the end token, zeros behind; int64 [N]
     "Texts as character numbers. Raises `ValueError` naming `texts`."
-    if bad := next((text for text in texts if not (text.isascii() and text.isprintable())), None): raise ValueError(f"texts: {bad!r} has characters that are not printable ASCII")
+    if bad := next((text for text in texts if not (text.isascii() and text.isprintable())), None):
+        raise ValueError(f"texts: {bad!r} has characters that are not printable ASCII")
     lengths = np.array([len(text) + 1 for text in texts])
     tokens = np.zeros((len(texts), lengths.max(initial=1)), np.uint8)
     ends = "".join(text + chr(END + 32) for text in texts).encode("latin1")
@@ -346,13 +373,32 @@ class Pairs:
         shifted[:, 0] = END
         return sequences.trim((source, source_lengths, shifted), (tokens, lengths))
 
+# %% ../../nbs/data/07_mathematics.ipynb #9c5a832d
+def _load(m: Mathematics) -> dict[str, list]: # split -> pairs
+    "All splits, made or read."
+    found = {}
+    for regime, n in m.sizes.items():
+        if m.kind == "published": pairs = published(m.module, regime)
+        else: pairs = generated(m.module, regime, n, m.seed, m.scale, m.processes)
+        if m.max_question: pairs = [p for p in pairs if len(p[0]) <= m.max_question]
+        found[regime] = pairs
+    return splits(found, m.n_test, m.reference_extrapolate)
+
+
+def _check_source(source: str, scale: float):
+    "Raises `ValueError` for a source that does not exist, or one that does not come in this scale."
+    check_choice("source", source, SOURCES)
+    if source == "published" and scale != 1:
+        raise ValueError(f"scale: the published questions have the scale 1, not {scale}")
+
 # %% ../../nbs/data/07_mathematics.ipynb #1699d07d
 SOURCES = ("generated", "published")
 
 
 class Mathematics:
     "Questions of one module into answers, as a sequence task over characters."
-    n_tokens, end = END + 1, END # tokens with the end, which is also the decoder's start
+    n_tokens = END + 1
+    end = END # tokens with the end, which is also the decoder's start
     loss, read, by_length, trim = map(staticmethod, (sequences.loss, decode, sequences.by_length, sequences.trim))
 
     def __init__(self,
@@ -369,70 +415,64 @@ class Mathematics:
         processes: int = 1, # that make what is missing
     ):
         full_name(module, "interpolate")
-        if source not in SOURCES: raise ValueError(f"source: {source!r} is unknown; choose one of {', '.join(SOURCES)}{nearest(source, SOURCES)}")
-        if source == "published" and scale != 1: raise ValueError(f"scale: the published questions have the scale 1, not {scale}")
-        self.module, self.scale, self.seed, self.kind, self.processes = module, scale, seed, source, processes
-        self.n_test, self.max_question, self.reference_extrapolate = n_test, max_question, reference_extrapolate
-        self.sizes = dict.fromkeys(REGIMES[:3], n) | {"interpolate": n_interpolate} | ({"extrapolate": n_extrapolate} if MODULES[module][1] else {})
-        self._splits = None
+        _check_source(source, scale)
+        self.module = module
+        self.scale = scale
+        self.seed = seed
+        self.kind = source
+        self.processes = processes
+        self.n_test = n_test
+        self.max_question = max_question
+        self.reference_extrapolate = reference_extrapolate
+        self.sizes = dict.fromkeys(REGIMES[:3], n) | {"interpolate": n_interpolate} | (
+            {"extrapolate": n_extrapolate} if MODULES[module][1] else {})
 
     @property
     def source(self) -> str:
         "Where the questions come from, in words."
-        made = "published mathematics_dataset-v1.0" if self.kind == "published" else f"generated by mathematics_dataset 1.0.1, seed {self.seed}, scale {self.scale:g}"
+        made = f"generated by mathematics_dataset 1.0.1, seed {self.seed}, scale {self.scale:g}"
+        if self.kind == "published": made = "published mathematics_dataset-v1.0"
         return made + (f", questions of at most {self.max_question} characters" if self.max_question else "")
 
     def __repr__(self): return f"Mathematics({self.module!r}): {self.source}"
 
-# %% ../../nbs/data/07_mathematics.ipynb #9c5a832d
-def _load(self: Mathematics) -> dict[str, list]: # split -> pairs
-    "All splits; made or read at the first call."
-    if self._splits is None:
-        take = (lambda regime, n: published(self.module, regime)) if self.kind == "published" else \
-            (lambda regime, n: generated(self.module, regime, n, self.seed, self.scale, self.processes))
-        found = {regime: take(regime, n) for regime, n in self.sizes.items()}
-        if self.max_question: found = {regime: [p for p in pairs if len(p[0]) <= self.max_question] for regime, pairs in found.items()}
-        self._splits = splits(found, self.n_test, self.reference_extrapolate)
-    return self._splits
+    @functools.cached_property
+    def _splits(self) -> dict[str, list]: return _load(self)
 
+    def splits(self) -> dict[str, list]: # split -> pairs
+        "All splits; made or read at the first call."
+        return self._splits
 
-def _pairs(self: Mathematics,
-    split: str = "train", # train_easy ..., test_easy ..., interpolate, extrapolate; "train" and "test": all levels
-) -> list[tuple[str, str]]: # (question, answer)s
-    "The pairs of a split. Raises `ValueError` naming `split`."
-    found = self.splits()
-    if split in ("train", "test"): return [pair for level in LEVELS for pair in found[f"{split}_{level}"]]
-    if split not in found: raise ValueError(f"split: {split!r} is not one of {', '.join(('train', 'test', *found))}{nearest(split, found)}")
-    return found[split]
+    def pairs(self,
+        split: str = "train", # train_easy ..., test_easy ..., interpolate, extrapolate; "train" and "test": all levels
+    ) -> list[tuple[str, str]]: # (question, answer)s
+        "The pairs of a split. Raises `ValueError` naming `split`."
+        found = self.splits()
+        check_choice("split", split, ("train", "test", *found))
+        names = [f"{split}_{level}" for level in LEVELS] if split in ("train", "test") else [split]
+        return [pair for name in names for pair in found[name]]
 
+    def dataset(self,
+        split: str = "test", # as in `pairs`
+        n: int | None = None, # the first of them; None: all
+        device: str | torch.device = "cpu",
+    ): # inputs, targets
+        "A split as one batch. Raises `ValueError` naming `split`."
+        return Pairs(self.pairs(split)[:n], device)[:]
 
-def _dataset(self: Mathematics,
-    split: str = "test", # as in `pairs`
-    n: int | None = None, # the first of them; None: all
-    device: str | torch.device = "cpu",
-): # inputs, targets
-    "A split as one batch. Raises `ValueError` naming `split`."
-    return Pairs(self.pairs(split)[:n], device)[:]
+    def stream(self,
+        split: str = "train", # as in `pairs`
+        batch_size: int = 256, # pairs per batch
+        seed: int = 0, # equal seeds give equal batches
+        device: str | torch.device = "cpu", # where they are drawn
+    ) -> Stream: # of (inputs, targets), trimmed to their longest rows
+        "Endless batches, drawn with replacement. Raises `ValueError` naming `split` or `batch_size`."
+        if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
+        pairs = Pairs(self.pairs(split), device)
+        return Stream(lambda g: pairs[torch.randint(len(pairs), (batch_size,), generator=g, device=g.device)],
+                      seed, device)
 
-
-Mathematics.splits, Mathematics.pairs, Mathematics.dataset = _load, _pairs, _dataset
-
-# %% ../../nbs/data/07_mathematics.ipynb #d2ee3425
-def _stream(self: Mathematics,
-    split: str = "train", # as in `pairs`
-    batch_size: int = 256, # pairs per batch
-    seed: int = 0, # equal seeds give equal batches
-    device: str | torch.device = "cpu", # where they are drawn
-) -> Stream: # of (inputs, targets), trimmed to their longest rows
-    "Endless batches, drawn with replacement. Raises `ValueError` naming `split` or `batch_size`."
-    if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
-    pairs = Pairs(self.pairs(split), device)
-    return Stream(lambda g: pairs[torch.randint(len(pairs), (batch_size,), generator=g, device=g.device)], seed, device)
-
-
-def _accuracy(predicted: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
-    "Share of answers with every character right, and no more of them."
-    return sequences.accuracy(predicted, targets, END)
-
-
-Mathematics.stream, Mathematics.accuracy = _stream, staticmethod(_accuracy)
+    @staticmethod
+    def accuracy(predicted: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
+        "Share of answers with every character right, and no more of them."
+        return sequences.accuracy(predicted, targets, END)

@@ -31,6 +31,32 @@ def stacked_targets(
         return twin.targets(x, rule)
     return torch.vmap(one)(parameters, x, rule)
 
+# %% ../../nbs/data/09_rule_streams.ipynb #8b0ccc4e
+def _raw(streams: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B, ..., n_features], int64 [B, ...]
+    "Features at scale 1 and rules of batch i of a seed."
+    task = streams.tasks[0]
+    dtype = streams.options.get("dtype", torch.float32)
+    generator = Stream(lambda g: g, seed, streams.device)[i]
+    shape = streams.batch_size, *task._lengths(streams.options.get("length"))
+    x = task.features(*shape, generator=generator, device=streams.device, dtype=dtype)
+    return x, draw_contexts(shape, task.rules, streams.options.get("probs"), generator, streams.device)
+
+
+def _draw(streams: RuleStreams, i: int, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    "Batch i of several members. Equal seeds are drawn once."
+    seeds = [streams.seeds[m] for m in members]
+    distinct = list(dict.fromkeys(seeds))
+    x, rule = map(torch.stack, zip(*[_raw(streams, i, seed) for seed in distinct]))
+    x = x * streams.options.get("scale", 1.0)
+    context = (rule[..., None] == torch.arange(streams.tasks[0].rules, device=x.device)).to(x.dtype)
+    inputs = torch.cat([x, context], -1)
+    if len(distinct) < len(seeds):
+        at = torch.tensor([distinct.index(s) for s in seeds], device=x.device)
+        x = x[at]
+        rule = rule[at]
+        inputs = inputs[at]
+    return inputs, stacked_targets(streams.tasks[0], streams.parameters(members), x, rule)
+
 # %% ../../nbs/data/09_rule_streams.ipynb #59a1e58d
 class RuleStreams(Sequence):
     "One stream of (inputs, targets) for each task; `draw` gives a batch of all, or of some."
@@ -41,13 +67,20 @@ class RuleStreams(Sequence):
         device: str | torch.device = "cpu", # where batches are drawn
         **options, # `length`, `scale`, `probs`, `dtype` of `RuleTask.sample`
     ):
-        self.tasks, self.seeds, self.batch_size, self.device, self.options = list(tasks), list(seeds), batch_size, torch.device(device), options
+        self.tasks = list(tasks)
+        self.seeds = list(seeds)
+        self.batch_size = batch_size
+        self.device = torch.device(device)
+        self.options = options
         if not self.tasks: raise ValueError("tasks: an empty list given; need one for each member")
-        if len(self.seeds) != len(self.tasks): raise ValueError(f"seeds: {len(self.seeds)} given for {len(self.tasks)} tasks")
+        if len(self.seeds) != len(self.tasks):
+            raise ValueError(f"seeds: {len(self.seeds)} given for {len(self.tasks)} tasks")
         kinds = [(type(t), t.rules, t.task, *(getattr(t, name) for name in t.options)) for t in self.tasks]
         for i, kind in enumerate(kinds):
-            if kind != kinds[0]: raise ValueError(f"tasks: {self.tasks[i]} differs from {self.tasks[0]} in more than its data seed")
-        self.streams = [Stream(lambda g, t=t: t.sample(batch_size, g, **options)[:2], seed, device) for t, seed in zip(self.tasks, self.seeds)]
+            if kind != kinds[0]:
+                raise ValueError(f"tasks: {self.tasks[i]} differs from {self.tasks[0]} in more than its data seed")
+        self.streams = [Stream(lambda g, t=t: t.sample(batch_size, g, **options)[:2], seed, device)
+                        for t, seed in zip(self.tasks, self.seeds)]
         self.tasks[0].stream(batch_size, device=device, **options) # raises at once what sampling would raise
         self._parameters = {}
 
@@ -58,34 +91,14 @@ class RuleStreams(Sequence):
     def parameters(self, members: tuple[int, ...]) -> dict[str, Tensor]: # name -> [S, ...]
         "Stacked parameters of the members' rules, in the precision of their inputs; stacked once."
         if members not in self._parameters:
-            of = [self.tasks[m].on(torch.empty(0, device=self.device, dtype=self.options.get("dtype", torch.float32))) for m in members]
+            of = [self.tasks[m].on(torch.empty(0, device=self.device, dtype=self.options.get("dtype", torch.float32)))
+                  for m in members]
             self._parameters[members] = {name: torch.stack([p[name] for p in of]) for name in of[0]}
         return self._parameters[members]
 
-# %% ../../nbs/data/09_rule_streams.ipynb #8b0ccc4e
-def _raw(self: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B, ..., n_features], int64 [B, ...]
-    "Features at scale 1 and rules of batch i of a seed."
-    task, dtype = self.tasks[0], self.options.get("dtype", torch.float32)
-    generator, shape = Stream(lambda g: g, seed, self.device)[i], (self.batch_size, *task._lengths(self.options.get("length")))
-    x = task.features(*shape, generator=generator, device=self.device, dtype=dtype)
-    return x, draw_contexts(shape, task.rules, self.options.get("probs"), generator, self.device)
-
-
-def _draw(self: RuleStreams,
-    i: int, # number of the batch
-    members: Sequence[int] | None = None, # None: all
-) -> tuple[Tensor, Tensor]: # inputs [S, B, ..., n_inputs], targets [S, B, ...]
-    "Batch `i` of several members."
-    members = tuple(range(len(self)) if members is None else members)
-    seeds = [self.seeds[m] for m in members]
-    distinct = list(dict.fromkeys(seeds))
-    x, rule = map(torch.stack, zip(*[self._raw(i, seed) for seed in distinct]))
-    x = x * self.options.get("scale", 1.0)
-    context = (rule[..., None] == torch.arange(self.tasks[0].rules, device=x.device)).to(x.dtype)
-    inputs = torch.cat([x, context], -1)
-    if len(distinct) < len(seeds):
-        at = torch.tensor([distinct.index(s) for s in seeds], device=x.device)
-        x, rule, inputs = x[at], rule[at], inputs[at]
-    return inputs, stacked_targets(self.tasks[0], self.parameters(members), x, rule)
-
-RuleStreams._raw, RuleStreams.draw = _raw, _draw
+    def draw(self,
+        i: int, # number of the batch
+        members: Sequence[int] | None = None, # None: all
+    ) -> tuple[Tensor, Tensor]: # inputs [S, B, ..., n_inputs], targets [S, B, ...]
+        "Batch `i` of several members."
+        return _draw(self, i, tuple(range(len(self)) if members is None else members))

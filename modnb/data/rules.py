@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['draw_contexts', 'Rules', 'RuleTask', 'linear_answers', 'LinearRules', 'MLPRules', 'winners', 'retrieve', 'MHARules',
@@ -24,12 +24,6 @@ def _check_whole(argument: str, value, least: int):
     "Raise `ValueError` unless a number is whole and not too small."
     if isinstance(value, int) and not isinstance(value, bool) and value >= least: return
     raise ValueError(f"{argument}: {value!r} given; need a whole number, {least} or more")
-
-
-def _check_choice(argument: str, value, allowed):
-    "Raise `ValueError` unless a value is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(map(str, allowed))}{nearest(value, allowed)}")
 
 # %% ../../nbs/data/08_rules.ipynb #76d0a1a1
 def draw_contexts(
@@ -60,9 +54,13 @@ class Rules:
         data_seed: int = 0, # of the rules, as published
         task: str = "regression", # or "classification"
     ):
-        _check_whole("rules", rules, 1); _check_whole("data_seed", data_seed, 0); _check_choice("task", task, self.tasks)
+        _check_whole("rules", rules, 1)
+        _check_whole("data_seed", data_seed, 0); check_choice("task", task, self.tasks)
         import numpy as np
-        self.rules, self.data_seed, self.task, self._moved = rules, data_seed, task, {}
+        self.rules = rules
+        self.data_seed = data_seed
+        self.task = task
+        self._moved = {}
         self.parameters = {name: torch.from_numpy(p) for name, p in self.draw(np.random.RandomState(data_seed)).items()}
         self.n_inputs = self.n_features + rules
 
@@ -80,7 +78,8 @@ class Rules:
         "Continuous inputs at scale 1; normal unless a subclass says otherwise."
         return torch.randn(*shape, self.n_features, **like)
 
-    def answers(self, x: Tensor, rule: Tensor) -> Tensor: # [..., n_features], int64 [...] -> real numbers, before classes are made of them
+    def answers(self, x: Tensor,
+        rule: Tensor) -> Tensor: # [..., n_features], int64 [...] -> real numbers, before classes are made of them
         "What the rules make of features."
         raise NotImplementedError
 
@@ -111,7 +110,8 @@ class RuleTask(Rules):
         _check_whole("n", n, 1)
         if device is None: device = generator.device if generator else "cpu"
         device = torch.device(device)
-        if generator and generator.device.type != device.type: raise ValueError(f"device: {str(device)!r} given, but the generator is on {str(generator.device)!r}")
+        if generator and generator.device.type != device.type:
+            raise ValueError(f"device: {str(device)!r} given, but the generator is on {str(generator.device)!r}")
         shape = (n, *self._lengths(length))
         x = self.features(*shape, generator=generator, device=device, dtype=dtype) * scale
         rule = draw_contexts(shape, self.rules, probs, generator, device)
@@ -119,7 +119,8 @@ class RuleTask(Rules):
         return torch.cat([x, one_hot.to(dtype)], -1), self.targets(x, rule), rule
 
     def _lengths(self, length: int | None) -> tuple[int, ...]:
-        if self.length is None and length is not None: raise ValueError(f"length: {length!r} given, but {type(self).__name__} has no sequences; leave it out")
+        if self.length is None and length is not None:
+            raise ValueError(f"length: {length!r} given, but {type(self).__name__} has no sequences; leave it out")
         if length is not None: _check_whole("length", length, self.shortest)
         return () if self.length is None else (self.length if length is None else length,)
 
@@ -136,11 +137,14 @@ class RuleTask(Rules):
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor: # of one shape -> scalar
         "Mean absolute error, or cross-entropy of logits. Raises `ValueError` naming `outputs`."
-        if outputs.shape != targets.shape: raise ValueError(f"outputs: shape {tuple(outputs.shape)} given; the targets have {tuple(targets.shape)}")
-        return F.l1_loss(outputs, targets) if self.task == "regression" else F.binary_cross_entropy_with_logits(outputs, targets)
+        if outputs.shape != targets.shape:
+            raise ValueError(f"outputs: shape {tuple(outputs.shape)} given; the targets have {tuple(targets.shape)}")
+        return F.l1_loss(outputs, targets) if self.task == "regression" else F.binary_cross_entropy_with_logits(outputs,
+            targets)
 
     def error(self, outputs: Tensor, targets: Tensor) -> Tensor: # of one shape -> scalar
-        "Mean absolute error, or percent of wrong classes (class 1: a logit of 0 or more); lower is better. Raises like `loss`."
+        """Mean absolute error, or percent of wrong classes (class 1: a logit of 0 or more); lower is better.
+        Raises like `loss`."""
         loss = self.loss(outputs, targets)
         return loss if self.task == "regression" else 100 * ((outputs >= 0) != (targets > 0.5)).to(loss.dtype).mean()
 
@@ -201,15 +205,19 @@ def retrieve(
 ) -> Tensor: # [..., N]
     "Answers of the search: weighted sums of what the best tokens hold."
     by_rule = x.unflatten(-1, (len(alpha), -1)).transpose(-3, -2)
-    seen = by_rule.gather(-3, rule[..., None, None].expand(*rule.shape, *by_rule.shape[-2:]))       # [..., looking, looked at, k]
-    keys, values = seen[..., :-2].unflatten(-1, (2, -1)), seen[..., -2:]
+    # [..., looking, looked at, k]
+    seen = by_rule.gather(-3, rule[..., None, None].expand(*rule.shape, *by_rule.shape[-2:]))
+    keys = seen[..., :-2].unflatten(-1, (2, -1))
+    values = seen[..., -2:]
     found = values.gather(-2, winners(keys, search).unsqueeze(-2)).squeeze(-2)
     return linear_answers(found, rule, alpha, beta)
 
 # %% ../../nbs/data/08_rules.ipynb #02b58aea
 class MHARules(LinearRules):
     "Sequences of keys and values; each token retrieves two values by search."
-    length, shortest, options = 10, 2, ("search",)
+    length = 10
+    shortest = 2
+    options = ("search",)
 
     def __init__(self,
         rules: int, # R
@@ -217,8 +225,9 @@ class MHARules(LinearRules):
         task: str = "regression", # or "classification"
         search: int = 1, # 1: the closest number; 2: the largest inner product of unit vectors
     ):
-        _check_choice("search", search, (1, 2)); _check_whole("rules", rules, 1)
-        self.search, self.n_features = search, (4 if search == 1 else 6) * rules
+        check_choice("search", search, (1, 2)); _check_whole("rules", rules, 1)
+        self.search = search
+        self.n_features = (4 if search == 1 else 6) * rules
         super().__init__(rules, data_seed, task)
 
     def features(self, *shape: int, **like) -> Tensor: # `generator`, `device`, `dtype` -> [*shape, n_features]
@@ -256,7 +265,8 @@ def switching_states(
 # %% ../../nbs/data/08_rules.ipynb #67e93f80
 class RNNRules(RuleTask):
     "Sequences of inputs to a switching linear dynamical system; its state is to be followed."
-    length, options = 10, ("width", "readout")
+    length = 10
+    options = "width", "readout"
 
     def __init__(self,
         rules: int, # R
@@ -266,13 +276,17 @@ class RNNRules(RuleTask):
         readout: bool = False, # regression: on s . w, as in the paper, not on the whole state
     ):
         _check_whole("width", width, 1)
-        self.width, self.readout = width, readout or task == "classification"
-        self.n_features, self.n_outputs = width, 1 if self.readout else width
+        self.width = width
+        self.readout = readout or task == "classification"
+        self.n_features = width
+        self.n_outputs = 1 if self.readout else width
         super().__init__(rules, data_seed, task)
 
     def draw(self, random) -> dict:
-        R, D = self.rules, self.n_features
-        return {"A": random.randn(R, D, D) / math.sqrt(D), "B": random.randn(R, D, D) / math.sqrt(D), "w": random.randn(D, 1)}
+        R = self.rules
+        D = self.n_features
+        return {"A": random.randn(R, D, D) / math.sqrt(D), "B": random.randn(R, D, D) / math.sqrt(D),
+                "w": random.randn(D, 1)}
 
     def answers(self, x: Tensor, rule: Tensor) -> Tensor: # [..., N, D], int64 [..., N] -> [..., N, n_outputs]
         "States, or what is read out of them."

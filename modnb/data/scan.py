@@ -14,7 +14,7 @@ from torch import Tensor
 
 from . import sequences
 from .stream import Stream
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['VERBS', 'ADDED', 'TEMPLATES', 'SPLITS', 'PARTS', 'WORDS', 'ACTIONS', 'pairs', 'lines', 'Scan']
@@ -29,13 +29,15 @@ def _phrases(): # -> pairs (words, actions)
     yield from ((verb, acts[verb]) for verb in VERBS)
     for (verb, act), side in itertools.product(acts.items(), ("left", "right")):
         turn = [f"I_TURN_{side.upper()}"]
-        yield from ((f"{verb} {side}", turn + act), (f"{verb} opposite {side}", 2 * turn + act), (f"{verb} around {side}", 4 * (turn + act)))
+        yield from ((f"{verb} {side}", turn + act), (f"{verb} opposite {side}", 2 * turn + act),
+                    (f"{verb} around {side}", 4 * (turn + act)))
 
 
 @functools.cache
 def pairs() -> tuple[tuple[str, str], ...]: # (command, actions), each words with blanks between
     "All 20,910 commands of the language with their actions, in the order of the grammar."
-    single = [(words + often, n * actions) for words, actions in _phrases() for n, often in enumerate(("", " twice", " thrice"), 1)]
+    single = [(words + often, n * actions) for words, actions in _phrases()
+              for n, often in enumerate(("", " twice", " thrice"), 1)]
     both = itertools.product(single, single)
     joined = (pair for (v, a), (w, b) in both for pair in ((f"{v} and {w}", a + b), (f"{v} after {w}", b + a)))
     return tuple((words, " ".join(actions)) for words, actions in (*single, *joined))
@@ -64,7 +66,8 @@ def _has(command: str, verbs: tuple[str, ...], template: str) -> bool:
 # %% ../../nbs/data/03_scan.ipynb #97a41185
 def _simple_test() -> set[str]:
     "The commands in the test part of the stand-in for the published draw."
-    return set(sorted((command for command, _ in pairs()), key=lambda c: hashlib.sha256(f"simple 0 {c}".encode()).digest())[:4182])
+    return set(sorted((command for command, _ in pairs()),
+                      key=lambda c: hashlib.sha256(f"simple 0 {c}".encode()).digest())[:4182])
 
 
 def _split(name: str):
@@ -74,16 +77,12 @@ def _split(name: str):
         return (lambda c, a: c not in held_out), (lambda c, a: c in held_out)
     if name == "length": return (lambda c, a: a.count(" ") < 22), (lambda c, a: a.count(" ") >= 22)
     if name in ADDED:
-        part, alone = f" {ADDED[name]} ", ADDED[name]
+        part = f" {ADDED[name]} "
+        alone = ADDED[name]
         return (lambda c, a: c == alone or part not in f" {c} "), (lambda c, a: c != alone and part in f" {c} ")
     template, tested, withheld = TEMPLATES[name]
-    return (lambda c, a: not _has(c, ("turn", *withheld), template)), (lambda c, a: not _has(c, ("turn",), template) and _has(c, tested, template))
-
-
-def _check_name(argument: str, value, allowed):
-    "Raise `ValueError` unless a name is one of the allowed."
-    if value in allowed: return
-    raise ValueError(f"{argument}: {value!r} is unknown; choose one of {', '.join(allowed)}{nearest(value, allowed)}")
+    return (lambda c, a: not _has(c, ("turn", *withheld), template)), (lambda c,
+        a: not _has(c, ("turn",), template) and _has(c, tested, template))
 
 
 @functools.cache
@@ -92,7 +91,7 @@ def lines(
     part: str = "train", # "train" or "test"
 ) -> tuple[tuple[str, str], ...]: # (command, actions) in the order of the grammar, repeated ones last
     "The pairs in a part of a split. Raises `ValueError` naming `split` or `part`."
-    _check_name("split", split, SPLITS); _check_name("part", part, PARTS)
+    check_choice("split", split, SPLITS); check_choice("part", part, PARTS)
     belongs = _split(split)[PARTS.index(part)]
     found = tuple(pair for pair in pairs() if belongs(*pair))
     if split not in ADDED or part == "test": return found
@@ -100,26 +99,31 @@ def lines(
     return found + ((alone, dict(pairs())[alone]),) * ((len(found) - 1) // 9 - 1)
 
 # %% ../../nbs/data/03_scan.ipynb #5fa019d4
-WORDS = ("left", "right", "thrice", "twice", "around", "opposite", "after", "and", "jump", "look", "run", "walk", "turn")
+WORDS = ("left", "right", "thrice", "twice", "around", "opposite", "after", "and", "jump", "look", "run", "walk",
+         "turn")
 ACTIONS = ("I_TURN_LEFT", "I_TURN_RIGHT", "I_JUMP", "I_WALK", "I_RUN", "I_LOOK")
 
 
 def _numbers(argument: str, text: str, vocabulary: tuple[str, ...]) -> list[int]:
     "Numbers of the words. Raises `ValueError` for one that is not in the vocabulary."
     words = text.split()
-    for word in words: _check_name(argument, word, vocabulary)
+    for word in words: check_choice(argument, word, vocabulary)
     return [vocabulary.index(word) for word in words]
 
 
 class Scan:
     "Commands into actions as a sequence task. Its split 'simple' is a stand-in for the published draw."
-    words, actions = WORDS, ACTIONS
-    n_inputs, n_outputs = len(WORDS) + 1, len(ACTIONS) + 1 # token numbers, the end included
-    end_source, end_target = len(WORDS), len(ACTIONS) # the latter is the decoder's start, too
+    words = WORDS
+    actions = ACTIONS
+    n_inputs = len(WORDS) + 1
+    n_outputs = len(ACTIONS) + 1 # token numbers, the end included
+    end_source = len(WORDS)
+    end_target = len(ACTIONS) # the latter is the decoder's start, too
     lines = staticmethod(lines)
     loss = staticmethod(sequences.loss)
 
-    def __repr__(self): return f"Scan(): {len(pairs()):,} commands, {self.n_inputs} input and {self.n_outputs} output tokens; 'simple' is a seeded stand-in for the published draw"
+    def __repr__(self):
+        return f"Scan(): {len(pairs()):,} commands, {self.n_inputs} input and {self.n_outputs} output tokens; 'simple' is a seeded stand-in for the published draw"
 
     def encode(self,
         texts, # sequence of pairs (command, actions)
@@ -140,7 +144,8 @@ class Scan:
         "Actions as text, up to the first end: answers of a network."
         return [" ".join(self.actions[i] for i in row) for row in sequences.unpack(tokens, self.end_target)]
 
-    def tensors(self, split: str = "simple", part: str = "train", device: str | torch.device = "cpu"): # -> inputs, targets
+    def tensors(self, split: str = "simple", part: str = "train",
+                device: str | torch.device = "cpu"): # -> inputs, targets
         "A part of a split as one batch. Raises `ValueError` naming `split` or `part`."
         return self.encode(self.lines(split, part), device)
 
@@ -153,6 +158,7 @@ class Scan:
         "Endless batches of training pairs, drawn with replacement. Raises `ValueError` naming `split` or `batch_size`."
         return sequences.resampled(*self.tensors(split, "train", device), batch_size, seed)
 
-    def accuracy(self, predicted: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
+    def accuracy(self, predicted: Tensor, targets: tuple[Tensor,
+                                                         Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
         "Share of commands with all actions right, and no more of them."
         return sequences.accuracy(predicted, targets, self.end_target)

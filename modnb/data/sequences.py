@@ -24,7 +24,8 @@ def within(lengths: Tensor, width: int) -> Tensor: # int64 [...] -> bool [..., w
 def _pad(rows: list[list[int]], end: int) -> tuple[Tensor, Tensor]: # -> int64 [B, T], int64 [B]
     lengths = torch.tensor([len(row) + 1 for row in rows])
     tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    tokens[within(lengths, tokens.shape[1])] = torch.tensor(list(itertools.chain.from_iterable((*row, end) for row in rows)))
+    tokens[within(lengths, tokens.shape[1])] = torch.tensor(
+        list(itertools.chain.from_iterable((*row, end) for row in rows)))
     return tokens, lengths
 
 
@@ -37,7 +38,8 @@ def pack(
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]: # (source, source_lengths, decoder_inputs), (tokens, lengths)
     "A finite set as inputs and targets. Raises `ValueError` naming `sources` or `targets`."
     if not sources: raise ValueError("sources: need one sequence at least, got none")
-    if len(sources) != len(targets): raise ValueError(f"targets: {len(targets)} given for {len(sources)} sources; need as many")
+    if len(sources) != len(targets):
+        raise ValueError(f"targets: {len(targets)} given for {len(sources)} sources; need as many")
     source, source_lengths = _pad(sources, end_source)
     tokens, lengths = _pad(targets, end_target)
     shifted = tokens.roll(1, dims=1) * within(lengths, tokens.shape[1])
@@ -56,7 +58,8 @@ def trim(
     targets: tuple[Tensor, Tensor], # tokens [..., To], lengths [...]
 ) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]: # the same with fewer columns
     "A batch without the columns that are padding in all rows. Waits for the device, as widths depend on lengths."
-    (source, source_lengths, decoder_inputs), (tokens, lengths) = inputs, targets
+    source, source_lengths, decoder_inputs = inputs
+    tokens, lengths = targets
     n_source, n_target = torch.stack([source_lengths.max(), lengths.max()]).tolist()
     return (source[..., :n_source], source_lengths, decoder_inputs[..., :n_target]), (tokens[..., :n_target], lengths)
 
@@ -71,9 +74,11 @@ def loss(
     logits: Tensor, # [..., B, To, V]
     targets: tuple[Tensor, Tensor], # tokens [..., B, To], lengths [..., B]
 ) -> Tensor: # scalar
-    "Cross-entropy in nats, summed over the tokens of a sequence, averaged over sequences. Raises `ValueError` naming `logits`."
+    """Cross-entropy in nats, summed over the tokens of a sequence, averaged over sequences.
+    Raises `ValueError` naming `logits`."""
     tokens, lengths = targets
-    if logits.shape[-2] != tokens.shape[-1]: raise ValueError(f"logits: {logits.shape[-2]} steps for targets of {tokens.shape[-1]}; trim both or none")
+    if logits.shape[-2] != tokens.shape[-1]:
+        raise ValueError(f"logits: {logits.shape[-2]} steps for targets of {tokens.shape[-1]}; trim both or none")
     nats = -logits.log_softmax(-1).gather(-1, tokens[..., None]).squeeze(-1)
     return torch.where(within(lengths, tokens.shape[-1]), nats, 0).sum(-1).mean()
 

@@ -24,10 +24,13 @@ class Stream:
         seed: int = 0, # equal seeds give equal batches (on equal kinds of device)
         device: str | torch.device = "cpu", # where the generator lives, and so the batches
     ):
-        self.make, self.seed, self.device = make, operator.index(seed), torch.device(device)
+        self.make = make
+        self.seed = operator.index(seed)
+        self.device = torch.device(device)
 
     def __getitem__(self, i: int):
-        if (i := operator.index(i)) < 0: raise IndexError(f"i: {i} is below 0; an endless stream counts its batches from the first")
+        if (i := operator.index(i)) < 0:
+            raise IndexError(f"i: {i} is below 0; an endless stream counts its batches from the first")
         digest = hashlib.sha256(f"{self.seed} {i}".encode()).digest()
         return self.make(torch.Generator(self.device).manual_seed(int.from_bytes(digest[:7], "little")))
 
@@ -40,9 +43,12 @@ def resample(
     batch_size: int, # rows per batch
     seed: int = 0, # of the draw
 ) -> Stream: # batches are tuples with one tensor each
-    "Rows of finite tensors, drawn with replacement on their device. Raises `ValueError` naming `tensors` or `batch_size`."
-    rows, devices = {len(t) for t in tensors}, {t.device for t in tensors}
-    if len(rows) != 1 or 0 in rows: raise ValueError(f"tensors: need the same number of rows, at least one; got {sorted(rows)}")
+    """Rows of finite tensors, drawn with replacement on their device.
+    Raises `ValueError` naming `tensors` or `batch_size`."""
+    rows = {len(t) for t in tensors}
+    devices = {t.device for t in tensors}
+    if len(rows) != 1 or 0 in rows:
+        raise ValueError(f"tensors: need the same number of rows, at least one; got {sorted(rows)}")
     if len(devices) != 1: raise ValueError(f"tensors: need one device, got {', '.join(sorted(map(str, devices)))}")
     if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
     total = rows.pop()
@@ -61,7 +67,8 @@ def _cycle(data: Iterable, skip: int) -> Iterator:
             if seen > skip: yield batch
         total += seen
         if isinstance(data, Iterator) or (total and not seen):
-            raise ValueError(f"data: ran out after {total} batches and can be read only once; pass a list of batches, a DataLoader or a Stream")
+            raise ValueError(f"data: ran out after {total} batches and can be read only once; pass a list of batches, "
+                             "a DataLoader or a Stream")
         if not total: raise ValueError("data: holds no batches")
         skip = max(0, skip - seen)
 
@@ -70,10 +77,12 @@ def batches(
     data: Iterable, # a `Stream`, or batches: a list, a `DataLoader`, an iterator
     start: int = 0, # number of the first batch
 ) -> Iterator: # endless
-    "Batches `start`, `start + 1`, ... Raises `ValueError` naming `data` where there are none, or where an iterator runs out."
+    """Batches `start`, `start + 1`, ...
+    Raises `ValueError` naming `data` where there are none, or where an iterator runs out."""
     if start < 0: raise ValueError(f"start: {start} is below 0")
     if isinstance(data, Stream): return (data[i] for i in itertools.count(start))
-    if not isinstance(data, Iterable): raise ValueError(f"data: need a Stream or an iterable of batches, got {type(data).__name__}")
+    if not isinstance(data, Iterable):
+        raise ValueError(f"data: need a Stream or an iterable of batches, got {type(data).__name__}")
     try: length = len(data)
     except TypeError: length = 0          # an iterable without a length, a DataLoader over one
     return _cycle(data, start % length if length else start)

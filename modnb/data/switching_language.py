@@ -11,8 +11,54 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_count
+
 # %% auto #0
-__all__ = ['SwitchingLanguage', 'text', 'windows', 'best_reader', 'read_words', 'text_files', 'encode_words']
+__all__ = ['draw_text', 'forward_algorithm', 'SwitchingLanguage', 'windows', 'read_words', 'text_files', 'encode_words']
+
+# %% ../../nbs/data/10_switching_language.ipynb #006bac78
+def _drawn(cumulative, u: float) -> int: # row of a cumulative table, uniform number -> index
+    return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)
+
+
+def draw_text(
+    language: SwitchingLanguage,
+    n: int, # steps
+    seed: int = 0, # equal seeds give equal text
+) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
+    "One long text. Raises `ValueError` naming `n`."
+    check_count("n", n)
+    random = np.random.RandomState(seed)
+    says = language.transition.numpy().cumsum(-1)
+    moves = language.moves.numpy().cumsum(-1)
+    chain_of = language.chain_of.tolist()
+    s = _drawn(language.stationary.numpy().cumsum(), random.rand())
+    tokens = [random.randint(language.tokens)]
+    spoke = []
+    for u, v in random.rand(n, 2):
+        spoke.append(chain_of[s])
+        tokens.append(_drawn(says[spoke[-1], tokens[-1]], u))
+        s = _drawn(moves[s], v)
+    return torch.tensor(tokens), torch.tensor(spoke)
+
+# %% ../../nbs/data/10_switching_language.ipynb #c5ecf14e
+def forward_algorithm(
+    language: SwitchingLanguage,
+    x: Tensor, # int [..., T] what is read
+    y: Tensor, # int [..., T] the tokens after each
+) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
+    "Likelihoods and beliefs of the best possible reader."
+    belief = language.stationary.expand(*x.shape[:-1], -1)
+    log_p = []
+    beliefs = []
+    by_chain = torch.nn.functional.one_hot(language.chain_of, language.chains).double()
+    for now, after in zip(x.unbind(-1), y.unbind(-1)):
+        beliefs.append(belief @ by_chain)
+        joint = belief * language.transition[language.chain_of, now[..., None], after[..., None]]
+        evidence = joint.sum(-1, keepdim=True)
+        log_p.append(evidence[..., 0].log())
+        belief = (joint / evidence) @ language.moves
+    return torch.stack(log_p, -1), torch.stack(beliefs, -2)
 
 # %% ../../nbs/data/10_switching_language.ipynb #339583fe
 class SwitchingLanguage:
@@ -25,10 +71,15 @@ class SwitchingLanguage:
         concentration: float = 0.1, # of the Dirichlet distribution of a chain's rows
         seed: int = 0, # of the language itself
     ):
-        if not 1 <= chains <= states or states < 2: raise ValueError(f"chains: {chains} given; need 1 to {states}, one state or more for each, and two states at least")
-        if tokens < 2: raise ValueError(f"tokens: {tokens} given; need two at least")
-        if not 0 < switch <= 1 or not concentration > 0: raise ValueError(f"{'concentration' if 0 < switch <= 1 else 'switch'}: {concentration if 0 < switch <= 1 else switch} given; need a positive number{'' if 0 < switch <= 1 else ' up to 1'}")
-        self.tokens, self.chains, self.switch, random = tokens, chains, switch, np.random.RandomState(seed)
+        if not 1 <= chains <= states or states < 2:
+            raise ValueError(f"chains: {chains} given; need 1 to {states}, and at least two states")
+        check_count("tokens", tokens, 2)
+        if not 0 < switch <= 1: raise ValueError(f"switch: {switch} given; need a positive number up to 1")
+        if not concentration > 0: raise ValueError(f"concentration: {concentration} given; need a positive number")
+        self.tokens = tokens
+        self.chains = chains
+        self.switch = switch
+        random = np.random.RandomState(seed)
         rows = random.dirichlet([concentration] * tokens, (chains, tokens)) + 1e-6
         self.chain_of = torch.arange(states) % chains # [states]
         self.transition = torch.tensor(rows / rows.sum(-1, keepdims=True)) # [chains, tokens, tokens]
@@ -37,31 +88,23 @@ class SwitchingLanguage:
         self.moves = torch.tensor((1 - switch) * np.eye(states) + switch * jump) # [states, states]
         self.stationary = torch.linalg.matrix_power(self.moves, 2**20)[0] # [states]
 
-    def __repr__(self): return f"SwitchingLanguage({len(self.moves)} states, {self.chains} chains, {self.tokens} tokens, switch={self.switch})"
+    def __repr__(self):
+        return (f"SwitchingLanguage({len(self.moves)} states, {self.chains} chains, {self.tokens} tokens, "
+                f"switch={self.switch})")
 
-# %% ../../nbs/data/10_switching_language.ipynb #006bac78
-def _drawn(cumulative, u: float) -> int: # row of a cumulative table, uniform number -> index
-    return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)
+    def text(self,
+        n: int, # steps
+        seed: int = 0, # equal seeds give equal text
+    ) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
+        "One long text. Raises `ValueError` naming `n`."
+        return draw_text(self, n, seed)
 
-
-def text(
-    language: SwitchingLanguage,
-    n: int, # steps
-    seed: int = 0, # equal seeds give equal text
-) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
-    "One long text. Raises `ValueError` naming `n`."
-    if n < 1: raise ValueError(f"n: {n} given; need one step at least")
-    random = np.random.RandomState(seed)
-    says, moves, chain_of = language.transition.numpy().cumsum(-1), language.moves.numpy().cumsum(-1), language.chain_of.tolist()
-    s, tokens, spoke = _drawn(language.stationary.numpy().cumsum(), random.rand()), [random.randint(language.tokens)], []
-    for u, v in random.rand(n, 2):
-        spoke.append(chain_of[s])
-        tokens.append(_drawn(says[spoke[-1], tokens[-1]], u))
-        s = _drawn(moves[s], v)
-    return torch.tensor(tokens), torch.tensor(spoke)
-
-
-SwitchingLanguage.text = text
+    def best_reader(self,
+        x: Tensor, # int [..., T] what is read
+        y: Tensor, # int [..., T] the tokens after each
+    ) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
+        "The forward algorithm."
+        return forward_algorithm(self, x, y)
 
 # %% ../../nbs/data/10_switching_language.ipynb #81026873
 def windows(
@@ -69,36 +112,18 @@ def windows(
     length: int, # T
     spoke: Tensor | None = None, # int [n]
 ) -> tuple[Tensor, ...]: # inputs, targets and chains, int64 [n // T, T] each
-    "Text cut into windows side by side; the last steps that fill none are left out. Raises `ValueError` naming `length`."
+    """Text cut into windows side by side; the last steps that fill none are left out.
+    Raises `ValueError` naming `length`."""
     n = (len(tokens) - 1) // max(length, 1)
     if length < 1 or n < 1: raise ValueError(f"length: {length} given; need 1 to {len(tokens) - 1}")
     cut = lambda t: t[: n * length].view(n, length)
     return tuple(cut(t) for t in ((tokens[:-1], tokens[1:]) if spoke is None else (tokens[:-1], tokens[1:], spoke)))
 
-# %% ../../nbs/data/10_switching_language.ipynb #c5ecf14e
-def best_reader(
-    language: SwitchingLanguage,
-    x: Tensor, # int [..., T] what is read
-    y: Tensor, # int [..., T] the tokens after each
-) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
-    "The forward algorithm."
-    belief, log_p, beliefs = language.stationary.expand(*x.shape[:-1], -1), [], []
-    by_chain = torch.nn.functional.one_hot(language.chain_of, language.chains).double()
-    for now, after in zip(x.unbind(-1), y.unbind(-1)):
-        beliefs.append(belief @ by_chain)
-        joint = belief * language.transition[language.chain_of, now[..., None], after[..., None]]
-        evidence = joint.sum(-1, keepdim=True)
-        log_p.append(evidence[..., 0].log())
-        belief = (joint / evidence) @ language.moves
-    return torch.stack(log_p, -1), torch.stack(beliefs, -2)
-
-
-SwitchingLanguage.best_reader = best_reader
-
 # %% ../../nbs/data/10_switching_language.ipynb #03ca954d
 def read_words(path) -> list[str]: # path: a pathlib.Path
     "Words of a text file, with <eos> after each line that is not empty."
-    return [w for line in path.read_text(encoding="utf-8").splitlines() if line.strip() for w in (*line.split(), "<eos>")]
+    return [w for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
+            for w in (*line.split(), "<eos>")]
 
 
 def text_files(
@@ -107,14 +132,17 @@ def text_files(
     "The parts of a text. Raises `FileNotFoundError` naming `text` where there is none."
     from pathlib import Path
     path = Path(text).expanduser()
-    missing = lambda what: FileNotFoundError(f"text: {what}; give a text file, or a folder with *train.txt, *valid.txt and *test.txt (for the Penn Treebank: ptb.train.txt and so on). Nothing is downloaded")
+    missing = lambda what: FileNotFoundError(f"text: {what}; give a text file, or a folder with *train.txt, "
+                                             "*valid.txt and *test.txt (for the Penn Treebank: ptb.train.txt and so "
+                                             "on). Nothing is downloaded")
     if not str(text) or not path.exists(): raise missing(f"{str(text)!r} is not there")
     if path.is_file():
         words = read_words(path)
         cut = [0, int(0.8 * len(words)), int(0.9 * len(words)), len(words)]
         return {name: words[a:b] for name, a, b in zip(("train", "valid", "test"), cut, cut[1:])}
     files = {name: sorted(path.glob(f"*{name}.txt")) for name in ("train", "valid", "test")}
-    if not all(files.values()): raise missing(f"{path.name!r} has no {', '.join(f'*{n}.txt' for n, f in files.items() if not f)}")
+    if not all(files.values()):
+        raise missing(f"{path.name!r} has no {', '.join(f'*{n}.txt' for n, f in files.items() if not f)}")
     return {name: read_words(found[0]) for name, found in files.items()}
 
 # %% ../../nbs/data/10_switching_language.ipynb #10de6c8c

@@ -39,8 +39,10 @@ __all__ = ['Task', 'stacked', 'two_maps', 'random_maps', 'regimes', 'composition
 # %% ../../nbs/data/11_toy_maps.ipynb #165ea542
 def two_maps(g: torch.Generator) -> tuple: # means [2, 2], maps [2, 2, 2]
     "A rotation by 0.5 to 2.5 and a scaling by 1 to 3."
-    angle, scales = 0.5 + 2 * torch.rand((), generator=g), 1 + 2 * torch.rand(2, generator=g)
-    c, s = angle.cos(), angle.sin()
+    angle = 0.5 + 2 * torch.rand((), generator=g)
+    scales = 1 + 2 * torch.rand(2, generator=g)
+    c = angle.cos()
+    s = angle.sin()
     means = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / math.sqrt(2)
     return means, torch.stack([torch.stack([torch.stack([c, -s]), torch.stack([s, c])]), scales.diag()])
 
@@ -85,14 +87,16 @@ def compositions(
         first, second = (torch.randn(choices, d, d, generator=g) / math.sqrt(d) * 1.5 for _ in range(2))
         sets = []
         for size, held in ((n, False), (n_test, False), (n_test, True)):
-            s1, off = torch.randint(choices, (size,), generator=g), torch.randint(1, choices, (size,), generator=g)
+            s1 = torch.randint(choices, (size,), generator=g)
+            off = torch.randint(1, choices, (size,), generator=g)
             s2 = s1 if held else (s1 + off) % choices
             x = torch.randn(size, d, generator=g)
             y = torch.einsum("nij,nj->ni", second[s2], torch.tanh(torch.einsum("nij,nj->ni", first[s1], x)))
             sets += [torch.cat([x, F.one_hot(s1, choices), F.one_hot(s2, choices)], 1), y, torch.stack([s1, s2], 1)]
         return sets
     t = stacked(make, seeds)
-    one, two = slice(d, d + choices), slice(d + choices, d + 2 * choices)
+    one = slice(d, d + choices)
+    two = slice(d + choices, d + 2 * choices)
     sees = [one, two] if own_view else slice(d, d + 2 * choices)
     tests = {"seen pairs": tuple(t[3:6]), "held-out pairs": tuple(t[6:9])}
     return Task(*t[:3], (choices, choices), (d, d, d), modules or choices, torch.tanh, slice(0, d), sees, tests)

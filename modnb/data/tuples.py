@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arithmetic import SPLITS, _check_name, _one_hot, to_digits
+from ..checks import check_choice
+from .arithmetic import SPLITS, _one_hot, to_digits
 from .stream import Stream
 
 # %% auto #0
@@ -22,10 +23,11 @@ def reference_pairs(
 ) -> Tensor: # int64 [n, 2 pairs, 2 numbers]
     "The problems of a split, draw for draw. Raises `ValueError` naming `split`."
     import numpy as np
-    _check_name("split", split, SPLITS)
+    check_choice("split", split, SPLITS)
     number, size = SPLITS[split]
     random = np.random.RandomState(0x12345678 + number)
-    return torch.from_numpy(np.stack([random.randint(0, modulus, size=(size, 2)) for _ in range(2)], 1).astype(np.int64))
+    return torch.from_numpy(np.stack([random.randint(0, modulus, size=(size, 2)) for _ in range(2)],
+                                     1).astype(np.int64))
 
 # %% ../../nbs/data/06_tuples.ipynb #5d324daa
 MODES = {"separate": 1, "together": 3, "only_one_io": 3}    # steps per pair
@@ -34,7 +36,8 @@ MODES = {"separate": 1, "together": 3, "only_one_io": 3}    # steps per pair
 def visible(mode: str) -> Tensor: # bool [steps, 2 pairs]
     "Whose inputs are shown at each step."
     n = MODES[mode]
-    return torch.ones(2 * n, 2, dtype=torch.bool) if mode == "together" else torch.eye(2, dtype=torch.bool).repeat_interleave(n, 0)
+    return torch.ones(2 * n, 2, dtype=torch.bool) if mode == "together" else torch.eye(2,
+        dtype=torch.bool).repeat_interleave(n, 0)
 
 # %% ../../nbs/data/06_tuples.ipynb #c5cf1d69
 NOT_ASKED = -100    # the digit that cross-entropy ignores
@@ -50,16 +53,23 @@ class PairCode:
         mode: str = "separate", # how the pairs are shown: "separate", "together" or "only_one_io"
     ):
         for name, value, least in (("digits", digits, 1), ("base", base, 2)):
-            if not isinstance(value, int) or value < least: raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
-        _check_name("mode", mode, MODES)
-        self.digits, self.base, self.modulus, self.mode = digits, base, base**digits, mode
-        self.steps, self.n_inputs, self.n_outputs = 2 * MODES[mode], 4 * digits * base, 2 * digits * base
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
+        check_choice("mode", mode, MODES)
+        self.digits = digits
+        self.base = base
+        self.modulus = base**digits
+        self.mode = mode
+        self.steps = 2 * MODES[mode]
+        self.n_inputs = 4 * digits * base
+        self.n_outputs = 2 * digits * base
 
-    def __repr__(self): return f"{type(self).__name__}(digits={self.digits}, base={self.base}, mode={self.mode!r}): {self.n_inputs} inputs, 2 x {self.digits} x {self.base} outputs"
+    def __repr__(self):
+        return f"{type(self).__name__}(digits={self.digits}, base={self.base}, mode={self.mode!r}): {self.n_inputs} inputs, 2 x {self.digits} x {self.base} outputs"
 
     def number(self, pair: str) -> int: # 0 or 1
         "Which pair a name means. Raises `ValueError` naming `pair`."
-        _check_name("pair", pair, self.pairs)
+        check_choice("pair", pair, self.pairs)
         return self.pairs.index(pair)
 
     def encode(self,
@@ -72,7 +82,8 @@ class PairCode:
         shown = visible(self.mode).to(numbers.device)[0 if self.mode == "together" else slice(None)] & asked
         hot = _one_hot(to_digits(numbers, self.digits, self.base), self.base).flatten(-3)
         x = (hot if self.mode == "together" else hot[:, None]) & shown[..., None]
-        return x.flatten(-2).float(), to_digits(numbers.sum(-1), self.digits, self.base).where(asked[:, None], NOT_ASKED)
+        return x.flatten(-2).float(), to_digits(numbers.sum(-1), self.digits, self.base).where(asked[:, None],
+            NOT_ASKED)
 
 # %% ../../nbs/data/06_tuples.ipynb #38d67605
 class DoubleAdd(PairCode):
@@ -86,7 +97,8 @@ class DoubleAdd(PairCode):
         "Endless batches of uniformly drawn problems. Raises `ValueError` naming `pair` or `batch_size`."
         if pair is not None: self.number(pair)
         if batch_size < 1: raise ValueError(f"batch_size: {batch_size} is below 1")
-        return Stream(lambda g: self.encode(torch.randint(self.modulus, (batch_size, 2, 2), generator=g, device=g.device), pair), seed, device)
+        return Stream(lambda g: self.encode(torch.randint(self.modulus, (batch_size, 2, 2), generator=g,
+                                                          device=g.device), pair), seed, device)
 
     def dataset(self,
         split: str = "valid", # "train" (1,000,000 problems), "valid" or "test" (10,000 each)
@@ -97,10 +109,12 @@ class DoubleAdd(PairCode):
         "The reference's finite sets. Raises `ValueError` naming `split` or `pair`."
         return self.encode(reference_pairs(split, self.modulus)[:n].to(device), pair)
 
-    def read(self, logits: Tensor) -> Tensor: # [..., calls or steps, n_outputs], in mode "together" [..., n_outputs] -> [..., 2, digits, base]
+    def read(self,
+        logits: Tensor) -> Tensor: # [..., calls or steps, n_outputs], in mode "together" [..., n_outputs] -> [..., 2, digits, base]
         "The logits of each pair, where they are read."
         if self.mode == "together": return logits.unflatten(-1, (2, self.digits, self.base))
-        own = [logits[..., (t + 1) * logits.shape[-2] // 2 - 1, :].unflatten(-1, (2, self.digits, self.base))[..., t, :, :] for t in range(2)]
+        own = [logits[..., (t + 1) * logits.shape[-2] // 2 - 1, :].unflatten(-1, (2, self.digits, self.base))[..., t, :,
+            :] for t in range(2)]
         return torch.stack(own, -3)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor: # outputs of the network, int64 [..., 2, digits] -> scalar

@@ -15,5 +15,6 @@ from .estimators import ESTIMATORS, ContinuousSparsification, EdgePopup, Estimat
 from .learning import Found, learn_masks
 from .network import no_embeddings, no_normalization, weights_only
 
-_all_ = ["ablate", "halves", "pruned", "variants", "THRESHOLD", "Masks", "masked", "ByLength", "ESTIMATORS", "ContinuousSparsification", "EdgePopup", "Estimator", "Gumbel", "HardConcrete",
+_all_ = ["ablate", "halves", "pruned", "variants", "THRESHOLD", "Masks", "masked", "ByLength", "ESTIMATORS",
+         "ContinuousSparsification", "EdgePopup", "Estimator", "Gumbel", "HardConcrete",
          "Magnitude", "Random", "register", "Found", "learn_masks", "no_embeddings", "no_normalization", "weights_only"]

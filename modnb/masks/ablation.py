@@ -32,7 +32,8 @@ def _check_names(functions: Sequence, inverse: bool):
         of = f.removeprefix(NOT) if isinstance(f, str) and inverse else f
         if f == FULL or (of != f and of in functions):
             what = "the network without a mask" if f == FULL else f"the inverse of {of!r}"
-            raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in {{'my {f}': masks[{f!r}]}}")
+            raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in "
+                             f"{{'my {f}': masks[{f!r}]}}")
 
 
 def _measured(result) -> dict[str, float]:
@@ -54,9 +55,11 @@ def variants(
     masks: Mapping[str, Masks], # function -> mask
     inverse: bool = True, # also the inverse of each
 ) -> dict[str, masked]: # "full", each function, "not " + each function
-    "The network as it is, under each mask and under each inverse mask, ready to be called. Raises `ValueError` if a function has the name of another row."
+    """The network as it is, under each mask and under each inverse mask, ready to be called.
+    Raises `ValueError` if a function has the name of another row."""
     for f, m in masks.items() if isinstance(masks, Mapping) else [("masks", masks)]:
-        if not isinstance(m, Masks): raise TypeError(f"masks: must map functions to Masks; {f!r} is a {type(m).__name__}")
+        if not isinstance(m, Masks):
+            raise TypeError(f"masks: must map functions to Masks; {f!r} is a {type(m).__name__}")
     _check_names(list(masks), inverse)
     views = {FULL: masked(net, {})} | {f: masked(net, m) for f, m in masks.items()}
     return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})

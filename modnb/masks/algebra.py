@@ -44,7 +44,8 @@ def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # par
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
         if name not in a or name not in b: raise ValueError(f"masks: {name!r} is in only one of the two")
-        x, y = a[name], b[name]
+        x = a[name]
+        y = b[name]
         if x.shape != y.shape: raise ValueError(f"masks: {name!r} has shapes {tuple(x.shape)} and {tuple(y.shape)}")
         if x.device != y.device:
             raise ValueError(f"masks: {name!r} is on {x.device} and on {y.device}; move one of them with .to(device)")
@@ -99,7 +100,8 @@ def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool ten
     outer, inner = "width:120px;background:#ddd", "background:#0072B2;height:0.8em"
     rows = []
     for n, t in masks.items():
-        kept, total = int(t.sum()), t.numel()
+        kept = int(t.sum())
+        total = t.numel()
         bar = f'<div style="{outer}"><div style="width:{100 * kept / max(total, 1):.1f}%;{inner}"></div></div>'
         rows.append(f"<tr><td>{escape(n)}</td><td>{bar}</td><td>{kept:,} / {total:,}</td></tr>")
     return f"<table><tr><th>layer</th><th>kept</th><th>weights</th></tr>{''.join(rows)}</table>"

@@ -5,200 +5,37 @@
 # %% ../../nbs/masks/04_batching.ipynb #131c9808
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from .network import Watch, Written, unwrapped
-from .recurrent import recurrent_forward
-from ..models.copies import full_copy, parameter_places, put_weights, structural_copy
+from modnb.masks.twins import (
+    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise, _with_gradient,
+)
+from ..models.copies import full_copy
 from ..models.stacked import difference
-from ..checks import nearest
-from ..training.checkpoint import rng_state, set_rng_state
-from ..training.fit import call_net, differentiable_loss, own, scalar_loss
+from ..checks import check_choice
+from ..training.fit import differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['ABSENT', 'REENTRANT', 'CHANNELS_LAST', 'ROUTES', 'Twin', 'memory_order', 'laid', 'loop_order', 'check_shapes', 'pull',
-           'Batched']
-
-# %% ../../nbs/masks/04_batching.ipynb #79439a82
-class _Embedding(nn.Embedding):
-    def forward(self, x):
-        weight = self.weight
-        if self.max_norm is not None:
-            norm = weight.detach().norm(self.norm_type, 1, keepdim=True)
-            weight = weight + weight.detach() * (torch.where(norm > self.max_norm, self.max_norm / (norm + 1e-7), 1) - 1)
-        if self.padding_idx is not None:
-            row = torch.arange(self.num_embeddings, device=weight.device)[:, None] == self.padding_idx
-            weight = torch.where(row, weight.detach(), weight)
-        return F.embedding(x, weight)
-
-
-class _LSTM(nn.LSTM):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-class _GRU(nn.GRU):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-class _RNN(nn.RNN):
-    def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
-
-
-def _exchange(net: nn.Module, classes: dict) -> nn.Module:
-    "Give the modules of a structural copy another forward."
-    for module in net.modules(): module.__class__ = classes.get(type(module), module.__class__)
-    return net
-
-# %% ../../nbs/masks/04_batching.ipynb #2f617843
-@contextlib.contextmanager
-def _differentiable(net: nn.Module):
-    "Switch off fused kernels that have no derivative in eval mode: attention's fast path, cuDNN's recurrent layers."
-    fast, cudnn = torch.backends.mha.get_fastpath_enabled(), torch.backends.cudnn.enabled
-    torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(m, nn.RNNBase) for m in net.modules()): torch.backends.cudnn.enabled = False
-    try: yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch.backends.cudnn.enabled = cudnn
-
-# %% ../../nbs/masks/04_batching.ipynb #227e9d27
-ABSENT = object()    # an attribute that a module did not have
-
-
-def _state(net: nn.Module) -> dict[tuple, object]: # (module, "buffer" or "attribute", name) -> value
-    "What the modules hold besides their parameters."
-    kinds = {"buffer": lambda m: m._buffers, "attribute": vars}
-    return {(path, kind, name): value for path, m in net.named_modules() for kind, of in kinds.items()
-            for name, value in of(m).items()}
-
-# %% ../../nbs/masks/04_batching.ipynb #cde3e64f
-class Twin:
-    "A copy of a network in eval mode that runs under other weights and leaves no trace, in the network or in itself."
-    def __init__(self,
-        net: nn.Module, # network; never changed
-        classes: Mapping[type, type], # class of a module -> class that takes its place
-    ):
-        self.net, self.classes = net, classes
-        self.parameters = {n: p.detach() for n, p in net.named_parameters()}
-        self.written: set[str] = set()    # parameters that a call writes
-        self.build()
-
-    def build(self):
-        "Make the copy, and find the places of each parameter in it."
-        self.module, self.changed = self.copy({}), {}    # changed: what else a call changes -> its value before
-        self.places = parameter_places(self.module)
-
-    def copy(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        "A new copy with these weights; the others are the network's own, without a gradient."
-        rest = {n: nn.Parameter(p, requires_grad=False) for n, p in (self.parameters | self.copies()).items()}
-        return _exchange(structural_copy(self.net, rest | dict(weights)), self.classes).eval()
-
-    def copies(self) -> dict[str, Tensor]:
-        "Copies of the parameters that a call writes."
-        return {n: self.parameters[n].clone() for n in sorted(self.written)}
-
-    @contextlib.contextmanager
-    def noting_changes(self):
-        "Context of a first call: remember what it changes, and put it back."
-        before = _state(self.module)
-        tensors = {key: value for key, value in before.items() if isinstance(value, Tensor)}
-        saved = {key: t.clone() for key, t in tensors.items()}
-        with Watch(self.parameters, tensors) as watch: yield watch
-        now = _state(self.module)
-        changed = {key for key in before | now if before.get(key) is not now.get(key)} | watch.written
-        self.changed = {key: saved.get(key, before.get(key, ABSENT)) for key in changed}
-        self.put_back()
-
-    def put_back(self):
-        "Restore everything but the parameters to its state before the first call."
-        modules = dict(self.module.named_modules()) if self.changed else {}
-        for (path, kind, name), value in self.changed.items():
-            holder = modules[path]._buffers if kind == "buffer" else vars(modules[path])
-            if value is ABSENT: holder.pop(name, None)
-            else: holder[name] = value.clone() if isinstance(value, Tensor) else value
-
-    def run(self,
-        weights: Mapping[str, Tensor], # name -> tensor in the place of this parameter
-        inputs, # as `call_net` takes them
-        way: str = "stay", # weights "stay" until the next call, are for this "call" only, or are in a new "copy"
-    ):
-        "Outputs under weights."
-        if way == "copy": return call_net(self.copy(weights), inputs)
-        self.put_back()
-        weights = self.copies() | dict(weights)
-        if way == "call": return call_net(lambda *a, **k: torch.func.functional_call(self.module, weights, a, k), inputs)
-        put_weights(self.places, weights)
-        return call_net(self.module, inputs)
-
-# %% ../../nbs/masks/04_batching.ipynb #4ca7ea03
-REENTRANT = "CheckpointFunctionBackward"    # the operation of reentrant activation checkpointing
-
-
-def _graph(loss: Tensor) -> tuple[set[str], set[int]]: # names of operations, ids of leaves
-    "What a loss was computed with."
-    names, leaves, seen, open_ = set(), set(), set(), [loss.grad_fn]
-    while open_:
-        node = open_.pop()
-        if node is None or node in seen: continue
-        seen.add(node)
-        names.add(node.name())
-        if hasattr(node, "variable"): leaves.add(id(node.variable))
-        open_ += [n for n, _ in node.next_functions]
-    return names, leaves
-
-
-@contextlib.contextmanager
-def _same_noise(device: torch.device):
-    "Context that restores the state of the global random number generators."
-    state = rng_state(device) if device.type != "meta" else None
-    try: yield
-    finally:
-        if state: set_rng_state(state, device)
-
-
-def _with_gradient(value):
-    "Inputs that require a gradient; without one, reentrant checkpointing computes no gradients."
-    return tree_map(lambda t: t.detach().requires_grad_().clone() if t.is_floating_point() else t.clone(), value)
-
-
-def _module_at(error: Exception, net: nn.Module) -> str:
-    "Which module of a network was running where an error was raised, as the start of a reason; empty if none was."
-    names, found, trace = {id(m): n for n, m in net.named_modules()}, "", error.__traceback__
-    while trace is not None:
-        module = trace.tb_frame.f_locals.get("self")
-        if id(module) in names: found = f"{names[id(module)] or 'the network'} ({type(module).__name__.lstrip('_')}): "
-        trace = trace.tb_next
-    return found
+__all__ = ['CHANNELS_LAST', 'ROUTES', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes', 'pull', 'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #54c0e606
-def _gradients(run: Callable, weights: dict[str, Tensor]) -> list:
-    "Losses and gradients, on detached weights."
-    leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
-    losses = run(leaves)
-    if REENTRANT in _graph(losses)[0]:    # it forbids `autograd.grad`
-        losses.sum().backward()
-        return [losses.detach(), *(leaf.grad for leaf in leaves.values())]
-    grads = torch.autograd.grad(losses.sum(), list(leaves.values()), allow_unused=True)
-    return [losses.detach(), *(g.to_dense() if g is not None and g.is_sparse else g for g in grads)]
-
-
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
-    "Largest difference of two lists of tensors, relative to the largest entry of each or to `least`, whichever is larger."
+    """Largest difference of two lists of tensors, relative to the largest entry of each or to `least`,
+    whichever is larger."""
     zero = lambda x, y: torch.zeros_like(y) if x is None else x
     pairs = [(zero(x, y), zero(y, x)) for x, y in zip(a, b) if x is not None or y is not None]
     if any(y.is_meta for _, y in pairs): return 0.0    # shapes without numbers
     return max(float((x - y).abs().max() / y.abs().max().clamp_min(least)) for x, y in pairs)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #0bc460ce
 def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
     "Axes of one weight, slowest first, in a gradient [R, *shape]; None if they are in order, or not dense."
     if grad is None: return None
@@ -210,10 +47,11 @@ def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
-def laid(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
+def with_memory_order(weight: Tensor, order: tuple[int, ...] | None) -> Tensor:
     "The same [R, *shape], its parameter's axes in another order in memory."
     if order is None: return weight
-    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0, *(order.index(i) + 1 for i in range(len(order))))
+    return weight.permute(0, *(i + 1 for i in order)).contiguous().permute(0,
+        *(order.index(i) + 1 for i in range(len(order))))
 
 # %% ../../nbs/masks/04_batching.ipynb #55350f6b
 def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Tensor: # scalar
@@ -223,8 +61,8 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
             with twin.noting_changes() as watch, _differentiable(twin.module):
                 outputs = twin.run(weights, own(inputs))
                 if hidden := watch.read & set(weights):
-                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do "
-                                     "not reach, such as a closure over a module or a list of parameters; "
+                    raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks "
+                                     "do not reach, such as a closure over a module or a list of parameters; "
                                      "use the attribute of the module")
                 loss = scalar_loss(batched.loss(outputs, own(targets)))
             break
@@ -241,7 +79,7 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
                                            "right for a teacher, wrong for a penalty", min(read))
     return loss
 
-
+# %% ../../nbs/masks/04_batching.ipynb #83ad4ac7
 def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
     "Some weight has no gradient: if reentrant checkpointing is the reason, let gradients flow through the inputs."
     twin = batched.twins[net]
@@ -249,14 +87,16 @@ def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
     except (RuntimeError, TypeError, ValueError): return    # it does not run this way
     batched.through_inputs |= isinstance(loss, Tensor) and REENTRANT in _graph(loss)[0]
 
-
+# %% ../../nbs/masks/04_batching.ipynb #82ae1922
 def _exact_gap(batched: Batched, weights, inputs, targets, nets) -> float:
-    "Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of nothing but rounding counts as zero. Infinite if the network runs in single precision only."
+    """Difference of the two routes in double precision, where rounding does not flip a ReLU, and where a gradient of
+    nothing but rounding counts as zero. Infinite if the network runs in single precision only."""
     double = lambda tree: tree_map(lambda t: t.double() if t.is_floating_point() else t, tree)
     try:
         exact = Batched([full_copy(n).double() for n in batched.nets], batched.loss)
         weights, inputs, targets = double((weights, inputs, targets))
-        return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights) for run in (exact.vmap, exact.loop)), least=1e-8)
+        return _disagreement(*(_gradients(lambda w, run=run: run(w, inputs, targets, nets), weights)
+                               for run in (exact.vmap, exact.loop)), least=1e-8)
     except (RuntimeError, TypeError, ValueError): return math.inf
 
 # %% ../../nbs/masks/04_batching.ipynb #2ca935d6
@@ -265,20 +105,23 @@ def _why(error: Exception) -> str:
     if isinstance(error, Written): return f"writes into its parameter {error}"
     return str(error).strip().split("\n")[0].split(", please file")[0]
 
-
-def _trial(batched: Batched, weights, inputs, targets, nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
+# %% ../../nbs/masks/04_batching.ipynb #d12fb2d9
+def _trial(batched: Batched, weights, inputs, targets,
+           nets) -> tuple[list | None, str]: # loss and gradients, or why there are none
     "Two sets under vmap."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
     # an error here does not depend on the route
     batched.loop({n: w[:1] for n, w in weights.items()}, *tree_map(lambda t: t[:1], (inputs, targets)), nets[:1])
     try:
-        with Watch(batched.twins[0].parameters) as watch: found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
+        with Watch(batched.twins[0].parameters) as watch:
+            found = _gradients(lambda w: batched.vmap(w, inputs, targets, nets[:2]), weights)
     except (RuntimeError, NotImplementedError, ValueError, TypeError, AttributeError, Written) as error:
         return None, _module_at(error, _batchable_twin(batched).module) + _why(error)
-    if hidden := (watch.read & set(weights)) - batched.read: return None, f"its backward pass computes with the parameter {min(hidden)!r}"
+    if hidden := (watch.read & set(weights)) - batched.read:
+        return None, f"its backward pass computes with the parameter {min(hidden)!r}"
     return found, ""
 
-
+# %% ../../nbs/masks/04_batching.ipynb #0da86de6
 def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 1e-3) -> tuple[list | None, str]:
     "Loss and gradients of two sets under vmap if they are the loop's; else None and the reason."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
@@ -289,13 +132,14 @@ def _agree(batched: Batched, weights, inputs, targets, nets, tolerance: float = 
     if gap < tolerance or _exact_gap(batched, weights, *given) < tolerance: return found, ""
     return None, f"its gradient under vmap differs from the loop's by {gap:.0e}"
 
-
+# %% ../../nbs/masks/04_batching.ipynb #5a1a8288
 def _noisy(batched: Batched, weights, inputs, targets, nets) -> bool:
     "Whether the loop gives other gradients each time, so that no route can be compared with it."
     weights, inputs, targets = tree_map(lambda t: t[:2], (weights, inputs, targets))
-    return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights) for _ in range(2))) > 1e-6
+    return _disagreement(*(_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights)
+                           for _ in range(2))) > 1e-6
 
-
+# %% ../../nbs/masks/04_batching.ipynb #19975bbf
 def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
     "Time of a pass forward and back: the faster of two, after a first."
     device = next(iter(weights.values())).device
@@ -306,7 +150,8 @@ def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
         for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
         pull(batched, getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
     sets = range(len(next(iter(weights.values()))))
-    parts = [(weights, inputs, targets, nets)] if route == "vmap" else [(*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
+    parts = [(weights, inputs, targets, nets)] if route == "vmap" else [
+        (*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
     seconds = []
     for _ in range(3):
         wait(); start = time.perf_counter()
@@ -319,27 +164,31 @@ def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
     "Memory order that suits the loop, for a parameter of so many axes."
     return CHANNELS_LAST if batched.channels_last and dims == 4 else None
 
-
+# %% ../../nbs/masks/04_batching.ipynb #8dfd4a84
 def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # the fastest route
     "Time the routes, each with the memory order that suits it."
-    turned = {n: laid(w, orders[n]) for n, w in weights.items()}
-    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets), "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
-    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(iter(weights.values())).device.type == "cpu":
+    turned = {n: with_memory_order(w, orders[n]) for n, w in weights.items()}
+    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets),
+               "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
+    if any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()) and next(
+            iter(weights.values())).device.type == "cpu":
         batched.channels_last = True
-        last = {n: laid(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
+        last = {n: with_memory_order(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
         seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
         batched.channels_last = seconds["channels last"] < min(seconds["loop"], 0.9 * seconds["vmap"])
     logging.getLogger("modnb").info("masks: %s", ", ".join(f"{r} {1e3 * s:.1f} ms" for r, s in seconds.items()))
     return "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
 
-
-def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list | None: # gradients under vmap, if it is chosen
+# %% ../../nbs/masks/04_batching.ipynb #7a6bc9c8
+def _choose_route(batched: Batched, weights, inputs, targets, nets,
+                  race: bool) -> list | None: # gradients under vmap, if it is chosen
     "Decide the route and say so."
     if len(next(iter(weights.values()))) == 1: return _choose(batched, "loop")
     found, why = _agree(batched, weights, inputs, targets, nets)
     if found is None: return _choose(batched, "loop", why)
     grads = found[1:]
-    route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets, nets) if race else "vmap"
+    route = _race(batched, weights, {n: memory_order(g) for n, g in zip(weights, grads)}, inputs, targets,
+                  nets) if race else "vmap"
     _choose(batched, route)
     return grads
 
@@ -352,19 +201,13 @@ ROUTES = {    # value of `batching` -> route, and whether the loop runs in chann
 }
 
 
-def _check_route(batching: str):
-    "Raises `ValueError` if there is no such route."
-    if batching in ROUTES: return
-    hint, known = nearest(batching, ROUTES) or ".", ", ".join(map(repr, ROUTES))
-    raise ValueError(f"batching: {batching!r} is unknown{hint} Choose from {known}.")
-
-
 def check_shapes(nets: Sequence[nn.Module]):
     "Raises `ValueError` naming `net` if parameters or buffers differ in name, shape or dtype."
     def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
     for i, net in enumerate(nets):
         if shapes(net) != shapes(nets[0]):
-            raise ValueError(f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
+            raise ValueError(
+                f"net: network {i} differs from network 0 in the names, shapes or dtypes of its parameters")
 
 
 def _unlike(nets: Sequence[nn.Module]) -> str:
@@ -378,8 +221,8 @@ def _disallow_own_parameters(net: nn.Module, loss: Tensor):
     "Raises `ValueError` for a loss through which a gradient would reach the network itself."
     leaves = _graph(loss)[1]
     if own_ones := [n for n, p in net.named_parameters() if id(p) in leaves]:
-        raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let the "
-                         "forward pass of net return what the loss needs of its weights")
+        raise ValueError(f"loss: depends on the parameter {own_ones[0]!r} of net itself, which no mask touches; let "
+                         "the forward pass of net return what the loss needs of its weights")
 
 # %% ../../nbs/masks/04_batching.ipynb #216df0f9
 def _first_call(batched: Batched, net: int, weights, inputs, targets):
@@ -388,39 +231,44 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
         weights = {n: w.detach().clone().requires_grad_() for n, w in weights.items()}
         loss = _watched_loss(batched, batched.twins[net], weights, inputs, targets)
         _disallow_own_parameters(batched.nets[net], loss)
-        masked, leaves = {id(w) for w in weights.values()}, _graph(loss)[1]
+        masked = {id(w) for w in weights.values()}
+        leaves = _graph(loss)[1]
         batched.others |= not leaves <= masked
         if not masked <= leaves: _look_through_inputs(batched, net, weights, inputs, targets)
         if not batched.through_inputs: differentiable_loss(loss)
     batched.watched.add(net)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #94b0909f
 def _batchable_twin(batched: Batched) -> Twin:
     "The twin for `vmap`: of the first network, with recurrent layers replaced, too."
     if batched._batchable is None:
         first = batched.twins[0]
         batched._batchable = Twin(first.net, first.classes | {nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
-        batched._batchable.written, batched._batchable.changed = first.written, first.changed
+        batched._batchable.written = first.written
+        batched._batchable.changed = first.changed
     return batched._batchable
 
-
+# %% ../../nbs/masks/04_batching.ipynb #b79e974c
 def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> dict[str, Tensor]: # name -> [R, ...]
     "Frozen parameters and buffers of several networks, stacked; made once for each order of networks."
     if batched._stacked[0] != (masked, nets):
         each = [dict((*batched.nets[i].named_parameters(), *batched.nets[i].named_buffers())) for i in nets]
-        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0] if n not in masked}
+        batched._stacked = (masked, nets), {n: torch.stack([e[n].detach() for e in each]) for n in each[0]
+                                            if n not in masked}
     changed = {f"{path}.{name}".lstrip(".") for path, _, name in batched.twins[0].changed} | batched.twins[0].written
     return {n: t.clone() if n in changed else t for n, t in batched._stacked[1].items()}
 
-
-def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> dict[str, tuple | None]: # name -> memory order
+# %% ../../nbs/masks/04_batching.ipynb #d0533e39
+def _settled(batched: Batched, weights, inputs, targets, nets,
+             race: bool) -> dict[str, tuple | None]: # name -> memory order
     "Decide the route of a first draw, and say which memory order suits it."
     grads = None
     with _same_noise(next(iter(weights.values())).device):
         if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, race)
         elif batched.route == "vmap":
             found, why = _agree(batched, weights, inputs, targets, nets)
-            if found is None and _noisy(batched, weights, inputs, targets, nets): found, why = _trial(batched, weights, inputs, targets, nets)
+            if found is None and _noisy(batched, weights, inputs, targets, nets):
+                found, why = _trial(batched, weights, inputs, targets, nets)
             if found is None: raise ValueError(f"batching: 'vmap' cannot run net: {why}")
             grads = found[1:]
     if batched.route == "vmap": return {n: memory_order(g) for n, g in zip(weights, grads)}
@@ -432,18 +280,20 @@ def pull(
     loss: Tensor, # scalar
     weights: Mapping[str, Tensor], # leaves that it was computed with
 ):
-    "Backward pass to these weights alone; with reentrant checkpointing, which allows no choice, to all that the loss knows."
+    """Backward pass to these weights alone; with reentrant checkpointing, which allows no choice,
+    to all that the loss knows."""
     alone = batched.others and not batched.through_inputs
     loss.backward(inputs=list(weights.values()) if alone else None)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #b02c8446
 def _choose(batched: Batched, route: str, reason: str = ""):
     "Take a route and say so."
-    batched.route, batched.reason = route, reason or batched.reason
+    batched.route = route
+    batched.reason = reason or batched.reason
     level, why = (logging.WARNING, f" ({batched.reason})") if batched.reason else (logging.INFO, "")
     logging.getLogger("modnb").log(level, "masks: weight sets run by %s%s", batched.chosen, why)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #4dcadf82
 def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
     "A chunk in tensors that a forward pass may change, in the memory order of the route."
     inputs = _with_gradient(inputs) if batched.through_inputs else own(inputs)
@@ -451,7 +301,7 @@ def _own_chunk(batched: Batched, inputs, targets) -> tuple: # inputs, targets
         inputs = tree_map(lambda t: t.contiguous(memory_format=torch.channels_last) if t.dim() == 4 else t, inputs)
     return inputs, own(targets)
 
-
+# %% ../../nbs/masks/04_batching.ipynb #d0592f1c
 def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> Tensor: # [R]
     "Losses of R weight sets, one after the other."
     sets = range(len(next(iter(weights.values()))))
@@ -459,36 +309,40 @@ def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> 
     way = "copy" if len(sets) > 1 else "stay"
     return torch.stack([batched.one(*chunk(r), nets[r] if nets else 0, way) for r in sets])
 
-
+# %% ../../nbs/masks/04_batching.ipynb #4544ae73
 def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     "The losses of all sets in one call."
     first = nets[0] if nets else 0
     if first not in batched.watched: _first_call(batched, first, *tree_map(lambda t: t[0], (weights, inputs, targets)))
     twin = _batchable_twin(batched)
     def call(rest, w, x, y): return batched._loss(twin, rest | w, x, y, "call")
-    if len(batched.nets) == 1: return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
-    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs, targets)
+    if len(batched.nets) == 1:
+        return torch.vmap(lambda *given: call({}, *given), randomness="different")(weights, inputs, targets)
+    return torch.vmap(call, randomness="different")(_rest(batched, tuple(weights), tuple(nets)), weights, inputs,
+                                                    targets)
 
 # %% ../../nbs/masks/04_batching.ipynb #c5b25fac
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
-        net: nn.Module | Sequence[nn.Module], # network, or networks whose parameters agree in names and shapes; never changed
+        net: nn.Module | Sequence[nn.Module], # or networks whose parameters agree in names and shapes; never changed
         loss: Callable, # loss(outputs, targets) -> scalar, the mean over its chunk
-        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in this memory order), or "auto": see `settle`
+        batching: str = "auto", # "vmap", "loop", "channels-last" (the loop in that order), or "auto": see `settle`
     ):
-        _check_route(batching)
+        check_choice("batching", batching, ROUTES)
         self.nets = [unwrapped(n) for n in ([net] if isinstance(net, nn.Module) else net)]
         self.loss = loss
         self.route, self.channels_last = ROUTES[batching]
         self.reason = _unlike(self.nets)
-        if self.reason and self.route == "vmap": raise ValueError(f"net: {self.reason}; batching='vmap' would run all as one")
+        if self.reason and self.route == "vmap":
+            raise ValueError(f"net: {self.reason}; batching='vmap' would run all as one")
         self.twins = [Twin(n, {nn.Embedding: _Embedding}) for n in self.nets]
         self.watched: set[int] = set()    # networks that had their first call
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
         self.others = False               # the loss has a gradient for other tensors, such as weights of its own
-        self._batchable, self._stacked = None, (None, {})
+        self._batchable = None
+        self._stacked = None, {}
         if self.reason: _choose(self, "loop")
 
     @property

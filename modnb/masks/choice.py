@@ -35,7 +35,9 @@ def next_beta(
     ratio: float = 1.25, # end when a price that is good enough and one that is not are this close
 ) -> tuple[float | None, float | None]: # price to try next (None: done), best so far (None: none yet)
     "One step of the bisection in the logarithm of the price."
-    good, bad, best = low, high, None
+    good = low
+    bad = high
+    best = None
     while bad / good > ratio:
         middle = math.sqrt(good * bad)
         if middle not in tried: return middle, best
@@ -58,7 +60,8 @@ class Choice:
         "One row per trial, in the order of the search."
         import pandas as pd
         frame = pd.DataFrame(self.rows, columns=["beta", "accuracy", "kept"])
-        return frame.assign(trial=range(1, len(frame) + 1), enough=frame.accuracy >= self.full - self.tolerance)[["trial", "beta", "accuracy", "kept", "enough"]]
+        return frame.assign(trial=range(1, len(frame) + 1),
+            enough=frame.accuracy >= self.full - self.tolerance)[["trial", "beta", "accuracy", "kept", "enough"]]
 
     def __repr__(self):
         accuracy, kept = next((a, k) for b, a, k in self.rows if b == self.beta)
@@ -85,11 +88,13 @@ def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or nam
     def measured(view):
         found = accuracy(view)
         try: return {"accuracy": float(found)}
-        except (TypeError, ValueError, RuntimeError): raise TypeError(f"accuracy: must return a number, not a {type(found).__name__}") from None
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"accuracy: must return a number, not a {type(found).__name__}") from None
     return ablate(net, masks, measured, inverse=False).set_index("mask").value.to_dict()
 
 
-def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple[float, float, float]:
+def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None,
+               options: dict) -> tuple[float, float, float]:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
     scores = _accuracies(net, {"control": mask}, accuracy)
@@ -135,5 +140,7 @@ def choose_beta(
             save(checkpoint, {"run": run, "trials": trials})
             os.remove(partial)
         if on_trial: on_trial(dict(beta=asked, accuracy=trials[-1][2], kept=trials[-1][3]))
-    if best is None: raise NoPrice(f"low: even at {low:g} the control mask has an accuracy of {trials[-1][2]:.4f}, the network {trials[-1][1]:.4f}; start lower, allow a larger tolerance or train longer")
+    if best is None:
+        raise NoPrice(f"low: even at {low:g} the control mask has an accuracy of {trials[-1][2]:.4f}, the network "
+                      f"{trials[-1][1]:.4f}; start lower, allow a larger tolerance or train longer")
     return Choice(best, trials[0][1], tolerance, [(b, a, k) for b, _, a, k in trials])

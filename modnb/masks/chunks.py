@@ -21,17 +21,22 @@ def chunked(
     samples: int, # K
     name: str = "", # function whose data it is, for the error
 ) -> tuple: # same structure, each tensor [K, rows / K, ...]
-    "Cut a batch into K consecutive chunks. Raises `ValueError` naming `samples` if K does not divide the rows, or `data` if it is no batch."
-    if not (isinstance(batch, (tuple, list)) and len(batch) == 2): raise ValueError(f"data[{name!r}]: a batch must be a pair (inputs, targets), not {type(batch).__name__}")
+    """Cut a batch into K consecutive chunks.
+    Raises `ValueError` naming `samples` if K does not divide the rows, or `data` if it is no batch."""
+    if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise ValueError(f"data[{name!r}]: a batch must be a pair (inputs, targets), not {type(batch).__name__}")
     leaves = tree_flatten(tuple(batch))[0]
     for t in leaves:
         if isinstance(t, Tensor) and t.dim(): continue
         what = f"a {type(t).__name__}" if not isinstance(t, Tensor) else "a tensor without rows"
-        raise ValueError(f"data[{name!r}]: inputs and targets must be tensors with one row per example, or tuples or dicts of them; {what} given")
+        raise ValueError(f"data[{name!r}]: inputs and targets must be tensors with one row per example, or tuples or "
+                         f"dicts of them; {what} given")
     rows = {len(t) for t in leaves}
-    if len(rows) != 1: raise ValueError(f"data[{name!r}]: tensors of one batch differ in their number of rows: {sorted(rows)}")
+    if len(rows) != 1:
+        raise ValueError(f"data[{name!r}]: tensors of one batch differ in their number of rows: {sorted(rows)}")
     if rows == {0}: raise ValueError(f"data[{name!r}]: a batch has no rows")
-    if (n := rows.pop()) % samples: raise ValueError(f"samples: {samples} masks cannot share the {n} rows of a batch of data[{name!r}] evenly")
+    if (n := rows.pop()) % samples:
+        raise ValueError(f"samples: {samples} masks cannot share the {n} rows of a batch of data[{name!r}] evenly")
     return tree_map(lambda t: t.reshape(samples, n // samples, *t.shape[1:]), tuple(batch))
 
 # %% ../../nbs/masks/08_chunks.ipynb #55056e8c
@@ -45,14 +50,16 @@ class ByLength:
     def __post_init__(self):
         if self.groups < 1: raise ValueError(f"groups: {self.groups} is below 1")
 
-    def deal(self, batch, samples: int, name: str = "") -> list[tuple]: # groups of (inputs, targets), tensors [samples, rows of the group, ...]
+    def deal(self, batch, samples: int,
+             name: str = "") -> list[tuple]: # groups of (inputs, targets), tensors [samples, rows of the group, ...]
         "The chunks of each mask, group by group."
         inputs, targets = chunked(batch, 1, name)
         first = tree_map(lambda t: t[0], (inputs, targets))
         order = torch.argsort(self.length(*first), stable=True)
         if len(order) % samples: chunked(batch, samples, name)    # raises
         dealt = tree_map(lambda t: t[order.view(-1, samples).T], first)
-        cuts = torch.linspace(0, len(order) // samples, min(self.groups, len(order) // samples) + 1).round().int().tolist()
+        cuts = torch.linspace(0, len(order) // samples,
+                              min(self.groups, len(order) // samples) + 1).round().int().tolist()
         return [tree_map(lambda t: t[:, a:b], dealt) for a, b in zip(cuts, cuts[1:])]
 
 # %% ../../nbs/masks/08_chunks.ipynb #b3f11520
@@ -80,13 +87,16 @@ def parts_of(
     by_length: ByLength | None = None, # None: in order
 ) -> list[Part]:
     "The calls of a step: one for all owners (and per group of lengths) if shapes agree, else one per owner."
-    dealt = [[chunked(b, samples, n)] if by_length is None else by_length.deal(b, samples, n) for b, n in zip(batches, names)]
+    dealt = [[chunked(b, samples, n)] if by_length is None else by_length.deal(b, samples, n)
+             for b, n in zip(batches, names)]
     rows = [sum(len(tree_flatten(g)[0][0][0]) for g in groups) for groups in dealt]
     def part(first, owners, g):
         joined = _joined([dealt[i][g] for i in owners])
         if joined is None: return None
         share = len(tree_flatten(joined)[0][0][0]) / rows[owners[0]]
-        return Part(first * samples, len(owners) * samples, share, *(joined if by_length is None else by_length.trim(*joined)))
-    everyone = [part(0, range(len(dealt)), g) for g in range(len(dealt[0]))] if len({len(d) for d in dealt}) == 1 else [None]
+        return Part(first * samples, len(owners) * samples, share,
+                    *(joined if by_length is None else by_length.trim(*joined)))
+    everyone = [part(0, range(len(dealt)), g) for g in range(len(dealt[0]))] if len({len(d) for d in dealt}) == 1 else [
+        None]
     if all(everyone): return everyone
     return [part(i, [i], g) for i, groups in enumerate(dealt) for g in range(len(groups))]

@@ -13,23 +13,15 @@ import torch
 from torch import Tensor
 
 from .sampling import Place, at_least_single, draw, mix, pull, sample, sample_reference, to_uniform
-from ..checks import nearest
+from ..registry import Registry
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'register', 'get_estimator', 'through', 'Estimator', 'Gumbel', 'HardConcrete',
            'ContinuousSparsification', 'EdgePopup', 'Magnitude', 'Random']
 
 # %% ../../nbs/masks/06_estimators.ipynb #8afda48b
-ESTIMATORS: dict[str, type] = {}
-
-
-def register(name: str):
-    "Class decorator: make an estimator known by a name, `learn_masks(..., estimator=name)`."
-    def add(cls):
-        cls.name = name
-        ESTIMATORS[name] = cls
-        return cls
-    return add
+ESTIMATORS = Registry("estimator")
+register = ESTIMATORS.register    # makes a class known by a name, `learn_masks(..., estimator=name)`
 
 
 def get_estimator(
@@ -37,7 +29,6 @@ def get_estimator(
 ) -> Estimator:
     "The estimator of that name with its default options. Raises `ValueError` naming `estimator` if it is unknown."
     if isinstance(estimator, Estimator): return estimator
-    if estimator not in ESTIMATORS: raise ValueError(f"estimator: {estimator!r} is unknown{nearest(str(estimator), ESTIMATORS) or ';'} Known: {', '.join(ESTIMATORS)}")
     return ESTIMATORS[estimator]()
 
 
@@ -73,22 +64,26 @@ class Estimator:
 @dataclass
 class Gumbel(Estimator):
     "Hard binary samples with a straight-through gradient (Csordás et al. 2021); the price is the sum of the logits."
-    noise: str = "logistic" # "logistic": one uniform number per weight; "reference": two Gumbel variables, the slow yardstick
+    # "logistic": one uniform number per weight; "reference": two Gumbel variables, the slow yardstick
+    noise: str = "logistic"
     stochastic = True
 
     def __post_init__(self):
-        if self.noise not in ("logistic", "reference"): raise ValueError(f"noise: {self.noise!r} is unknown; choose 'logistic' or 'reference'")
+        if self.noise not in ("logistic", "reference"):
+            raise ValueError(f"noise: {self.noise!r} is unknown; choose 'logistic' or 'reference'")
 
     @property
     def slope(self): return 1.0 if self.noise == "logistic" else None
 
     def apply(self, weight, logits, keys, place, progress, backend):
-        return sample(weight, logits, keys, place, backend) if self.noise == "logistic" else sample_reference(weight, logits, keys, place)
+        return sample(weight, logits, keys, place, backend) if self.noise == "logistic" else sample_reference(weight,
+            logits, keys, place)
 
     def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None):
         if self.noise == "reference": return super().draw(weight, logits, keys, place, progress, backend)
         keep = torch.sigmoid(logits.detach()) if keep is None else keep
-        def back(grad, out, add=False, charge=None): return pull(grad, weight, keep, keys, place, backend, charge, out, add)
+        def back(grad, out, add=False, charge=None):
+            return pull(grad, weight, keep, keys, place, backend, charge, out, add)
         return draw(weight, keep, keys, place, backend, memory), back
 
     def price(self, logits, progress): return logits
@@ -120,7 +115,8 @@ class ContinuousSparsification(Estimator):
     final: float = 200.0 # temperature at the end; it starts at 1 and grows exponentially
 
     def soft(self, logits: Tensor, progress: float) -> Tensor: return torch.sigmoid(self.final**progress * logits)
-    def apply(self, weight, logits, keys, place, progress, backend): return (weight * self.soft(logits, progress))[:, :, None]
+    def apply(self, weight, logits, keys, place, progress, backend):
+        return (weight * self.soft(logits, progress))[:, :, None]
     def price(self, logits, progress): return self.soft(logits, progress)
     def keep_prob(self, logits): return self.soft(logits, 1.0)
 

@@ -41,7 +41,10 @@ class Replayed:
         prepare: Callable = on_side_stream, # runs the calls before the recording
         warmup: int = 3, # calls of one shape before it is recorded
     ):
-        self.run, self.record, self.prepare, self.warmup = run, record, prepare, warmup
+        self.run = run
+        self.record = record
+        self.prepare = prepare
+        self.warmup = warmup
         self.shapes, self.seen, self.static, self.replay, self.recorded = None, 0, None, None, 0
 
     def __call__(self, *args):
@@ -49,7 +52,8 @@ class Replayed:
         shapes = spec, [(t.shape, t.dtype) if isinstance(t, torch.Tensor) else t for t in leaves]
         if shapes != self.shapes:    # a recording is kept: short batches may come and go
             if self.replay is not None: return self.run(*args)
-            self.shapes, self.seen = shapes, 0
+            self.shapes = shapes
+            self.seen = 0
         if self.replay is None:
             self.seen += 1
             if self.seen <= self.warmup: return self.prepare(lambda: self.run(*args))

@@ -30,7 +30,8 @@ def unwrapped(
     "The network to run with other weights. Raises `TypeError` or `ValueError` if there is none."
     net = getattr(net, "_orig_mod", net)
     if not isinstance(net, nn.Module): raise TypeError(f"net: must be a torch.nn.Module, not a {type(net).__name__}")
-    if isinstance(net, WRAPPERS): raise ValueError(f"net: is a {type(net).__name__}; pass the network in it, net.module")
+    if isinstance(net, WRAPPERS):
+        raise ValueError(f"net: is a {type(net).__name__}; pass the network in it, net.module")
     for name, p in net.named_parameters():
         if nn.parameter.is_lazy(p):
             raise ValueError(f"net: its parameter {name!r} has no shape yet; call the network on a batch once")
@@ -63,14 +64,17 @@ def select(
     net: nn.Module, # network
     where: Where = weights_only, # predicate (name, param) or (name, param, module), or several that must all hold
 ) -> dict[str, nn.Parameter]: # name -> parameter, in the network's order; a tied parameter appears once
-    "The floating-point parameters that `where` selects. Raises `ValueError` if the network has none or none is selected."
+    """The floating-point parameters that `where` selects.
+    Raises `ValueError` if the network has none or none is selected."""
     net = unwrapped(net)
     owners = {id(p): m for m in net.modules() for p in m._parameters.values() if p is not None}
     everything = {n: p for n, p in net.named_parameters() if p.is_floating_point()}
-    if not everything: raise ValueError(f"net: {type(net).__name__} has no floating-point parameters, so there is nothing to mask")
+    if not everything:
+        raise ValueError(f"net: {type(net).__name__} has no floating-point parameters, so there is nothing to mask")
     predicates = [where] if callable(where) else list(where) if isinstance(where, (list, tuple)) else [where]
     if not all(map(callable, predicates)):
-        raise ValueError(f"where: {where!r} given; it must be a function of (name, parameter), or a list of such functions")
+        raise ValueError(f"where: {where!r} given; it must be a function of (name, parameter), or a list of such "
+                         "functions")
     def holds(predicate, name, param):
         wide = len(inspect.signature(predicate).parameters) > 2
         return predicate(name, param, owners[id(param)]) if wide else predicate(name, param)
@@ -87,7 +91,8 @@ def model_hash(
     for name, value in unwrapped(net).state_dict().items():
         for t in tree_leaves(value):    # quantized layers keep more than tensors
             if not isinstance(t, Tensor):
-                digest.update(f"{name}{t if isinstance(t, (int, float, str, torch.dtype)) else type(t).__name__}".encode())
+                digest.update(
+                    f"{name}{t if isinstance(t, (int, float, str, torch.dtype)) else type(t).__name__}".encode())
                 continue
             digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
             if t.is_meta: continue

@@ -57,7 +57,8 @@ def make_keys(
     device=None, # where the keys live
 ) -> Tensor: # int32 [samples, 2]
     "Keys of `samples` independent draws, a pure function of the names."
-    out, names = [], plain_name(names)
+    out = []
+    names = plain_name(names)
     for k in range(samples):
         digest = hashlib.sha256(repr((*names, k)).encode()).digest()
         out.append([int.from_bytes(digest[i:i + 4], "little", signed=True) for i in (0, 4)])
@@ -78,7 +79,11 @@ class Place:
         for size, stride in axes[1:]:
             if len(merged) > 1 and merged[-1][1] == size * stride: merged[-1] = [merged[-1][0] * size, stride]
             else: merged.append([size, stride])
-        self.order, self.offset, self.sizes, self.strides, self._axes = order, offset, tuple(s for s, _ in merged), tuple(s for _, s in merged), {}
+        self.order = order
+        self.offset = offset
+        self.sizes = tuple(s for s, _ in merged)
+        self.strides = tuple(s for _, s in merged)
+        self._axes = {}
 
     def axes(self, device) -> tuple[Tensor, ...]: # int32, one vector per axis in memory
         "Vectors whose outer sum gives the positions."
@@ -109,9 +114,12 @@ def _forward(weight: Tensor, keep: Tensor, keys: Tensor, axes: tuple, out: Tenso
     out.copy_(torch.where(u < keep[:, :, None], weight[:, None], 0.0))
 
 
-def _backward(grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, axes: tuple, charge: Tensor, out: Tensor, add: bool):
+def _backward(grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, axes: tuple, charge: Tensor, out: Tensor,
+              add: bool):
     "out [F, S, *dims] = (or, with add, +=) logit gradient from grad [F, S, K, *dims]; plus charge [F, S] if it is set."
-    dims, index, total = len(axes), _sum(axes), torch.zeros_like(keep)
+    dims = len(axes)
+    index = _sum(axes)
+    total = torch.zeros_like(keep)
     for k in range(keys.shape[2]):
         u = to_uniform(mix(index, _at(keys[:, :, k, 0], dims), _at(keys[:, :, k, 1], dims)), keep.dtype)
         slope = keep + u * (1 - 2 * keep)
@@ -122,7 +130,9 @@ def _backward(grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, axes: tu
 # %% ../../nbs/masks/02_sampling.ipynb #f3ba87d2
 def _weights_backward(grad: Tensor, keep: Tensor, keys: Tensor, axes: tuple, out: Tensor):
     "out [F, S, *dims] += gradient of the weights from grad [F, S, K, *dims]."
-    dims, index, total = len(axes), _sum(axes), torch.zeros_like(out)
+    dims = len(axes)
+    index = _sum(axes)
+    total = torch.zeros_like(out)
     for k in range(keys.shape[2]):
         u = to_uniform(mix(index, _at(keys[:, :, k, 0], dims), _at(keys[:, :, k, 1], dims)), keep.dtype)
         total = total + torch.where(u < keep, grad[:, :, k], 0.0)
@@ -133,8 +143,10 @@ _PIECE = {"cpu": 1 << 17}    # scalars per temporary of the eager kernels, so th
 
 
 def _pieces(keys: Tensor, axes: tuple):
-    "Pieces along the first axis that fit the cache for all keys at once (on an accelerator, few large ones): a slice, and the positions in it."
-    rows = max(1, _PIECE.get(keys.device.type, 1 << 26) // (max(1, math.prod(map(len, axes[1:]))) * keys[..., 0].numel()))
+    """Pieces along the first axis that fit the cache for all keys at once (on an accelerator, few large ones):
+    a slice, and the positions in it."""
+    rows = max(1, _PIECE.get(keys.device.type, 1 << 26) // (max(1, math.prod(map(len, axes[1:])))
+                                                            * keys[..., 0].numel()))
     for i in range(0, len(axes[0]), rows):
         yield slice(i, i + rows), _sum((axes[0][i:i + rows], *axes[1:]))
 
@@ -161,8 +173,10 @@ def _below(index, keep, key_a, key_b, kind) -> Tensor: # [F, S, K, *index.shape]
 
 def _eager_forward(weight, keep, keys, axes, out):
     if weight.device.type == "meta": return _forward(weight, keep, keys, axes, out)
-    kind, (key_a, key_b) = _BITS[out.dtype.itemsize], _at(keys, len(axes)).unbind(3)
-    bits, result = weight.view(kind), out.view(kind)
+    kind = _BITS[out.dtype.itemsize]
+    key_a, key_b = _at(keys, len(axes)).unbind(3)
+    bits = weight.view(kind)
+    result = out.view(kind)
     for rows, index in _pieces(keys, axes):
         below = _below(index, keep[:, :, rows], key_a, key_b, kind)
         torch.bitwise_and(bits[:, None, rows], below, out=result[:, :, :, rows])
@@ -170,7 +184,8 @@ def _eager_forward(weight, keep, keys, axes, out):
 
 def _eager_backward(grad, weight, keep, keys, axes, charge, out, add):
     if weight.device.type == "meta": return _backward(grad, weight, keep, keys, axes, charge, out, add)
-    half, (key_a, key_b) = 2.0**-24, _at(keys, len(axes)).unbind(3)
+    half = 2.0**-24
+    key_a, key_b = _at(keys, len(axes)).unbind(3)
     for rows, index in _pieces(keys, axes):
         p = keep[:, :, rows]
         u = _hash(index, key_a, key_b).to(p.dtype).add_(0.5)    # 2**23 times the uniform number
@@ -183,7 +198,8 @@ def _eager_backward(grad, weight, keep, keys, axes, charge, out, add):
 # %% ../../nbs/masks/02_sampling.ipynb #1b66b868
 def _eager_weights_backward(grad, keep, keys, axes, out):
     if grad.device.type == "meta": return _weights_backward(grad, keep, keys, axes, out)
-    kind, (key_a, key_b) = _BITS[grad.dtype.itemsize], _at(keys, len(axes)).unbind(3)
+    kind = _BITS[grad.dtype.itemsize]
+    key_a, key_b = _at(keys, len(axes)).unbind(3)
     bits = grad.view(kind)
     for rows, index in _pieces(keys, axes):
         below = _below(index, keep[:, :, rows], key_a, key_b, kind).bitwise_and_(bits[:, :, :, rows])
@@ -195,7 +211,8 @@ _EAGER = (_eager_forward, _eager_backward, _eager_weights_backward)
 
 @functools.cache
 def _compiled(axes: int) -> tuple:
-    "The kernels for tensors of so many axes, fused by `torch.compile`; the first call that cannot be compiled falls back to eager, with one log line."
+    """The kernels for tensors of so many axes, fused by `torch.compile`;
+    the first call that cannot be compiled falls back to eager, with one log line."""
     failed = []
 
     def fresh(f):    # of its own, since compiled variants are counted by code
@@ -207,10 +224,12 @@ def _compiled(axes: int) -> tuple:
                 try: return fused(*args)
                 except Exception as error:    # no C++ compiler, no Triton: the eager kernels do the same
                     failed.append(error)
-                    logging.getLogger(__name__).warning("mask kernels run eagerly, torch.compile failed: %s", str(error).split("\n")[0])
+                    logging.getLogger(__name__).warning("mask kernels run eagerly, torch.compile failed: %s",
+                                                        str(error).split("\n")[0])
             return eager(*args)
         return call
-    return tuple(guarded(torch.compile(fresh(f), dynamic=True), e) for f, e in zip((_forward, _backward, _weights_backward), _EAGER))
+    return tuple(guarded(torch.compile(fresh(f), dynamic=True), e)
+                 for f, e in zip((_forward, _backward, _weights_backward), _EAGER))
 
 
 def kernels(
@@ -218,12 +237,14 @@ def kernels(
     axes: int = 1, # axes in memory of the tensors that they are for
 ) -> tuple: # (forward, backward, backward to the weights)
     "The kernels of a backend. Raises `ValueError` naming `backend` if it is unknown."
-    if backend not in ("eager", "compiled"): raise ValueError(f"backend: {backend!r} is unknown; choose 'eager' or 'compiled'")
+    if backend not in ("eager", "compiled"):
+        raise ValueError(f"backend: {backend!r} is unknown; choose 'eager' or 'compiled'")
     return _EAGER if backend == "eager" else _compiled(axes)
 
 # %% ../../nbs/masks/02_sampling.ipynb #33592333
 def _shaped(t: Tensor, place: Place) -> Tensor:
-    "[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise look at what the tensor is a view of, and be compiled again for each kind."
+    """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise look at what the tensor is a view of,
+    and be compiled again for each kind."""
     return t.view(*t.shape[:-1], *place.sizes).detach()
 
 
@@ -238,7 +259,8 @@ def draw(
     "Masked copies: K for each function and network."
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = weight.new_empty(*keys.shape[:3], weight.shape[1])
-    forward, axes = kernels(backend, len(place.sizes))[0], place.axes(weight.device)
+    forward = kernels(backend, len(place.sizes))[0]
+    axes = place.axes(weight.device)
     forward(_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), axes, _shaped(out, place))
     return out
 
@@ -254,7 +276,8 @@ def pull(
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = torch.empty_like(keep)
     if charge is None: charge = keep.new_zeros(keep.shape[:2])
-    kernels(backend, len(place.sizes))[1](_shaped(grad, place), _shaped(weight, place), _shaped(keep, place), keys.detach(), place.axes(weight.device), charge.detach(), _shaped(out, place), add)
+    kernels(backend, len(place.sizes))[1](_shaped(grad, place), _shaped(weight, place), _shaped(keep, place),
+        keys.detach(), place.axes(weight.device), charge.detach(), _shaped(out, place), add)
     return out
 
 # %% ../../nbs/masks/02_sampling.ipynb #aaa809cf
@@ -264,7 +287,8 @@ def pull_weights(
     out: Tensor, # [F, S, N] memory to add to
 ) -> Tensor: # [F, S, N]
     "Add the gradient of the weights themselves: of each sample's gradient, what its mask lets through."
-    kernels(backend, len(place.sizes))[2](_shaped(grad, place), _shaped(keep, place), keys.detach(), place.axes(grad.device), _shaped(out, place))
+    kernels(backend, len(place.sizes))[2](_shaped(grad, place), _shaped(keep, place), keys.detach(),
+                                          place.axes(grad.device), _shaped(out, place))
     return out
 
 # %% ../../nbs/masks/02_sampling.ipynb #e0e0360f
@@ -279,7 +303,8 @@ class _Sample(torch.autograd.Function):
     def forward(ctx, logits, weight, keys, place, backend):
         keep = torch.sigmoid(at_least_single(logits))
         ctx.save_for_backward(weight, keep, keys)
-        ctx.how, ctx.dtype = (place, backend), logits.dtype
+        ctx.how = place, backend
+        ctx.dtype = logits.dtype
         return draw(weight, keep, keys, place, backend)
 
     @staticmethod
@@ -295,7 +320,8 @@ def sample(
     place: Place | None = None, # positions of the scalars: tensors with different offsets get independent noise
     backend: str = "eager", # "eager" or "compiled"
 ) -> Tensor: # [F, S, K, N] weight * mask, differentiable in `logits`
-    "K hard masked copies of a weight for each function and network, with the straight-through gradient of Csordás et al. (2021), section 3."
+    """K hard masked copies of a weight for each function and network,
+    with the straight-through gradient of Csordás et al. (2021), section 3."""
     return _Sample.apply(logits, weight, keys, place, backend)
 
 # %% ../../nbs/masks/02_sampling.ipynb #8a3ef533
@@ -304,7 +330,8 @@ def sample_reference(
 ) -> Tensor: # [F, S, K, N] weight * mask, differentiable in `logits`
     "What `sample` does, by the reference's arithmetic: slow, and independent of it."
     place = Place(weight.shape[1:]) if place is None else place
-    index, logits = place.index(weight.device), at_least_single(logits)
+    index = place.index(weight.device)
+    logits = at_least_single(logits)
     first, second = (to_uniform(mix(index, keys[..., 0, None] ^ salt, keys[..., 1, None] ^ ~salt), logits.dtype)
                      for salt in (0x3C6EF372, 0x1F83D9AB))
     noise = -((first + 1e-10).log() / (second + 1e-10).log() + 1e-10).log()

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .estimators import Estimator, through
 from .network import Where, select
 from .sampling import Place
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['GROUPS', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
@@ -24,7 +24,8 @@ GROUPS = ("weight", "row", "column", "tensor")
 
 
 def group_index(
-    granularity: str | Callable[[str, Tensor], Tensor], # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
+    granularity: str | Callable[[str, Tensor],
+    Tensor], # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
     name: str, # name of the parameter
     param: Tensor, # the parameter; rows are its first axis, columns its second (or only) one; without axes, one unit
 ) -> Tensor | None: # int64, flattened: unit of each weight; None if every weight is its own
@@ -33,15 +34,15 @@ def group_index(
     if callable(granularity):
         index = torch.as_tensor(granularity(name, param), device=param.device)
         if index.shape != param.shape or index.is_floating_point() or (index < 0).any():
-            raise ValueError(f"granularity: for {name!r} it must give integers from 0 in the shape {tuple(param.shape)}")
+            raise ValueError(
+                f"granularity: for {name!r} it must give integers from 0 in the shape {tuple(param.shape)}")
         return torch.unique(index.reshape(-1), return_inverse=True)[1]
-    if granularity not in GROUPS:
-        hint = nearest(str(granularity), GROUPS)
-        raise ValueError(f"granularity: {granularity!r} is unknown{hint or '.'} Known: {', '.join(GROUPS)} or a callable")
+    check_choice("granularity", granularity, GROUPS)
     if granularity == "tensor" or not param.dim():
         return torch.zeros(param.numel(), dtype=torch.long, device=param.device)
     axis = 0 if granularity == "row" else min(1, param.dim() - 1)
-    along = torch.arange(param.shape[axis], device=param.device).view([-1 if a == axis else 1 for a in range(param.dim())])
+    along = torch.arange(param.shape[axis], device=param.device).view(
+        [-1 if a == axis else 1 for a in range(param.dim())])
     return along.expand(param.shape).reshape(-1)
 
 # %% ../../nbs/masks/07_units.ipynb #cfa22a65
@@ -57,12 +58,14 @@ class Units:
     place: Place = field(init=False, repr=False)
     memory: Tensor | None = field(default=None, init=False, repr=False) # of the masked copies, used again at each step
     gradient: Tensor | None = field(default=None, init=False, repr=False) # of the logits, likewise
-    free: Tensor | None = field(default=None, init=False, repr=False) # 1 where the weight itself is trained, 0 where it is held
+    # 1 where the weight itself is trained, 0 where it is held
+    free: Tensor | None = field(default=None, init=False, repr=False)
     dtype: torch.dtype = field(init=False) # of the network's parameter, and of its masked copies
 
     def __post_init__(self):
         self.dtype = self.value.dtype
-        self.place = Place(self.shape, offset=self.offset) if self.index is None else Place((self.size,), offset=self.offset)
+        self.place = Place(self.shape, offset=self.offset) if self.index is None else Place((self.size,),
+            offset=self.offset)
 
     def arrange(self, order: tuple[int, ...] | None):
         "Lay the values in another memory order: axes of the parameter, slowest first. Groups stay as they are."
@@ -73,12 +76,14 @@ class Units:
 
     def pack(self, t: Tensor) -> Tensor: # [..., N] in the parameter's order -> [..., N] in memory order
         if self.index is not None: return t
-        lead, order = t.dim() - 1, self.place.order
+        lead = t.dim() - 1
+        order = self.place.order
         return t.view(*t.shape[:-1], *self.shape).permute(*range(lead), *(lead + i for i in order)).reshape(t.shape)
 
     def shaped(self, t: Tensor) -> Tensor: # [..., N] in memory order -> [..., *shape], without a copy
         if self.index is not None or not self.shape: return t.view(t.shape[:-1] + self.shape)
-        lead, order = t.dim() - 1, self.place.order
+        lead = t.dim() - 1
+        order = self.place.order
         t = t.view(*t.shape[:-1], *(self.shape[i] for i in order))
         return t.permute(*range(lead), *(lead + order.index(i) for i in range(len(order))))
 
@@ -120,7 +125,8 @@ def gates(
     return drawn if unit.index is None else drawn[..., unit.index]
 
 
-def _drawn(unit: Units, estimator: Estimator, logits: Tensor, keys: Tensor, value: Tensor, progress: float, backend: str, keep: Tensor | None):
+def _drawn(unit: Units, estimator: Estimator, logits: Tensor, keys: Tensor, value: Tensor, progress: float,
+           backend: str, keep: Tensor | None):
     "Masked weights [F, S, K, N] and the way back."
     samples = keys.shape[2]
     value = value.to(unit.dtype)
@@ -149,12 +155,14 @@ def draw_copies(
     single: bool = False, # one function, network and sample: the leaf has the parameter's shape
 ) -> Tensor: # [F * S * K, *shape], a leaf
     "Masked copies of a parameter whose gradient is pulled to the logits when it arrives."
-    masked, back = _drawn(unit, estimator, logits, keys, unit.value if value is None else value, progress, backend, keep)
+    masked, back = _drawn(unit, estimator, logits, keys, unit.value if value is None else value, progress, backend,
+                          keep)
     lead = 0 if single else 1
     leaf = unit.shaped(masked.view(*[-1] * lead, masked.shape[-1])).detach().requires_grad_()
     axes = (*range(lead), *(lead + i for i in (unit.place.order if unit.index is None else range(len(unit.shape)))))
     def arrived(leaf):
-        grad, leaf.grad = dense(leaf.grad), None
+        grad = dense(leaf.grad)
+        leaf.grad = None
         grad = grad.permute(axes).reshape(masked.shape)
         with torch.no_grad():
             if tap: tap(grad)
@@ -165,7 +173,9 @@ def draw_copies(
 # %% ../../nbs/masks/07_units.ipynb #a3d07c50
 def make_units(nets: Sequence[nn.Module], where: Where, granularity) -> list[Units]:
     "The masked parameters of networks of one architecture, in their order. Raises `ValueError` if none has weights."
-    units, offset, chosen = [], 0, [select(net, where) for net in nets]
+    units = []
+    offset = 0
+    chosen = [select(net, where) for net in nets]
     for name, p in chosen[0].items():
         if not p.numel(): continue    # nothing to mask
         index = group_index(granularity, name, p)
@@ -196,7 +206,8 @@ class Frozen:
         sets = value[None, :, None].expand(functions, len(value), samples, -1)
         leaf = sets.reshape(self.shape if single else (-1, *self.shape)).detach().requires_grad_()
         def take(leaf):
-            grad, leaf.grad = dense(leaf.grad), None
+            grad = dense(leaf.grad)
+            leaf.grad = None
             arrived(grad.detach().reshape(sets.shape))
         leaf.register_post_accumulate_grad_hook(take)
         return leaf
@@ -204,6 +215,7 @@ class Frozen:
 
 def frozen_parameters(nets: Sequence[nn.Module], units: list[Units]) -> list[Frozen]:
     "The floating-point parameters of networks of one architecture that are not masked."
-    masked, each = {u.name for u in units}, [dict(net.named_parameters()) for net in nets]
+    masked = {u.name for u in units}
+    each = [dict(net.named_parameters()) for net in nets]
     rest = [n for n, p in each[0].items() if n not in masked and p.is_floating_point() and p.numel()]
     return [Frozen(n, torch.stack([e[n].detach().reshape(-1) for e in each]), each[0][n].shape) for n in rest]

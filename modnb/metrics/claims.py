@@ -51,7 +51,8 @@ def percent(
     "Means in percent, with their interval where there are several seeds; a dash where there is none."
     cut = lambda x: 100 * min(max(x, limits[0]), limits[1])
     interval = lambda n, low, high: f" [{cut(low):.{digits}f}, {cut(high):.{digits}f}]" if n > 1 else ""
-    return [f"{100 * m:.{digits}f}{interval(n, low, high)}" if n else "–" for n, m, low, high in zip(table.n, table["mean"], table.low, table.high)]
+    return [f"{100 * m:.{digits}f}{interval(n, low, high)}" if n else "–"
+            for n, m, low, high in zip(table.n, table["mean"], table.low, table.high)]
 
 
 def percent_table(
@@ -84,7 +85,8 @@ def judge(
     "The worst seed against a bound. Raises `ValueError` naming `bound`."
     sign, _, limit = bound.partition(" ")
     try: rule, limit = SIGNS[sign], float(limit)
-    except (KeyError, ValueError): raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number") from None
+    except (KeyError, ValueError):
+        raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number") from None
     x = np.asarray(values, float)
     if not x.size or np.isnan(x).any(): return float("nan"), False
     worst = float(x.min() if sign.startswith(">") else x.max())
@@ -101,7 +103,8 @@ def claims_table(
         worst, holds = judge(values, bound)
         mean, low, high = interval(np.asarray(values, float)) if len(values) else (float("nan"),) * 3
         found.append((claim, paper, measure, bound, worst, mean, holds, low, high, len(values)))
-    return pd.DataFrame(found, columns=["claim", "the paper", "our measure", "bound", "worst seed", "mean", "holds", "low", "high", "seeds"]).astype({"holds": bool})
+    return pd.DataFrame(found, columns=["claim", "the paper", "our measure", "bound", "worst seed", "mean", "holds",
+                                        "low", "high", "seeds"]).astype({"holds": bool})
 
 
 def outcome(
@@ -109,7 +112,10 @@ def outcome(
     seeds: int, # how many
 ) -> str:
     "One sentence: which claims hold."
-    failed, on = list(table.claim[~table.holds]), "the one seed" if seeds == 1 else f"every one of {seeds} seeds"
+    failed = list(table.claim[~table.holds])
+    on = "the one seed" if seeds == 1 else f"every one of {seeds} seeds"
     if not len(table): return "This run tests no claim."
-    if not failed: return f"All {len(table)} claims hold on {on}." if len(table) > 1 else f"The claim holds on {on}: {table.claim[0]}."
+    if not failed:
+        return f"All {len(table)} claims hold on {on}." if len(
+            table) > 1 else f"The claim holds on {on}: {table.claim[0]}."
     return f"{len(failed)} of {len(table)} claims {'do' if len(failed) > 1 else 'does'} not hold on {on}: {'; '.join(failed)}."

@@ -25,8 +25,10 @@ def accuracy(
     predicted, # [n, ...] labels
     target, # the same shape
 ) -> float: # share of the n examples with every part right; NaN if there are none
-    "Exact-match accuracy. Raises `ValueError` naming `predicted` if the shapes differ, or `target` if it has no axis of examples."
-    p, t = _array(predicted), _array(target)
+    """Exact-match accuracy.
+    Raises `ValueError` naming `predicted` if the shapes differ, or `target` if it has no axis of examples."""
+    p = _array(predicted)
+    t = _array(target)
     if p.shape != t.shape: raise ValueError(f"predicted: has shape {p.shape}, target has {t.shape}")
     if not t.ndim: raise ValueError("target: a single label; an axis of examples is needed")
     return float((p == t).all(tuple(range(1, t.ndim))).mean()) if len(t) else math.nan
@@ -35,8 +37,10 @@ def accuracy(
 def _labels(name: str, values, n: int) -> np.ndarray:
     "Flat integer labels in range; `TypeError` or `ValueError` naming the argument else."
     x = _array(values).reshape(-1)
-    if x.size and x.dtype.kind not in "iub": raise TypeError(f"{name}: labels must be whole numbers, these are {x.dtype}")
-    if x.size and (x.min() < 0 or x.max() >= n): raise ValueError(f"{name}: labels from {x.min()} to {x.max()} do not fit {n} classes (0 to {n - 1})")
+    if x.size and x.dtype.kind not in "iub":
+        raise TypeError(f"{name}: labels must be whole numbers, these are {x.dtype}")
+    if x.size and (x.min() < 0 or x.max() >= n):
+        raise ValueError(f"{name}: labels from {x.min()} to {x.max()} do not fit {n} classes (0 to {n - 1})")
     return x.astype(np.int64)
 
 # %% ../../nbs/metrics/01_classification.ipynb #f7263b2b
@@ -48,7 +52,8 @@ def confusion(
 ) -> np.ndarray: # int64 [n_true, n_predicted]
     "Counts of (true, predicted) pairs. Raises `ValueError` or `TypeError` naming the argument that does not fit."
     n_true = n_predicted if n_true is None else n_true
-    p, t = _labels("predicted", predicted, n_predicted), _labels("true", true, n_true)
+    p = _labels("predicted", predicted, n_predicted)
+    t = _labels("true", true, n_true)
     if len(p) != len(t): raise ValueError(f"predicted: has {len(p)} labels, true has {len(t)}")
     return np.bincount(t * n_predicted + p, minlength=n_true * n_predicted).reshape(n_true, n_predicted)
 
@@ -69,7 +74,9 @@ def confusion_frame(
 ) -> pd.DataFrame: # a row per cell: true, predicted, count, share (of the true class)
     "A confusion matrix as a tidy frame. Raises `ValueError` naming `true` or `predicted` if the names do not fit."
     import pandas as pd
-    c, share = _array(counts), normalize(counts)
+    c = _array(counts)
+    share = normalize(counts)
     for name, names, size in (("true", true, c.shape[0]), ("predicted", predicted, c.shape[1])):
         if len(names) != size: raise ValueError(f"{name}: {len(names)} names for {size} classes")
-    return pd.DataFrame([(t, p, int(c[i, j]), share[i, j]) for i, t in enumerate(true) for j, p in enumerate(predicted)], columns=["true", "predicted", "count", "share"])
+    return pd.DataFrame([(t, p, int(c[i, j]), share[i, j]) for i, t in enumerate(true)
+                         for j, p in enumerate(predicted)], columns=["true", "predicted", "count", "share"])

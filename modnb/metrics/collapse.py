@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['METRICS', 'joint', 'collapse_avg', 'collapse_worst', 'matching', 'alignment', 'mutual_information',
            'inverse_mutual_information', 'rule_draws', 'sorted_distance', 'modules_in_order', 'adaptation', 'measure',
-           'mean_gates', 'Activation']
+           'mean_gates', 'heat_map', 'Activation']
 
 # %% ../../nbs/metrics/04_collapse.ipynb #2bc6f7ae
 def joint(
@@ -24,8 +24,10 @@ def joint(
 ) -> np.ndarray: # float64, the same shape; each matrix sums to 1
     "A joint distribution of rules and modules. Raises `ValueError` naming `P` if there is none."
     P = np.asarray(P.detach().cpu() if hasattr(P, "detach") else P, dtype=float)
-    if P.ndim < 2 or min(P.shape[-2:]) < 2: raise ValueError(f"P: shape {P.shape} given; need [..., rules, modules] with at least 2 of each")
-    if not (np.isfinite(P).all() and (P >= 0).all()): raise ValueError("P: has negative, infinite or missing entries; need the probabilities of rules and modules")
+    if P.ndim < 2 or min(P.shape[-2:]) < 2:
+        raise ValueError(f"P: shape {P.shape} given; need [..., rules, modules] with at least 2 of each")
+    if not (np.isfinite(P).all() and (P >= 0).all()):
+        raise ValueError("P: has negative, infinite or missing entries; need the probabilities of rules and modules")
     total = P.sum((-2, -1), keepdims=True)
     if not (total > 0).all(): raise ValueError("P: sums to 0; need the probabilities of rules and modules")
     return P / total
@@ -47,41 +49,18 @@ def collapse_worst(
     p = joint(P).sum(-2)
     return 1 - p.shape[-1] * p.min(-1)
 
-# %% ../../nbs/metrics/04_collapse.ipynb #1361cc69
-def _assign(
-    cost: np.ndarray, # [n, m], finite, with n <= m
-) -> np.ndarray: # [n] column of each row, at the least total cost
-    "The assignment problem, solved by shortest augmenting paths."
-    n, m = cost.shape
-    row_price, column_price = np.zeros(n), np.zeros(m + 1)
-    row_of = np.full(m + 1, -1)                  # of each column; the last column is where a new row starts
-    for row in range(n):
-        row_of[m], at = row, m
-        distance, before, done = np.full(m, np.inf), np.full(m, m), np.zeros(m + 1, bool)
-        while row_of[at] >= 0:
-            done[at], i = True, row_of[at]
-            reduced = cost[i] - row_price[i] - column_price[:m]
-            nearer = ~done[:m] & (reduced < distance)
-            distance[nearer], before[nearer] = reduced[nearer], at
-            nearest = int(np.where(done[:m], np.inf, distance).argmin())
-            step = distance[nearest]
-            row_price[row_of[done]] += step
-            column_price[done] -= step
-            distance[~done[:m]] -= step
-            at = nearest
-        while at != m: row_of[at], at = row_of[before[at]], before[at]
-    return np.argsort(np.where(row_of[:m] < 0, n, row_of[:m]), kind="stable")[:n]
-
 # %% ../../nbs/metrics/04_collapse.ipynb #bd372b8d
 def matching(
     P, # [R, M] joint distribution
 ) -> np.ndarray: # [R] the module that serves each rule; -1 for rules that are left without, where modules are fewer
-    "One module for each rule, such that together they cover as much of the distribution as possible. Raises `ValueError` naming `P`."
+    """One module for each rule, such that together they cover as much of the distribution as possible.
+    Raises `ValueError` naming `P`."""
+    from scipy.optimize import linear_sum_assignment
     P = joint(P)
     if P.ndim > 2: raise ValueError(f"P: shape {P.shape} given; need one matrix [rules, modules]")
-    if P.shape[0] <= P.shape[1]: return _assign(-P)
+    rules, served_by = linear_sum_assignment(P, maximize=True)
     modules = np.full(len(P), -1)
-    modules[_assign(-P.T)] = np.arange(P.shape[1])
+    modules[rules] = served_by
     return modules
 
 # %% ../../nbs/metrics/04_collapse.ipynb #b031a983
@@ -126,7 +105,8 @@ def rule_draws(
     rules: int, # R
     draws: int = 100, # K
 ) -> np.ndarray: # [K, R] distributions of rules
-    "The distributions under which adaptation is tested: draw k is flat Dirichlet from `RandomState(k)`. Raises `ValueError` naming `rules`."
+    """The distributions under which adaptation is tested: draw k is flat Dirichlet from `RandomState(k)`.
+    Raises `ValueError` naming `rules`."""
     if rules < 2: raise ValueError(f"rules: {rules} given; need 2 or more")
     return np.stack([np.random.RandomState(k).dirichlet(np.ones(rules)) for k in range(draws)])
 
@@ -136,7 +116,8 @@ def sorted_distance(
     q, # [..., K, M] use of modules under them
     order: bool = True, # sort both; False compares rule i with module i
 ) -> float | np.ndarray: # [...], from 0 to 1
-    "Half the sum of absolute differences of two distributions, averaged over draws; the shorter one is filled up with zeros."
+    """Half the sum of absolute differences of two distributions, averaged over draws;
+    the shorter one is filled up with zeros."""
     p, q = (np.asarray(x.detach().cpu() if hasattr(x, "detach") else x, dtype=float) for x in (p, q))
     if order: p, q = (-np.sort(-x, -1) for x in (p, q))
     n = max(p.shape[-1], q.shape[-1])
@@ -147,7 +128,8 @@ def sorted_distance(
 def modules_in_order(
     P, # [R, M] joint distribution
 ) -> np.ndarray: # [M] modules in the order of the rules that they serve; those that serve none come last, the most used first
-    "The order of columns that brings an activation matrix as near to the diagonal as it gets. Raises `ValueError` naming `P`."
+    """The order of columns that brings an activation matrix as near to the diagonal as it gets.
+    Raises `ValueError` naming `P`."""
     serving = [m for m in matching(P) if m >= 0]
     share = joint(P).sum(0)
     return np.array([*serving, *sorted(set(range(len(share))) - set(serving), key=lambda m: -share[m])])
@@ -163,7 +145,9 @@ def adaptation(
     gates = P / np.maximum(P.sum(-1, keepdims=True), np.finfo(float).tiny)
     p = rule_draws(P.shape[-2], draws)
     if not matched: return sorted_distance(p, p @ gates)
-    if P.shape[-1] < P.shape[-2]: raise ValueError(f"matched: {P.shape[-1]} modules cannot match {P.shape[-2]} rules one by one; need at least as many")
+    if P.shape[-1] < P.shape[-2]:
+        raise ValueError(f"matched: {P.shape[-1]} modules cannot match {P.shape[-2]} rules one by one; need at least "
+                         "as many")
     use = lambda a: p @ (a / np.maximum(a.sum(-1, keepdims=True), np.finfo(float).tiny))[:, modules_in_order(a)]
     return _over_matrices(lambda a: sorted_distance(p, use(a), order=False), P)
 
@@ -183,20 +167,55 @@ def mean_gates(
     rules: int, # R
     every: bool = True, # each rule must occur; False: the row of one that does not is NaN
 ) -> np.ndarray: # [R, M] probability of each module given the rule; rows sum to 1
-    "Average gate of each rule. Raises `ValueError` naming `batches` where shapes do not fit, or a rule never occurs or is not below `rules`."
+    """Average gate of each rule.
+    Raises `ValueError` naming `batches` where shapes do not fit, or a rule never occurs or is not below `rules`."""
     import torch
     sums, tokens = 0, 0
     for p, rule in batches:
-        p, rule = torch.as_tensor(p).detach(), torch.as_tensor(rule).detach()
-        if p.shape[:-1] != rule.shape: raise ValueError(f"batches: gates {tuple(p.shape)} and rules {tuple(rule.shape)} differ before the last axis")
+        p = torch.as_tensor(p).detach()
+        rule = torch.as_tensor(rule).detach()
+        if p.shape[:-1] != rule.shape:
+            raise ValueError(f"batches: gates {tuple(p.shape)} and rules {tuple(rule.shape)} differ before the last "
+                             "axis")
         has = (rule.reshape(-1, 1) == torch.arange(rules, device=rule.device)).double()
-        sums = sums + has.T @ torch.cat([p, torch.ones_like(p[..., :1])], -1).reshape(len(has), -1).double()      # the last column counts
+        # the last column counts
+        sums = sums + has.T @ torch.cat([p, torch.ones_like(p[..., :1])], -1).reshape(len(has), -1).double()
         tokens += len(has)
     if not tokens: raise ValueError("batches: has none")
     sums, counts = np.split(sums.cpu().numpy(), [-1], 1)
     if counts.sum() < tokens: raise ValueError(f"batches: has a rule that is not between 0 and {rules - 1}")
-    if every and not counts.all(): raise ValueError(f"batches: rule {int(counts.argmin())} never occurs; give more examples")
+    if every and not counts.all():
+        raise ValueError(f"batches: rule {int(counts.argmin())} never occurs; give more examples")
     return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+# %% ../../nbs/metrics/04_collapse.ipynb #ef15f67c
+def _activation_html(metrics: dict[str, float], gates: np.ndarray) -> str:
+    "The five metrics; up to eight rules also the gates."
+    import pandas as pd
+    table = pd.DataFrame([metrics]).style.format("{:.3f}").hide(axis="index").to_html()
+    if max(gates.shape) > 8: return table
+    frame = pd.DataFrame(gates).rename_axis(index="rule", columns="module")
+    return table + frame.style.format("{:.2f}").background_gradient("Blues", vmin=0, vmax=1).to_html()
+
+# %% ../../nbs/metrics/04_collapse.ipynb #11f0dcc4
+def heat_map(
+    values: np.ndarray, # [rows, columns] in [0, 1]
+    ax=None, # matplotlib `Axes`; None makes a new figure
+    figsize: tuple[float, float] | None = None, # of a new figure, inches
+    numbers: bool = True, # write the values into the cells
+    title: str = "",
+    **options, # of `imshow`
+): # the `Axes`
+    "Shares as shades of blue."
+    import matplotlib.pyplot as plt
+    if ax is None: ax = plt.subplots(figsize=figsize, layout="constrained")[1]
+    ax.imshow(values, vmin=0, vmax=1, cmap="Blues", **options)
+    if numbers:
+        for (i, j), v in np.ndenumerate(values):
+            ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize="x-small",
+                    color="white" if v > 0.6 else "black")
+    ax.set_title(title, fontsize="medium")
+    return ax
 
 # %% ../../nbs/metrics/04_collapse.ipynb #dd093579
 class Activation:
@@ -234,47 +253,27 @@ class Activation:
 
     def __repr__(self) -> str:
         R, M = self.joint.shape
-        return f"Activation({R} rules × {M} modules)\n" + " · ".join(f"{name} {v:.3f}" for name, v in self.metrics.items())
+        return f"Activation({R} rules × {M} modules)\n" + " · ".join(f"{name} {v:.3f}"
+                                                                     for name, v in self.metrics.items())
 
-# %% ../../nbs/metrics/04_collapse.ipynb #ef15f67c
-def _to_frame(self) -> pd.DataFrame: # a row per rule and module
-    "Columns: rule, module, joint, gate (the probability of the module given the rule)."
-    import pandas as pd
-    r, m = np.indices(self.joint.shape).reshape(2, -1)
-    return pd.DataFrame({"rule": r, "module": m, "joint": self.joint.ravel(), "gate": self.gates.ravel()})
+    def to_frame(self) -> pd.DataFrame: # a row per rule and module
+        "Columns: rule, module, joint, gate (the probability of the module given the rule)."
+        import pandas as pd
+        r, m = np.indices(self.joint.shape).reshape(2, -1)
+        return pd.DataFrame({"rule": r, "module": m, "joint": self.joint.ravel(), "gate": self.gates.ravel()})
 
+    def _repr_html_(self) -> str: return _activation_html(self.metrics, self.gates)
 
-def _repr_html_(self) -> str:
-    "The five metrics; up to eight rules also the gates."
-    import pandas as pd
-    table = pd.DataFrame([self.metrics]).style.format("{:.3f}").hide(axis="index").to_html()
-    if max(self.joint.shape) > 8: return table
-    gates = pd.DataFrame(self.gates).rename_axis(index="rule", columns="module")
-    return table + gates.style.format("{:.2f}").background_gradient("Blues", vmin=0, vmax=1).to_html()
-
-
-Activation.to_frame, Activation._repr_html_ = _to_frame, _repr_html_
-
-# %% ../../nbs/metrics/04_collapse.ipynb #11f0dcc4
-def _plot(self,
-    ax=None, # matplotlib `Axes`; None makes a new figure
-    order: bool = True, # sort the modules by the matching; False shows them as they are
-    title: str = "",
-): # the `Axes`
-    "Heat map of the gates; numbers are written up to eight modules."
-    import matplotlib.pyplot as plt
-    R, M = self.joint.shape
-    if ax is None: ax = plt.subplots(figsize=(min(0.5 * M + 1, 5), min(0.5 * R + 0.6, 4.6)), layout="constrained")[1]
-    columns = modules_in_order(self.joint) if order else np.arange(M)
-    gates = self.gates[:, columns]
-    ax.imshow(gates, vmin=0, vmax=1, cmap="Blues", aspect="equal")
-    if M <= 8:
-        for (i, j), v in np.ndenumerate(gates): ax.text(j, i, f"{v:.2f}", ha="center", va="center", fontsize="x-small", color="white" if v > 0.6 else "black")
-        ax.set_xticks(range(M), columns)
-        ax.set_yticks(range(R), range(R))
-    ax.set(xlabel="module" + (", matched to the rules" if order else ""), ylabel="rule")
-    ax.set_title(title, fontsize="medium")
-    return ax
-
-
-Activation.plot = _plot
+    def plot(self,
+        ax=None, # matplotlib `Axes`; None makes a new figure
+        order: bool = True, # sort the modules by the matching; False shows them as they are
+        title: str = "",
+    ): # the `Axes`
+        "Heat map of the gates; numbers are written up to eight modules."
+        R, M = self.joint.shape
+        columns = modules_in_order(self.joint) if order else np.arange(M)
+        size = min(0.5 * M + 1, 5), min(0.5 * R + 0.6, 4.6)
+        ax = heat_map(self.gates[:, columns], ax, size, M <= 8, title, aspect="equal")
+        if M <= 8: ax.set(xticks=range(M), xticklabels=columns, yticks=range(R))
+        ax.set(xlabel="module" + (", matched to the rules" if order else ""), ylabel="rule")
+        return ax

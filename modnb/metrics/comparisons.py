@@ -29,12 +29,17 @@ def pairs(
     pair: str | Sequence[str] = (), # further columns that two numbers must share to be compared
     value: str = "value", # column that is compared
 ) -> pd.DataFrame: # a row per unit and pair, a column per method; only rows that all methods have
-    "Numbers of all methods side by side. Raises `ValueError` naming the argument whose column is missing, or `pair` where nothing can be compared."
+    """Numbers of all methods side by side.
+    Raises `ValueError` naming the argument whose column is missing, or `pair` where nothing can be compared."""
     pair = [pair] if isinstance(pair, str) else list(pair)
     for name, columns in (("by", [by]), ("unit", [unit]), ("pair", pair), ("value", [value])):
-        if missing := [c for c in columns if c not in frame]: raise ValueError(f"{name}: the frame has no column {missing[0]!r}, it has {list(frame)}{nearest(missing[0], frame)}")
+        if missing := [c for c in columns if c not in frame]:
+            raise ValueError(f"{name}: the frame has no column {missing[0]!r}, it has "
+                             f"{list(frame)}{nearest(missing[0], frame)}")
     wide = frame.pivot_table(index=[unit, *pair], columns=by, values=value, sort=False, dropna=False).dropna()
-    if len(frame) and not len(wide): raise ValueError(f"pair: no {unit} has numbers of all of {', '.join(map(str, wide))} that share {', '.join(pair) or 'it'}")
+    if len(frame) and not len(wide):
+        raise ValueError(f"pair: no {unit} has numbers of all of {', '.join(map(str, wide))} that share "
+                         f"{', '.join(pair) or 'it'}")
     return wide
 
 # %% ../../nbs/metrics/05_comparisons.ipynb #09b67c50
@@ -47,9 +52,11 @@ def sign_flip_test(
     d = np.asarray(differences, float)
     if not len(d): return math.nan
     few = 2 ** len(d) <= resamples
-    flips = np.array(list(itertools.product((1, -1), repeat=len(d)))) if few else np.random.default_rng(seed).choice((1, -1), (resamples, len(d)))
+    flips = np.array(list(itertools.product((1, -1), repeat=len(d)))) if few else np.random.default_rng(seed).choice(
+        (1, -1), (resamples, len(d)))
     extreme = np.abs(flips @ d) >= abs(d.sum()) * (1 - 1e-12)
-    return float(extreme.mean()) if few else float((extreme.sum() + 1) / (resamples + 1))      # the real signs are one of the ways
+    # the real signs are one of the ways
+    return float(extreme.mean()) if few else float((extreme.sum() + 1) / (resamples + 1))
 
 # %% ../../nbs/metrics/05_comparisons.ipynb #b91de30a
 class Comparison(NamedTuple):
@@ -79,7 +86,8 @@ def judge_differences(
     "A comparison from paired differences, averaged within each unit."
     per_unit = differences.groupby(level=unit, sort=False).mean().to_numpy()
     signs = np.sign(differences.to_numpy())
-    return Comparison(a, b, len(per_unit), *interval(per_unit), sign_flip_test(per_unit), float((1 + signs.mean()) / 2) if len(signs) else math.nan, float(per_unit.min()) if len(per_unit) else math.nan)
+    return Comparison(a, b, len(per_unit), *interval(per_unit), sign_flip_test(per_unit),
+        float((1 + signs.mean()) / 2) if len(signs) else math.nan, float(per_unit.min()) if len(per_unit) else math.nan)
 
 
 def compare(
@@ -93,7 +101,9 @@ def compare(
 ) -> Comparison:
     "Is a below b? Raises `ValueError` naming `a` or `b` where the frame has no such method."
     for name, method in (("a", a), ("b", b)):
-        if method not in set(frame[by]): raise ValueError(f"{name}: {method!r} is no method of the frame, which has {sorted(set(frame[by]))}{nearest(method, set(frame[by]))}")
+        if method not in set(frame[by]):
+            raise ValueError(f"{name}: {method!r} is no method of the frame, which has "
+                             f"{sorted(set(frame[by]))}{nearest(method, set(frame[by]))}")
     wide = pairs(frame[frame[by].isin([a, b])], by, unit, pair, value)
     return judge_differences(wide[b] - wide[a], a, b, unit)
 
@@ -121,7 +131,8 @@ def contests(
 ) -> pd.DataFrame: # columns of `contest`, method, points (0 to 1, summing to 1), rank (1 is best, ties share)
     "Points and ranks of every contest."
     import pandas as pd
-    contest, found = [contest] if isinstance(contest, str) else list(contest), []
+    contest = [contest] if isinstance(contest, str) else list(contest)
+    found = []
     for key, group in frame.groupby(contest, sort=False):
         table = group.pivot_table(index=run, columns=by, values=value, sort=False).dropna()
         if not len(table): continue

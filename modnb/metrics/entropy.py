@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .collapse import alignment, collapse_avg, collapse_worst, joint
+from .collapse import alignment, collapse_avg, collapse_worst, heat_map, joint
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +34,11 @@ def _entropy(p: Tensor) -> Tensor: # [..., M] -> [...] nats
 
 def _rows_first(p, heads: bool) -> Tensor: # [B, ..., L, M], or [B, ..., L, K, M]
     "Check, and move rows to the front. Raises `ValueError` naming `p`."
-    p, after = torch.as_tensor(p), 4 if heads else 3
-    if p.dim() < after or p.shape[-1] < 2: raise ValueError(f"p: shape {tuple(p.shape)} given; need [..., rows, slots, {'heads, ' if heads else ''}modules] with 2 modules or more")
+    p = torch.as_tensor(p)
+    after = 4 if heads else 3
+    if p.dim() < after or p.shape[-1] < 2:
+        raise ValueError(f"p: shape {tuple(p.shape)} given; need [..., rows, slots, "
+                         f"{'heads, ' if heads else ''}modules] with 2 modules or more")
     return p.movedim(-after, 0)
 
 
@@ -109,8 +112,10 @@ def joint_from_samples(
 ) -> Joint:
     "Entropies of whole routings from samples. Raises `ValueError` naming `cross`."
     cross = torch.as_tensor(cross).double()
-    if cross.dim() != 3 or cross.shape[1] != cross.shape[2] or cross.shape[1] < 2: raise ValueError(f"cross: shape {tuple(cross.shape)} given; need [samples, rows, rows] of 2 rows or more")
-    B, itself = cross.shape[1], torch.eye(cross.shape[1], dtype=torch.bool, device=cross.device)
+    if cross.dim() != 3 or cross.shape[1] != cross.shape[2] or cross.shape[1] < 2:
+        raise ValueError(f"cross: shape {tuple(cross.shape)} given; need [samples, rows, rows] of 2 rows or more")
+    B = cross.shape[1]
+    itself = torch.eye(cross.shape[1], dtype=torch.bool, device=cross.device)
     among = cross.logsumexp(-1) - math.log(B)
     others = cross.masked_fill(itself, -math.inf).logsumexp(-1) - math.log(B - 1)
     most = math.inf if routings is None else math.log(routings)
@@ -122,8 +127,11 @@ def joint_entropies(
 ) -> Joint:
     "Entropies of whole routings by enumeration. Raises `ValueError` naming `log_p` where they do not sum to 1."
     log_p = torch.as_tensor(log_p).double()
-    if log_p.dim() != 2 or log_p.shape[1] < 2 or (log_p.logsumexp(0).abs() > 1e-3).any(): raise ValueError("log_p: need log-probabilities [routings, rows] of every routing and 2 rows or more; those of a row must sum to 1")
-    B, p = log_p.shape[1], log_p.exp()
+    if log_p.dim() != 2 or log_p.shape[1] < 2 or (log_p.logsumexp(0).abs() > 1e-3).any():
+        raise ValueError("log_p: need log-probabilities [routings, rows] of every routing and 2 rows or more; those "
+                         "of a row must sum to 1")
+    B = log_p.shape[1]
+    p = log_p.exp()
     q = p.sum(1, keepdim=True)
     log_others = ((q - p).clamp(min=0) / (B - 1)).log()
     high = -torch.where(p > 0, p * log_others, torch.zeros_like(p)).sum() / B
@@ -135,7 +143,8 @@ def cross_log_prob(
     a, # int [S, B, L] routings drawn for each row
 ) -> Tensor: # [S, B, B] for `joint_from_samples`
     "What every row thinks of every other row's routings. Raises `ValueError` naming `p`."
-    log_p, a = torch.as_tensor(p).double().log(), torch.as_tensor(a)
+    log_p = torch.as_tensor(p).double().log()
+    a = torch.as_tensor(a)
     if log_p.dim() != 3: raise ValueError(f"p: shape {tuple(log_p.shape)} given; need [rows, slots, modules]")
     return log_p[:, torch.arange(log_p.shape[1], device=a.device), a].sum(-1).movedim(0, -1)
 
@@ -154,9 +163,13 @@ def changed(
     old, # int [..., B, L, K]
     new, # int [..., B, L, K]
 ) -> float:
-    "Share of rows whose routings differ: churn of a buffer between E-steps, or a router's lag behind the buffer. Raises `ValueError` naming `new`."
-    old, new = torch.as_tensor(old), torch.as_tensor(new)
-    if old.shape != new.shape or old.dim() < 3: raise ValueError(f"new: shape {tuple(new.shape)} given; need that of `old`, {tuple(old.shape)}, [rows, slots, K]")
+    """Share of rows whose routings differ: churn of a buffer between E-steps, or a router's lag behind the buffer.
+    Raises `ValueError` naming `new`."""
+    old = torch.as_tensor(old)
+    new = torch.as_tensor(new)
+    if old.shape != new.shape or old.dim() < 3:
+        raise ValueError(
+            f"new: shape {tuple(new.shape)} given; need that of `old`, {tuple(old.shape)}, [rows, slots, K]")
     return (old != new).flatten(-2).any(-1).double().mean().item()
 
 
@@ -175,9 +188,11 @@ def rule_information(
     modules: int | None = None, # M, where modules are given; None: as many as occur, 2 at least
 ) -> Tensor: # [...] from 0 to 1 (the module tells the rule)
     "I(rule; module) / H(rule), for seeds or slots in front. Raises `ValueError` naming `rule`."
-    rule, a = torch.as_tensor(rule).long(), torch.as_tensor(a).detach()
+    rule = torch.as_tensor(rule).long()
+    a = torch.as_tensor(a).detach()
     if not a.is_floating_point(): a = F.one_hot(a.long(), modules or max(2, int(a.max()) + 1))
-    if rule.shape != a.shape[:-1]: raise ValueError(f"rule: shape {tuple(rule.shape)} given; need one for each row, {tuple(a.shape[:-1])}")
+    if rule.shape != a.shape[:-1]:
+        raise ValueError(f"rule: shape {tuple(rule.shape)} given; need one for each row, {tuple(a.shape[:-1])}")
     P = F.one_hot(rule, rules or int(rule.max()) + 1).double().mT @ a.double() / rule.shape[-1]
     h = _entropy(P.sum(-1))
     return (h + _entropy(P.sum(-2)) - _entropy(P.flatten(-2))) / h.clamp_min(1e-12)
@@ -190,12 +205,15 @@ def rule_alignment(
     modules: int | None = None, # M, where modules are given; None: as many as occur, 2 at least
 ) -> dict[str, np.ndarray]: # "nmi" (1: the module tells the rule) and "distance" (0: a module for each rule), [L]
     "Do modules follow the rules? Raises `ValueError` naming `rule` or `P`."
-    rule, a = torch.as_tensor(rule).cpu().long(), torch.as_tensor(a).detach().cpu()
+    rule = torch.as_tensor(rule).cpu().long()
+    a = torch.as_tensor(a).detach().cpu()
     if not a.is_floating_point(): a = torch.eye(modules or max(2, int(a.max()) + 1), dtype=torch.float64)[a.long()]
-    if rule.dim() != 1 or a.dim() != 3 or len(rule) != len(a): raise ValueError(f"rule: shape {tuple(rule.shape)} given; need one for each of {len(a)} rows")
+    if rule.dim() != 1 or a.dim() != 3 or len(rule) != len(a):
+        raise ValueError(f"rule: shape {tuple(rule.shape)} given; need one for each of {len(a)} rows")
     has = torch.eye(rules or int(rule.max()) + 1, dtype=torch.float64)[rule]
     P = joint(torch.einsum("br,blm->lrm", has, a.double()))
-    return {"nmi": rule_information(rule.expand(a.shape[1], -1), a.movedim(1, 0), rules).numpy(), "distance": alignment(P)}
+    return {"nmi": rule_information(rule.expand(a.shape[1], -1), a.movedim(1, 0), rules).numpy(),
+            "distance": alignment(P)}
 
 # %% ../../nbs/metrics/06_entropy.ipynb #cf1fa30d
 @dataclass(frozen=True)
@@ -219,18 +237,46 @@ def judge(
     told: float = 0.1, # least share of the information that a choice could give
 ) -> Verdict:
     "Is a router collapsed, undecided, or neither, and why?"
-    reasons, collapsed, undecided = [], False, False
+    reasons = []
+    collapsed = False
+    undecided = False
     for l, (a, b, M, d) in enumerate(zip(H_a, H_b, sizes, dead)):
         most = min(M, rules or M)
         if most < 2: continue
         if (math.exp(b) - 1) / (most - 1) < even:
             collapsed = True
-            reasons.append(f"slot {l} is collapsed: {math.exp(b):.2f} of {most} modules effectively used (H_b {b:.3f} of {math.log(most):.3f}), {d} dead")
+            reasons.append(f"slot {l} is collapsed: {math.exp(b):.2f} of {most} modules effectively used (H_b {b:.3f} "
+                           f"of {math.log(most):.3f}), {d} dead")
         elif b - a < told * math.log(most):
             undecided = True
-            reasons.append(f"slot {l} is undecided: its choice tells {max(0, b - a):.3f} of {math.log(most):.3f} nats about the input")
+            reasons.append(f"slot {l} is undecided: its choice tells {max(0, b - a):.3f} of {math.log(most):.3f} nats "
+                           "about the input")
         elif d > M - most: reasons.append(f"slot {l} has {d} dead modules of {M}")
-    return Verdict(collapsed, undecided, "; ".join(reasons) or "every slot uses its modules, and the choice depends on the input")
+    return Verdict(collapsed, undecided, "; ".join(reasons) or "every slot uses its modules, and the choice depends "
+                                                               "on the input")
+
+# %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
+def _selection_frame(report: Selection) -> pd.DataFrame:
+    "A row per seed, slot and metric."
+    import pandas as pd
+    names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")
+    frames = []
+    for name in names:
+        values = np.asarray(getattr(report, name), float).reshape(-1, len(report.sizes))
+        seed, slot = np.indices(values.shape).reshape(2, -1)
+        frames.append(pd.DataFrame({"seed": seed, "slot": slot, "metric": name, "value": values.ravel()}))
+    frame = pd.concat(frames, ignore_index=True)
+    return frame if report.H_a.ndim > 1 else frame.drop(columns="seed")
+
+
+def _selection_html(report: Selection) -> str:
+    "Metrics by slot, and the verdict."
+    frame = report.to_frame()
+    columns = list(dict.fromkeys(frame.metric))
+    table = frame.pivot_table(index="slot", columns="metric", values="value", sort=False)[columns]
+    several = report.H_a.ndim > 1
+    note = f"means over {math.prod(report.H_a.shape[:-1])} seeds" if several else str(report.verdict())
+    return table.style.format("{:.3f}").to_html() + f"<p>{note}</p>"
 
 # %% ../../nbs/metrics/06_entropy.ipynb #311a55bd
 @dataclass(frozen=True)
@@ -248,7 +294,8 @@ class Selection:
     rules: int | None = None # rules to tell apart, if known
 
     def __getitem__(self, r) -> Selection: # the report of one seed
-        return Selection(**{f.name: getattr(self, f.name)[r] if f.name not in ("sizes", "rules") else getattr(self, f.name) for f in fields(self)})
+        return Selection(**{f.name: getattr(self, f.name)[r] if f.name not in ("sizes", "rules")
+                            else getattr(self, f.name) for f in fields(self)})
 
     def verdict(self) -> Verdict:
         "Collapsed or not, and why. Raises `ValueError` naming `report` for several seeds: ask each."
@@ -256,8 +303,28 @@ class Selection:
         return judge(self.H_a, self.H_b, self.sizes, self.dead, self.rules)
 
     def __repr__(self):
-        head = f"H_a {self.H_a.mean():.3f} · H_b {self.H_b.mean():.3f} of {np.mean([math.log(m) for m in self.sizes]):.3f} · information {self.information.mean():.3f} nats · effectively {np.exp(self.H_b).mean():.2f} modules of {np.mean(self.sizes):g}"
+        most = np.mean([math.log(m) for m in self.sizes])
+        head = (f"H_a {self.H_a.mean():.3f} · H_b {self.H_b.mean():.3f} of {most:.3f} · "
+                f"information {self.information.mean():.3f} nats · "
+                f"effectively {np.exp(self.H_b).mean():.2f} modules of {np.mean(self.sizes):g}")
         return f"Selection({len(self.sizes)} slots)\n{head}" + (f"\n{self.verdict()}" if self.H_a.ndim == 1 else "")
+
+    def to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
+        "Columns: seed (if there are several), slot, metric, value; without usage and the numbers of the slots' means."
+        return _selection_frame(self)
+
+    def _repr_html_(self) -> str: return _selection_html(self)
+
+    def plot(self,
+        ax=None, # matplotlib `Axes`; None makes a new figure
+        title: str = "",
+    ): # the `Axes`
+        "Usage of modules by slot, as a heat map. Raises `ValueError` naming `report` for several seeds."
+        if self.usage.ndim > 2: raise ValueError("report: has several seeds; plot report[r]")
+        L, M = self.usage.shape
+        ax = heat_map(self.usage, ax, (0.5 * M + 1.2, 0.4 * L + 0.9), M <= 10, title, aspect="auto")
+        ax.set(xlabel="module", ylabel="slot", xticks=range(M), yticks=range(L))
+        return ax
 
 # %% ../../nbs/metrics/06_entropy.ipynb #5342821d
 def selection_entropies(
@@ -269,52 +336,18 @@ def selection_entropies(
     "The report on a router. Raises `ValueError` naming `p` if rows are no probabilities."
     p = torch.as_tensor(p).detach().cpu().double()
     rows = _rows_first(p, heads)
-    if not (rows >= 0).all() or ((rows.sum(-1) - 1).abs() > 1e-3).any(): raise ValueError("p: has rows that are no probabilities; each must sum to 1")
-    L, M = p.shape[-3 if heads else -2], p.shape[-1]
+    if not (rows >= 0).all() or ((rows.sum(-1) - 1).abs() > 1e-3).any():
+        raise ValueError("p: has rows that are no probabilities; each must sum to 1")
+    L = p.shape[-3 if heads else -2]
+    M = p.shape[-1]
     sizes = (M,) * L if sizes is None else tuple(sizes)
-    a, b, used = entropy_a(p, heads), entropy_b(p, heads), usage(p, heads)
+    a = entropy_a(p, heads)
+    b = entropy_b(p, heads)
+    used = usage(p, heads)
     there = torch.arange(M) < torch.tensor(sizes)[:, None]
     dead = ((used < 1 / (10 * torch.tensor(sizes)[:, None])) & there).sum(-1)
     high = torch.minimum(b - a + information_bias(p, heads), torch.tensor(sizes).double().log())
-    worst = [[f(np.stack([u[..., l, :m]] * 2, -2)) if m > 1 else np.zeros(u.shape[:-2]) for l, m in enumerate(sizes)] for u in [used.numpy()] for f in (collapse_avg, collapse_worst)]
-    return Selection(*(t.numpy() for t in (a, b, b - a, high, dead)), *(np.stack(w, -1) for w in worst), used.numpy(), sizes, rules)
-
-# %% ../../nbs/metrics/06_entropy.ipynb #18fd89a7
-def _to_frame(self) -> pd.DataFrame: # a row per seed, slot and metric
-    "Columns: seed (if there are several), slot, metric, value; usage and the numbers of the slots' means are not in it."
-    import pandas as pd
-    names = ("H_a", "H_b", "information", "information_high", "dead", "collapse_avg", "collapse_worst")
-    frames = []
-    for name in names:
-        values = np.asarray(getattr(self, name), float).reshape(-1, len(self.sizes))
-        seed, slot = np.indices(values.shape).reshape(2, -1)
-        frames.append(pd.DataFrame({"seed": seed, "slot": slot, "metric": name, "value": values.ravel()}))
-    frame = pd.concat(frames, ignore_index=True)
-    return frame if self.H_a.ndim > 1 else frame.drop(columns="seed")
-
-
-def _repr_html_(self) -> str:
-    "Metrics by slot, and the verdict."
-    frame = self.to_frame()
-    table = frame.pivot_table(index="slot", columns="metric", values="value", sort=False)[list(dict.fromkeys(frame.metric))].style.format("{:.3f}").to_html()
-    return table + (f"<p>{self.verdict()}</p>" if self.H_a.ndim == 1 else f"<p>means over {math.prod(self.H_a.shape[:-1])} seeds</p>")
-
-# %% ../../nbs/metrics/06_entropy.ipynb #a652444b
-def _plot(self,
-    ax=None, # matplotlib `Axes`; None makes a new figure
-    title: str = "",
-): # the `Axes`
-    "Usage of modules by slot, as a heat map. Raises `ValueError` naming `report` for several seeds."
-    import matplotlib.pyplot as plt
-    if self.usage.ndim > 2: raise ValueError("report: has several seeds; plot report[r]")
-    L, M = self.usage.shape
-    if ax is None: ax = plt.subplots(figsize=(0.5 * M + 1.2, 0.4 * L + 0.9), layout="constrained")[1]
-    ax.imshow(self.usage, vmin=0, vmax=1, cmap="Blues", aspect="auto")
-    if M <= 10:
-        for (l, m), v in np.ndenumerate(self.usage): ax.text(m, l, f"{v:.2f}", ha="center", va="center", fontsize="x-small", color="white" if v > 0.6 else "black")
-    ax.set(xlabel="module", ylabel="slot", xticks=range(M), yticks=range(L))
-    ax.set_title(title, fontsize="medium")
-    return ax
-
-
-Selection.to_frame, Selection._repr_html_, Selection.plot = _to_frame, _repr_html_, _plot
+    worst = [[f(np.stack([u[..., l, :m]] * 2, -2)) if m > 1 else np.zeros(u.shape[:-2]) for l, m in enumerate(sizes)]
+             for u in [used.numpy()] for f in (collapse_avg, collapse_worst)]
+    return Selection(*(t.numpy() for t in (a, b, b - a, high, dead)), *(np.stack(w, -1) for w in worst), used.numpy(),
+                     sizes, rules)

@@ -57,7 +57,8 @@ def measure(
     rule: Tensor | None = None, # int [R, N, L], the true rule of each slot
     rules: Sequence[int] | None = None, # number of rules of each slot; None: as many as modules
 ) -> dict[str, Tensor]: # metric -> [R]
-    "Error under the router's favorites and under its mixture, selection entropies, dead modules, agreement with the rules."
+    """Error under the router's favorites and under its mixture, selection entropies, dead modules,
+    agreement with the rules."""
     out, chosen = net.predict(x)
     mixed = net.mixed(x, lambda l, scores, z: scores[..., 0, :].exp())
     report = selection_entropies(net.probs(x), sizes=net.modules)

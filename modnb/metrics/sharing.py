@@ -25,7 +25,8 @@ def chance(
     a: int, # size of one mask
     b: int, # size of the other
 ) -> tuple[float, float]: # expectation and standard deviation, in weights
-    "Moments of the intersection of two uniformly random masks of given sizes. Raises `ValueError` for sizes that do not fit."
+    """Moments of the intersection of two uniformly random masks of given sizes.
+    Raises `ValueError` for sizes that do not fit."""
     for name, size in (("a", a), ("b", b)):
         if not 0 <= size <= n: raise ValueError(f"{name}: {size} weights do not fit a tensor of {n}")
     mean = a * b / n if n else 0.0
@@ -37,7 +38,8 @@ def intersection_law(
     a: int, # size of one mask
     b: int, # size of the other
 ) -> tuple[np.ndarray, np.ndarray]: # sizes of the intersection, their probabilities
-    "Distribution of the intersection of two random masks, within twelve standard deviations and thirty weights of its mean."
+    """Distribution of the intersection of two random masks,
+    within twelve standard deviations and thirty weights of its mean."""
     mean, sd = chance(n, a, b)
     reach = 12 * sd + 30
     k = np.arange(max(0, a + b - n, math.floor(mean - reach)), min(a, b, math.ceil(mean + reach)) + 1)
@@ -64,9 +66,11 @@ def total_law(
     "Distribution of the intersection of random masks over several tensors."
     if len(sizes) == 1: return intersection_law(*sizes[0])
     laws = [intersection_law(*s) for s in sizes]
-    low, high = sum(int(k[0]) for k, _ in laws), sum(int(k[-1]) for k, _ in laws)
+    low = sum(int(k[0]) for k, _ in laws)
+    high = sum(int(k[-1]) for k, _ in laws)
     mean, sd = total_chance(sizes)
-    start, stop = max(low, math.floor(mean - 12 * sd - 30)), min(high, math.ceil(mean + 12 * sd + 30))
+    start = max(low, math.floor(mean - 12 * sd - 30))
+    stop = min(high, math.ceil(mean + 12 * sd + 30))
     length = 1 << (stop - start).bit_length()
     product = np.ones(length // 2 + 1, complex)
     for k, p in laws: product *= np.fft.rfft(np.bincount((k - k[0]) % length, weights=p, minlength=length), length)
@@ -79,7 +83,8 @@ def _flat(mask: Mapping, name: str, argument: str):
     "A tensor of a mask, flat: NumPy without a copy where it lies in main memory, else where it is."
     x = mask[name]
     x = np.asarray(x) if not hasattr(x, "detach") else x.detach().numpy() if x.device.type == "cpu" else x.detach()
-    if str(x.dtype) not in ("bool", "torch.bool"): raise TypeError(f"{argument}: {name!r} must be boolean, it is {x.dtype}")
+    if str(x.dtype) not in ("bool", "torch.bool"):
+        raise TypeError(f"{argument}: {name!r} must be boolean, it is {x.dtype}")
     return x.reshape(-1)
 
 
@@ -91,7 +96,8 @@ def _same(a: Mapping, b: Mapping, names: tuple[str, str]):
     if not len(a): raise ValueError(f"{names[0]}: has no tensors")
     for one, other, name in ((a, b, names[1]), (b, a, names[0])):
         if missing := [n for n in one if n not in other]:
-            raise ValueError(f"{name}: has no mask for {missing[0]!r}{nearest(missing[0], [n for n in other if n not in one])}")
+            raise ValueError(f"{name}: has no mask for "
+                             f"{missing[0]!r}{nearest(missing[0], [n for n in other if n not in one])}")
     for n in a:
         x, y = (tuple(np.shape(m[n])) for m in (a, b))
         if x != y: raise ValueError(f"{names[1]}: {n!r} has shape {y}, in {names[0]} it has {x}")
@@ -99,8 +105,10 @@ def _same(a: Mapping, b: Mapping, names: tuple[str, str]):
 
 def _pair(a: Mapping, b: Mapping, n: str, names: tuple[str, str]):
     "One tensor of both masks, ready for `&`."
-    x, y = _flat(a, n, names[0]), _flat(b, n, names[1])
-    if isinstance(x, np.ndarray) != isinstance(y, np.ndarray): x, y = (np.asarray(z if isinstance(z, np.ndarray) else z.cpu()) for z in (x, y))
+    x = _flat(a, n, names[0])
+    y = _flat(b, n, names[1])
+    if isinstance(x, np.ndarray) != isinstance(y, np.ndarray):
+        x, y = (np.asarray(z if isinstance(z, np.ndarray) else z.cpu()) for z in (x, y))
     return x, y
 
 # %% ../../nbs/metrics/00_sharing.ipynb #7ec57c4d
@@ -112,7 +120,8 @@ def _reason(n: int, a: int, b: int, sd: float, names: tuple[str, str]) -> str:
     return "" if sd > 0 else "the sizes leave nothing to chance"
 
 # %% ../../nbs/metrics/00_sharing.ipynb #f1fbf3c2
-def _measures(a: int, b: int, both: int, mean: float, sd: float, law) -> dict[str, tuple[float, float, float]]: # measure -> value, expectation, standard deviation
+def _measures(a: int, b: int, both: int, mean: float, sd: float,
+              law) -> dict[str, tuple[float, float, float]]: # measure -> value, expectation, standard deviation
     "The measures made of the intersection, with the moments that chance gives."
     nan = (math.nan,) * 3
     by = lambda d: (both / d, mean / d, sd / d) if d else nan
@@ -127,11 +136,13 @@ def _measures(a: int, b: int, both: int, mean: float, sd: float, law) -> dict[st
 def _row(layer: str, sizes: Sizes, both: int, names: tuple[str, str] = ("a", "b")) -> dict:
     "One row of `overlap`; of the total if there are several tensors."
     n, a, b = map(sum, zip(*sizes))
-    (mean, sd), (k, p) = total_chance(sizes), total_law(sizes)
+    mean, sd = total_chance(sizes)
+    k, p = total_law(sizes)
     tail = lambda where: min(1.0, float(p[where].sum())) if sd > 0 else math.nan
     z = lambda value, mean, spread: (value - mean) / spread if spread > 0 else math.nan
     row = {"layer": layer, "n": n, "n_a": a, "n_b": b, "intersection": both, "union": a + b - both}
-    row |= {"intersection_chance": mean, "intersection_sd": sd, "z": z(both, mean, sd), "p_more": tail(k >= both), "p_less": tail(k <= both)}
+    row |= {"intersection_chance": mean, "intersection_sd": sd, "z": z(both, mean, sd), "p_more": tail(k >= both),
+            "p_less": tail(k <= both)}
     for m, of in _measures(a, b, both, mean, sd, (k, p)).items():
         row |= {m: of[0], f"{m}_chance": of[1], f"{m}_sd": of[2], f"{m}_z": z(*of)}
     return row | {"reason": _reason(n, a, b, sd, names)}
@@ -143,12 +154,17 @@ def overlap(
 ) -> pd.DataFrame: # a row per tensor and one called "total"
     """Overlap of two masks, with its chance level.
 
-    Columns: layer; n, n_a, n_b, intersection, union (weights); z of the intersection; p_more and p_less, the probabilities that chance gives at least, or at most, that intersection;
-    iou, iomin, shared_a, shared_b. The intersection and these four have `_chance` (expectation under random masks of the same sizes) and `_sd`, the four also `_z`.
-    reason: why a row holds NaN. Raises `ValueError` naming `a` or `b` and the tensor where they do not match, `TypeError` where a tensor is not boolean."""
+    Columns: layer; n, n_a, n_b, intersection, union (weights); z of the intersection; p_more and p_less,
+    the probabilities that chance gives at least, or at most, that intersection;
+    iou, iomin, shared_a, shared_b. The intersection and these four have `_chance` (expectation under random masks of
+    the same sizes) and `_sd`, the four also `_z`.
+    reason: why a row holds NaN. Raises `ValueError` naming `a` or `b` and the tensor where they do not match,
+    `TypeError` where a tensor is not boolean."""
     import pandas as pd
     _same(a, b, ("a", "b"))
-    rows, sizes, both = [], [], 0
+    rows = []
+    sizes = []
+    both = 0
     for n in a:
         x, y = _pair(a, b, n, ("a", "b"))
         sizes.append((math.prod(x.shape), _count(x), _count(y)))
@@ -161,20 +177,24 @@ def overlap(
 def _functions(masks: Mapping[str, Mapping], reference: str | None) -> list[str]:
     "Names of the functions without the reference. Raises `ValueError` naming `masks` or `reference`."
     if reference is not None and reference not in masks:
-        raise ValueError(f"reference: {reference!r} is not in masks, which has {list(masks)}{nearest(reference, masks)}")
+        raise ValueError(
+            f"reference: {reference!r} is not in masks, which has {list(masks)}{nearest(reference, masks)}")
     names = [f for f in masks if f != reference]
     if len(names) < 2: raise ValueError(f"masks: sharing needs at least two functions, got {names}")
     for f in names[1:]: _same(masks[names[0]], masks[f], (f"masks[{names[0]!r}]", f"masks[{f!r}]"))
     return names
 
 # %% ../../nbs/metrics/00_sharing.ipynb #9541e589
-def _shared_counts(tensors: Sequence) -> tuple[int, list[tuple[int, int, int, int]]]: # |union|; per function: n, size, size of the union of the others, shared
+def _shared_counts(
+    tensors: Sequence) -> tuple[int, list[tuple[int, int, int, int]]]: # |union|; per function: n, size, size of the union of the others, shared
     "Counts of one tensor. A weight is in the union of the others if it is in two masks, or in one that is not mine."
-    once, twice = tensors[0].copy() if isinstance(tensors[0], np.ndarray) else tensors[0].clone(), tensors[0] & ~tensors[0]
+    once = tensors[0].copy() if isinstance(tensors[0], np.ndarray) else tensors[0].clone()
+    twice = tensors[0] & ~tensors[0]
     for t in tensors[1:]:
         twice |= once & t
         once |= t
-    return _count(once), [(math.prod(t.shape), _count(t), _count(twice | (once & ~t)), _count(t & twice)) for t in tensors]
+    return _count(once), [(math.prod(t.shape), _count(t), _count(twice | (once & ~t)), _count(t & twice))
+                          for t in tensors]
 
 # %% ../../nbs/metrics/00_sharing.ipynb #9f9289e7
 def sharing(
@@ -183,34 +203,45 @@ def sharing(
 ) -> pd.DataFrame: # a row per function and tensor, and per function one with layer "total"
     """Weights of each function that at least one other function uses, with chance.
 
-    Columns: function, layer; n, n_total (union of all), kept, shared (weights); fraction = shared / kept, its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
+    Columns: function, layer; n, n_total (union of all), kept, shared (weights); fraction = shared / kept,
+    its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
     import pandas as pd
     names = _functions(masks, reference)
-    layers, counts = list(masks[names[0]]), []
+    layers = list(masks[names[0]])
+    counts = []
     for n in layers:
         tensors = [_flat(masks[f], n, f"masks[{f!r}]") for f in names]
-        if len({isinstance(t, np.ndarray) for t in tensors}) > 1: tensors = [t if isinstance(t, np.ndarray) else t.cpu().numpy() for t in tensors]
+        if len({isinstance(t, np.ndarray) for t in tensors}) > 1:
+            tensors = [t if isinstance(t, np.ndarray) else t.cpu().numpy() for t in tensors]
         counts.append(_shared_counts(tensors))
     rows = []
     for i, f in enumerate(names):
         mine = [of[i] for _, of in counts]
-        parts = [(n, [c[:3]], c[3], u) for n, c, (u, _) in zip(layers, mine, counts)] + [("total", [c[:3] for c in mine], sum(c[3] for c in mine), sum(u for u, _ in counts))]
-        rows += [_row(n, sizes, both, (f"mask {f!r}", "every other mask")) | {"function": f, "n_total": u} for n, sizes, both, u in parts]
-    t = pd.DataFrame(rows).rename(columns={"n_a": "kept", "intersection": "shared", "shared_a": "fraction", "shared_a_chance": "fraction_chance", "shared_a_sd": "fraction_sd"})
-    return t[["function", "layer", "n", "n_total", "kept", "shared", "fraction", "fraction_chance", "fraction_sd", "z", "p_more", "p_less", "reason"]]
+        parts = [(n, [c[:3]], c[3], u) for n, c, (u, _) in zip(layers, mine, counts)] + [
+            ("total", [c[:3] for c in mine], sum(c[3] for c in mine), sum(u for u, _ in counts))]
+        rows += [_row(n, sizes, both, (f"mask {f!r}", "every other mask")) | {"function": f, "n_total": u}
+                 for n, sizes, both, u in parts]
+    t = pd.DataFrame(rows).rename(columns={"n_a": "kept", "intersection": "shared", "shared_a": "fraction",
+                                           "shared_a_chance": "fraction_chance", "shared_a_sd": "fraction_sd"})
+    return t[["function", "layer", "n", "n_total", "kept", "shared", "fraction", "fraction_chance", "fraction_sd", "z",
+              "p_more", "p_less", "reason"]]
 
 # %% ../../nbs/metrics/00_sharing.ipynb #2aa2f254
 def remaining(
     masks: Mapping[str, Mapping], # function -> masks
     control: Mapping, # mask of the full problem
 ) -> pd.DataFrame: # a row per function and tensor, and per function one with layer "total"
-    """Share of the control mask that each function's mask keeps, with chance. Raises `ValueError` naming `masks` or `control`.
+    """Share of the control mask that each function's mask keeps, with chance.
+    Raises `ValueError` naming `masks` or `control`.
 
-    Columns: function, layer; n, control, kept, common (weights); remaining = common / control, its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
+    Columns: function, layer; n, control, kept, common (weights); remaining = common / control,
+    its `_chance` and `_sd`; z, p_more, p_less; reason, as in `overlap`."""
     import pandas as pd
     if not len(masks): raise ValueError("masks: has no functions")
     for f, m in masks.items(): _same(control, m, ("control", f"masks[{f!r}]"))
     t = pd.concat([overlap(control, m).assign(function=f) for f, m in masks.items()], ignore_index=True)
     t["reason"] = t.reason.replace({"a is empty": "control is empty", "b is empty": "the mask is empty"})
-    t = t.rename(columns={"n_a": "control", "n_b": "kept", "intersection": "common", "shared_a": "remaining", "shared_a_chance": "remaining_chance", "shared_a_sd": "remaining_sd"})
-    return t[["function", "layer", "n", "control", "kept", "common", "remaining", "remaining_chance", "remaining_sd", "z", "p_more", "p_less", "reason"]]
+    t = t.rename(columns={"n_a": "control", "n_b": "kept", "intersection": "common", "shared_a": "remaining",
+                          "shared_a_chance": "remaining_chance", "shared_a_sd": "remaining_sd"})
+    return t[["function", "layer", "n", "control", "kept", "common", "remaining", "remaining_chance", "remaining_sd",
+              "z", "p_more", "p_less", "reason"]]

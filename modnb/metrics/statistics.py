@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..checks import nearest
+from ..checks import check_choice, nearest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,15 +19,6 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['METHODS', 't_quantile', 'iqm', 'mean', 'stratified_bootstrap', 'probability_of_improvement', 'interval', 'wilson',
            'summarize']
-
-# %% ../../nbs/metrics/02_statistics.ipynb #e6681c16
-def _t_central(t: float, df: int) -> float:
-    "Probability that Student's t with `df` degrees of freedom lies within ±t."
-    angle, odd = math.atan(t / math.sqrt(df)), df % 2
-    k = np.arange(2 + odd, df - 1, 2)
-    total = 1 + float(np.cumprod((k - 1) / k * math.cos(angle) ** 2).sum())
-    if not odd: return math.sin(angle) * total
-    return 2 / math.pi * (angle + (math.sin(angle) * math.cos(angle) * total if df > 1 else 0))
 
 # %% ../../nbs/metrics/02_statistics.ipynb #6b18a323
 def t_quantile(
@@ -37,12 +28,8 @@ def t_quantile(
     "Half-width of the central interval of Student's t, in standard errors. Raises `ValueError` naming `level` or `df`."
     if not 0 < level < 1: raise ValueError(f"level: {level} is not between 0 and 1")
     if df < 1 or df != int(df): raise ValueError(f"df: {df} is not a whole number of at least 1")
-    low, high = 0.0, 1.0
-    while _t_central(high, int(df)) < level: low, high = high, 2 * high
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        low, high = (middle, high) if _t_central(middle, int(df)) < level else (low, middle)
-    return high
+    from scipy.special import stdtrit
+    return float(stdtrit(df, (1 + level) / 2))
 
 # %% ../../nbs/metrics/02_statistics.ipynb #42113ae3
 def iqm(
@@ -52,7 +39,8 @@ def iqm(
     x = np.sort(np.asarray(values, float), -1)
     n = x.shape[-1]
     if not n: return np.full(x.shape[:-1], math.nan)[()]
-    i, cut = np.arange(n), n / 4
+    i = np.arange(n)
+    cut = n / 4
     weight = np.clip(np.minimum(i + 1, n - cut) - np.maximum(i, cut), 0, 1)
     return (x @ weight / (n / 2))[()]
 
@@ -72,9 +60,11 @@ def _strata(values: Mapping[str, Sequence[float]] | Sequence[float]) -> dict[str
     return {t: x[~np.isnan(x)] for t, x in arrays.items()}
 
 
-def _resampled(strata: Mapping[str, np.ndarray], resamples: int, rng: np.random.Generator) -> dict[str, np.ndarray]: # task -> [resamples, runs]
+def _resampled(strata: Mapping[str, np.ndarray], resamples: int,
+               rng: np.random.Generator) -> dict[str, np.ndarray]: # task -> [resamples, runs]
     "Runs drawn with replacement, task by task."
-    return {t: x[rng.integers(0, len(x), (resamples, len(x)))] if len(x) else np.empty((resamples, 0)) for t, x in strata.items()}
+    return {t: x[rng.integers(0, len(x), (resamples, len(x)))] if len(x) else np.empty((resamples, 0))
+            for t, x in strata.items()}
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
@@ -111,13 +101,16 @@ def probability_of_improvement(
     resamples: int = 2000, # how often runs are drawn, within each task
     seed: int = 0, # of the draws
 ) -> tuple[float, float, float]: # probability, low, high
-    "Probability that a run of x gives a larger number than one of y, with its bootstrap interval. Raises `ValueError` if the tasks differ."
-    x, y = _strata(x), _strata(y)
+    """Probability that a run of x gives a larger number than one of y, with its bootstrap interval.
+    Raises `ValueError` if the tasks differ."""
+    x = _strata(x)
+    y = _strata(y)
     if not x or x.keys() != y.keys(): raise ValueError(f"y: has the tasks {list(y)}, x has {list(x)}")
     value = float(np.mean([_wins(x[t], y[t]) for t in x]))
     if max(len(r) for r in (*x.values(), *y.values())) < 2 or math.isnan(value): return value, math.nan, math.nan
     rng = np.random.default_rng(seed)
-    a, b = _resampled(x, resamples, rng), _resampled(y, resamples, rng)
+    a = _resampled(x, resamples, rng)
+    b = _resampled(y, resamples, rng)
     return value, *_percentiles(np.mean([_wins(a[t], b[t]) for t in x], 0), level)
 
 # %% ../../nbs/metrics/02_statistics.ipynb #a001f2ca
@@ -131,8 +124,7 @@ def interval(
     seed: int = 0, # of the bootstrap
 ) -> tuple[float, float, float]: # mean, low, high
     "Mean with its interval; with a single value the bounds are NaN. Raises `ValueError` naming `method` or `level`."
-    if method not in METHODS:
-        raise ValueError(f"method: {method!r} is not one of {METHODS}{nearest(method, METHODS)}")
+    check_choice("method", method, METHODS)
     x = _strata(values)[""]
     if len(x) < 2: return (float(x[0]) if len(x) else math.nan), math.nan, math.nan
     if method == "bootstrap": return stratified_bootstrap(x, mean, level, seed=seed)
@@ -161,12 +153,14 @@ def summarize(
     method: str = "t", # of the interval
     seed: int = 0, # of the bootstrap
 ) -> pd.DataFrame: # by..., n, mean, sd (unbiased), low, high; groups in order of appearance
-    "Mean, spread and interval of each group; NaN values are left out, a NaN in `by` is a group. Raises `ValueError` naming the argument whose column is missing."
+    """Mean, spread and interval of each group; NaN values are left out, a NaN in `by` is a group.
+    Raises `ValueError` naming the argument whose column is missing."""
     import pandas as pd
     by = [by] if isinstance(by, str) else list(by)
     for name, columns in (("by", by), ("value", [value])):
         if missing := [c for c in columns if c not in frame]:
-            raise ValueError(f"{name}: the frame has no column {missing[0]!r}, it has {list(frame)}{nearest(missing[0], frame)}")
+            raise ValueError(f"{name}: the frame has no column {missing[0]!r}, it has "
+                             f"{list(frame)}{nearest(missing[0], frame)}")
     rows = []
     for key, group in frame.groupby(by, sort=False, dropna=False, observed=True):
         x = group[value].astype(float).dropna().to_numpy()

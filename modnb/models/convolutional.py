@@ -35,7 +35,8 @@ def _check_sizes(**sizes: int):
 
 
 class CNN(nn.Module):
-    "Four 3x3 convolutions, global mean and a linear output; parameters are named `features.{0,3,6,10}.*` and `out_layer.*`."
+    """Four 3x3 convolutions, global mean and a linear output;
+    parameters are named `features.{0,3,6,10}.*` and `out_layer.*`."""
     def __init__(self,
         n_classes: int = 10, # logits
         channels: tuple[int, ...] = (32, 64, 128, 256), # of the four convolutions
@@ -48,7 +49,9 @@ class CNN(nn.Module):
         _check_sizes(n_classes=n_classes, channels=min(channels), in_channels=in_channels)
         a, b, c, d = channels
         p, q = (0.25, 0.5) if dropout else (0.0, 0.0)
-        conv, relu, pool = partial(nn.Conv2d, kernel_size=3, padding=1), nn.ReLU, partial(nn.MaxPool2d, 2)
+        conv = partial(nn.Conv2d, kernel_size=3, padding=1)
+        relu = nn.ReLU
+        pool = partial(nn.MaxPool2d, 2)
         with torch.device("meta"):
             self.features = nn.Sequential(
                 conv(in_channels, a), relu(), pool(), conv(a, b), relu(), pool(),
@@ -65,7 +68,8 @@ class CNN(nn.Module):
 
 # %% ../../nbs/models/02_convolutional.ipynb #ac5a3d5b
 class BasicBlock(nn.Module):
-    "relu(f(x) + shortcut(x)) with two 3x3 convolutions in f; weights are left uninitialized on the meta device: see `ResNet`."
+    """relu(f(x) + shortcut(x)) with two 3x3 convolutions in f; weights are left uninitialized on the meta device:
+    see `ResNet`."""
     def __init__(self,
         n_inputs: int, # channels in
         n_outputs: int, # channels out
@@ -77,7 +81,8 @@ class BasicBlock(nn.Module):
         self.conv2 = nn.Conv2d(n_outputs, n_outputs, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(n_outputs)
         same = stride == 1 and n_inputs == n_outputs
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(n_inputs, n_outputs, 1, stride, bias=False), nn.BatchNorm2d(n_outputs))
+        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(n_inputs, n_outputs, 1, stride, bias=False),
+                                                                 nn.BatchNorm2d(n_outputs))
 
     def forward(self, x: Tensor) -> Tensor: # [B, n_inputs, H, W] -> [B, n_outputs, H / stride, W / stride]
         y = torch.relu(self.bn1(self.conv1(x)))
@@ -85,7 +90,8 @@ class BasicBlock(nn.Module):
 
 # %% ../../nbs/models/02_convolutional.ipynb #49249c6b
 class ResNet(nn.Module):
-    "A residual network for small images; parameters are named `conv1.weight`, `bn1.*`, `stages.0.0.conv1.weight`, ..., `out_layer.*`."
+    """A residual network for small images; parameters are named `conv1.weight`, `bn1.*`, `stages.0.0.conv1.weight`,
+    ..., `out_layer.*`."""
     def __init__(self,
         depth: int = 110, # layers with weights, 6 n + 2 for n blocks in each stage
         n_classes: int = 10, # logits
@@ -95,13 +101,16 @@ class ResNet(nn.Module):
     ):
         super().__init__()
         n, rest = divmod(depth - 2, 6)
-        if rest or n < 1: raise ValueError(f"depth: {depth} given; need 6 n + 2 with n of 1 or more, such as {6 * max(n, 1) + 2} or {6 * max(n, 1) + 8}")
+        if rest or n < 1:
+            raise ValueError(f"depth: {depth} given; need 6 n + 2 with n of 1 or more, such as {6 * max(n, 1) + 2} or "
+                             f"{6 * max(n, 1) + 8}")
         _check_sizes(n_classes=n_classes, width=width, in_channels=in_channels)
         with torch.device("meta"):
             self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)
             first = (BasicBlock(width, width), BasicBlock(width, 2 * width, 2), BasicBlock(2 * width, 4 * width, 2))
-            self.stages = nn.Sequential(*(nn.Sequential(block, *(BasicBlock(width << i, width << i) for _ in range(n - 1))) for i, block in enumerate(first)))
+            self.stages = nn.Sequential(*(nn.Sequential(block,
+                *(BasicBlock(width << i, width << i) for _ in range(n - 1))) for i, block in enumerate(first)))
             self.out_layer = nn.Linear(4 * width, n_classes)
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)

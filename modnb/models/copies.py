@@ -16,7 +16,8 @@ __all__ = ['full_copy', 'structural_copy', 'parameter_places', 'put_weights']
 # %% ../../nbs/models/07_copies.ipynb #b6018f96
 def _refused(error: Exception) -> object:
     "What could not be copied: the argument of the innermost `deepcopy` in a traceback."
-    found, trace = None, error.__traceback__
+    found = None
+    trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_code is copy.deepcopy.__code__: found = trace.tb_frame.f_locals["x"]
         trace = trace.tb_next
@@ -37,7 +38,8 @@ def _copied(net: nn.Module, known: dict) -> nn.Module: # known: id of an object 
         except Exception as error:
             part = _refused(error)
             if part is None or id(part) in known or isinstance(part, nn.Module):
-                raise ValueError(f"net: {type(net).__name__} cannot be copied, as it holds a {type(part).__name__}: {error}") from error
+                raise ValueError(f"net: {type(net).__name__} cannot be copied, as it holds a {type(part).__name__}: "
+                                 f"{error}") from error
             known[id(part)] = part.detach().clone() if isinstance(part, Tensor) else part
 
 # %% ../../nbs/models/07_copies.ipynb #2564dccf
@@ -60,7 +62,8 @@ def structural_copy(
 def parameter_places(net: nn.Module) -> list[tuple[str, dict, str]]: # name, and dict and key that hold the parameter
     "Where a network holds its parameters; a tied one has several places under its first name."
     names = {id(p): n for n, p in net.named_parameters()}
-    return [(names[id(p)], m._parameters, key) for m in net.modules() for key, p in m._parameters.items() if p is not None]
+    return [(names[id(p)], m._parameters, key) for m in net.modules() for key, p in m._parameters.items()
+            if p is not None]
 
 
 def put_weights(

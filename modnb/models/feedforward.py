@@ -34,7 +34,8 @@ def draw_(
 def init_linear(layer: nn.Linear, generator: torch.Generator):
     "PyTorch's default initialization: weights and biases from U(-k, k) with k = 1 / sqrt(inputs)."
     draw_(layer.weight, partial(nn.init.kaiming_uniform_, a=5**0.5), generator)
-    if layer.bias is not None: draw_(layer.bias, partial(nn.init.uniform_, a=-layer.in_features**-0.5, b=layer.in_features**-0.5), generator)
+    if layer.bias is not None:
+        draw_(layer.bias, partial(nn.init.uniform_, a=-layer.in_features**-0.5, b=layer.in_features**-0.5), generator)
 
 # %% ../../nbs/models/00_feedforward.ipynb #061b102e
 class FeedForward(nn.Module):

@@ -47,7 +47,8 @@ class GroupLinear(nn.Module):
 
     def scores(self, x: Tensor) -> Tensor: # [..., M, n_inputs] -> [..., M]
         "The one output of each module."
-        diagonal = self.weight * torch.eye(len(self.weight), dtype=x.dtype, device=x.device).unsqueeze(1)      # [M, n_inputs, M]
+        # [M, n_inputs, M]
+        diagonal = self.weight * torch.eye(len(self.weight), dtype=x.dtype, device=x.device).unsqueeze(1)
         y = x.flatten(-2) @ diagonal.flatten(0, 1)
         return y if self.bias is None else y + self.bias.squeeze(-1)
 
@@ -57,7 +58,8 @@ def initialize(
     seed: int | None, # None draws from the global generator
 ):
     "Default values for every `nn.Linear` and every layer with a method `fill(generator)`, on the default device."
-    generator, device = generator_for(seed), torch.get_default_device()
+    generator = generator_for(seed)
+    device = torch.get_default_device()
     for layer in net.modules():
         fill = partial(init_linear, layer) if isinstance(layer, nn.Linear) else getattr(layer, "fill", None)
         if fill is None or not all(p.is_meta for p in layer.parameters()): continue

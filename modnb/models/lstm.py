@@ -14,13 +14,19 @@ __all__ = ['lstm_layer']
 # %% ../../nbs/models/03_lstm.ipynb #969ba6a5
 def _forward(x, w_ih, w_hh, bias, h0, c0):
     "Outputs and cells [K, T, B, H] and activated gates [K, T, B, 4H] of one layer with K weight sets."
-    (K, T, B, _), H = x.shape, w_hh.shape[-1]
+    K, T, B, _ = x.shape
+    H = w_hh.shape[-1]
     gates = torch.baddbmm(bias[:, None], x.reshape(K, T * B, -1), w_ih.mT).view(K, T, B, 4 * H)
-    cells, hidden = x.new_empty(K, T, B, H), x.new_empty(K, T, B, H)
-    h, c, w = h0, c0, w_hh.mT
+    cells = x.new_empty(K, T, B, H)
+    hidden = x.new_empty(K, T, B, H)
+    h = h0
+    c = c0
+    w = w_hh.mT
     for t in range(T):
         if h is not None: gates[:, t].baddbmm_(h, w)
-        i_f, g, o = gates[:, t, :, :2 * H].sigmoid_(), gates[:, t, :, 2 * H:3 * H].tanh_(), gates[:, t, :, 3 * H:].sigmoid_()
+        i_f = gates[:, t, :, :2 * H].sigmoid_()
+        g = gates[:, t, :, 2 * H:3 * H].tanh_()
+        o = gates[:, t, :, 3 * H:].sigmoid_()
         new = i_f[..., :H] * g
         c = new if c is None else new.addcmul_(i_f[..., H:], c)
         cells[:, t] = c
@@ -70,15 +76,18 @@ class _LSTMLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, grad_cells, _):
-        single, need = ctx.saved_tensors[0].dim() == 3, ctx.needs_input_grad
+        single = ctx.saved_tensors[0].dim() == 3
+        need = ctx.needs_input_grad
         batched = lambda *ts: [t if t is None or not single else t[None] for t in ts]
         x, w_ih, w_hh, h0, c0, hidden, cells, gates, grad, grad_cells = batched(*ctx.saved_tensors, grad, grad_cells)
         with torch.no_grad(): d, dh, dc = _gate_gradients(grad, grad_cells, gates, cells, w_hh, c0)
-        (K, T, B, H), flat = hidden.shape, d.flatten(1, 2)
+        K, T, B, H = hidden.shape
+        flat = d.flatten(1, 2)
         d_ih = torch.bmm(flat.mT, x.reshape(K, T * B, -1)) if need[1] else None
         d_hh = torch.bmm(d[:, 1:].reshape(K, -1, 4 * H).mT, hidden[:, :-1].reshape(K, -1, H)) if need[2] else None
         if need[2] and h0 is not None: d_hh = torch.baddbmm(d_hh, d[:, 0].mT, h0)
-        grads = (torch.bmm(flat, w_ih).view_as(x) if need[0] else None, d_ih, d_hh, flat.sum(1) if need[3] else None, dh if h0 is not None else None, dc if c0 is not None else None)
+        grads = (torch.bmm(flat, w_ih).view_as(x) if need[0] else None, d_ih, d_hh, flat.sum(1) if need[3] else None,
+                 dh if h0 is not None else None, dc if c0 is not None else None)
         return tuple(g if g is None or not single else g[0] for g in grads)
 
     @staticmethod

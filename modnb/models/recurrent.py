@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
-from ..checks import nearest
+from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['init_cell', 'LSTMCell', 'LSTMClassifier', 'with_backend']
@@ -25,7 +25,8 @@ def init_cell(
     generator: torch.Generator, # on the CPU
 ):
     "The reference's initialization of an LSTM cell."
-    H, gain = weight_hh.shape[1], 5 / 3
+    H = weight_hh.shape[1]
+    gain = 5 / 3
     candidate = slice(2 * H, 3 * H)
     draw_(weight_hh, partial(nn.init.normal_, std=(2 * H) ** -0.5), generator)
     draw_(weight_ih, partial(nn.init.normal_, std=(weight_ih.shape[1] + H) ** -0.5), generator)
@@ -35,7 +36,8 @@ def init_cell(
 
 # %% ../../nbs/models/01_recurrent.ipynb #615e71ec
 class LSTMCell(nn.Module):
-    "An LSTM cell with one bias vector; gates in the order i, f, g, o. Its weights are left uninitialized: see `init_cell`."
+    """An LSTM cell with one bias vector; gates in the order i, f, g, o.
+    Its weights are left uninitialized: see `init_cell`."""
     def __init__(self,
         n_inputs: int, # features in
         hidden_size: int, # H
@@ -85,15 +87,19 @@ class LSTMClassifier(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if backend not in self.backends:
-            raise ValueError(f"backend: {backend!r} is unknown; choose 'torch' or 'cells'{nearest(backend, self.backends)}")
-        for name, value in dict(n_inputs=n_inputs, hidden_size=hidden_size, n_outputs=n_outputs, n_layers=n_layers, steps=steps).items():
+        check_choice("backend", backend, self.backends)
+        for name, value in dict(n_inputs=n_inputs, hidden_size=hidden_size, n_outputs=n_outputs, n_layers=n_layers,
+                                steps=steps).items():
             if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
-        self.n_layers, self.steps, self.backend = n_layers, steps, backend
+        self.n_layers = n_layers
+        self.steps = steps
+        self.backend = backend
         with torch.device("meta"):
             self.output_projection = nn.Linear(hidden_size, n_outputs)
             if backend == "torch": self.lstm = nn.LSTM(n_inputs, hidden_size, n_layers, batch_first=True)
-            else: self.lstm_cells = nn.ModuleList(LSTMCell(hidden_size if i else n_inputs, hidden_size) for i in range(n_layers))
+            else:
+                self.lstm_cells = nn.ModuleList(LSTMCell(hidden_size if i else n_inputs, hidden_size)
+                                                for i in range(n_layers))
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)
         if backend == "torch": _one_bias(self.lstm)
@@ -103,13 +109,15 @@ class LSTMClassifier(nn.Module):
     def cell_weights(self) -> list[tuple[Tensor, Tensor, Tensor]]: # weight_ih, weight_hh, bias of each layer
         "The parameters of the layers, whatever the backend calls them."
         if self.backend == "cells": return [(c.weight_ih, c.weight_hh, c.bias) for c in self.lstm_cells]
-        return [tuple(getattr(self.lstm, f"{n}_l{i}") for n in ("weight_ih", "weight_hh", "bias_ih")) for i in range(self.n_layers)]
+        return [tuple(getattr(self.lstm, f"{n}_l{i}") for n in ("weight_ih", "weight_hh", "bias_ih"))
+                for i in range(self.n_layers)]
 
     def forward(self,
         x: Tensor, # [B, n_inputs], shown `steps` times; or [B, T, n_inputs], a sequence
         return_sequence: bool = False, # all steps instead of the last
     ) -> Tensor: # [B, n_outputs], or [B, T, n_outputs]
-        if x.dim() not in (2, 3): raise ValueError(f"x: need [batch, inputs] or [batch, time, inputs], got {x.dim()} dimensions")
+        if x.dim() not in (2, 3):
+            raise ValueError(f"x: need [batch, inputs] or [batch, time, inputs], got {x.dim()} dimensions")
         if x.dim() == 2: x = x[:, None].expand(-1, self.steps, -1)
         x = self.lstm(x)[0] if self.backend == "torch" else _unroll(self.lstm_cells, x)
         return self.output_projection(x if return_sequence else x[:, -1])
@@ -121,10 +129,13 @@ def with_backend(
     backend: str, # "torch" or "cells"
 ) -> LSTMClassifier: # a new network with equal outputs, on the same device and in the same dtype
     "The same network with its cells written out, or around `nn.LSTM`."
-    first, out = net.cell_weights()[0], net.output_projection
-    new = LSTMClassifier(first[0].shape[1], first[1].shape[1], out.out_features, net.n_layers, net.steps, backend, seed=0).to(out.weight).train(net.training)
+    first = net.cell_weights()[0]
+    out = net.output_projection
+    new = LSTMClassifier(first[0].shape[1], first[1].shape[1], out.out_features, net.n_layers, net.steps, backend,
+                         seed=0).to(out.weight).train(net.training)
     for i, (target, source) in enumerate(zip(new.cell_weights(), net.cell_weights())):
         for p, q in zip(target, source): p.copy_(q)
-        if net.backend == "torch": target[2].add_(getattr(net.lstm, f"bias_hh_l{i}"))        # zero, unless loaded from elsewhere
+        if net.backend == "torch":
+            target[2].add_(getattr(net.lstm, f"bias_hh_l{i}"))        # zero, unless loaded from elsewhere
     new.output_projection.load_state_dict(out.state_dict())
     return new

@@ -34,11 +34,13 @@ def encode(
     source_lengths: Tensor, # int64 [B]
 ) -> list[tuple[Tensor, Tensor]]: # h and c of each layer, [B, H]
     "The state of every layer after each sequence's own last token; zeros after none."
-    x, states = net.encoder_embedding(source), []
+    x = net.encoder_embedding(source)
+    states = []
     for cell in net.encoder_cells:
         x, cs = unroll(cell, F.dropout(x, net.dropout, net.training))
         last = (source_lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, x.shape[-1])
-        states.append(tuple(torch.where(source_lengths[:, None] > 0, s.gather(1, last).squeeze(1), 0.0) for s in (x, cs)))
+        states.append(tuple(torch.where(source_lengths[:, None] > 0, s.gather(1, last).squeeze(1), 0.0)
+                            for s in (x, cs)))
     return states
 
 
@@ -48,7 +50,8 @@ def decode(
     states: list[tuple[Tensor, Tensor]], # h and c of each layer, of `encode` or of an earlier call
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]: # logits [B, T, n_outputs] and the states after the last token
     "Logits of the tokens that follow `tokens`."
-    x, after = net.decoder_embedding(tokens), []
+    x = net.decoder_embedding(tokens)
+    after = []
     for cell, state in zip(net.decoder_cells, states):
         x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state)
         after.append((x[:, -1], cs[:, -1]))
@@ -62,10 +65,14 @@ def check_batch(
     max_length: int | None = None, # of source and decoder_inputs; None: any
 ):
     "ValueError where shapes do not fit together."
-    for name, x, dims in (("source", source, 2), ("source_lengths", source_lengths, 1), ("decoder_inputs", decoder_inputs, 2)):
-        if x.dim() != dims: raise ValueError(f"{name}: need {'[batch, time]' if dims == 2 else '[batch]'}, got {x.dim()} dimensions")
-        if x.shape[0] != source.shape[0]: raise ValueError(f"{name}: {x.shape[0]} rows given, source has {source.shape[0]}")
-        if dims == 2 and max_length and x.shape[1] > max_length: raise ValueError(f"{name}: {x.shape[1]} positions given, max_length is {max_length}")
+    for name, x, dims in (("source", source, 2), ("source_lengths", source_lengths, 1),
+                          ("decoder_inputs", decoder_inputs, 2)):
+        if x.dim() != dims:
+            raise ValueError(f"{name}: need {'[batch, time]' if dims == 2 else '[batch]'}, got {x.dim()} dimensions")
+        if x.shape[0] != source.shape[0]:
+            raise ValueError(f"{name}: {x.shape[0]} rows given, source has {source.shape[0]}")
+        if dims == 2 and max_length and x.shape[1] > max_length:
+            raise ValueError(f"{name}: {x.shape[1]} positions given, max_length is {max_length}")
 
 # %% ../../nbs/models/04_seq2seq.ipynb #96d9afdc
 class EncoderDecoderLSTM(nn.Module):
@@ -80,20 +87,25 @@ class EncoderDecoderLSTM(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, hidden_size=hidden_size, embedding_size=embedding_size, n_layers=n_layers)
+        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, hidden_size=hidden_size, embedding_size=embedding_size,
+                     n_layers=n_layers)
         for name, value in sizes.items():
             if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
         if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
         self.dropout = dropout
         with torch.device("meta"):
-            self.encoder_embedding, self.decoder_embedding = nn.Embedding(n_inputs, embedding_size), nn.Embedding(n_outputs, embedding_size)
+            self.encoder_embedding = nn.Embedding(n_inputs, embedding_size)
+            self.decoder_embedding = nn.Embedding(n_outputs, embedding_size)
             self.encoder_cells, self.decoder_cells = (
-                nn.ModuleList(LSTMCell(hidden_size if i else embedding_size, hidden_size) for i in range(n_layers)) for _ in range(2))
+                nn.ModuleList(LSTMCell(hidden_size if i else embedding_size, hidden_size) for i in range(n_layers))
+                for _ in range(2))
             self.output_projection = nn.Linear(hidden_size, n_outputs)
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)
-        for embedding in (self.encoder_embedding, self.decoder_embedding): draw_(embedding.weight, nn.init.normal_, generator)
-        for cell in (*self.encoder_cells, *self.decoder_cells): init_cell(cell.weight_ih, cell.weight_hh, cell.bias, generator)
+        for embedding in (self.encoder_embedding, self.decoder_embedding):
+            draw_(embedding.weight, nn.init.normal_, generator)
+        for cell in (*self.encoder_cells, *self.decoder_cells):
+            init_cell(cell.weight_ih, cell.weight_hh, cell.bias, generator)
         init_linear(self.output_projection, generator)
 
     def forward(self,
@@ -105,7 +117,8 @@ class EncoderDecoderLSTM(nn.Module):
         check_batch(source, source_lengths, decoder_inputs)
         states = encode(self, source, source_lengths)
         if not free_running: return decode(self, decoder_inputs, states)[0]
-        token, logits = decoder_inputs[:, :1], []
+        token = decoder_inputs[:, :1]
+        logits = []
         for _ in range(decoder_inputs.shape[1]):
             step, states = decode(self, token, states)
             logits.append(step)
@@ -121,4 +134,5 @@ class EncoderDecoderLSTM(nn.Module):
     ) -> Tensor: # int64 [B, steps]
         "Greedy decoding: the most probable token is fed back."
         if steps < 1: raise ValueError(f"steps: {steps} given; need 1 or more")
-        return self(source, source_lengths, source.new_full((source.shape[0], steps), start), free_running=True).argmax(-1)
+        return self(source, source_lengths, source.new_full((source.shape[0], steps), start),
+                    free_running=True).argmax(-1)

@@ -27,7 +27,8 @@ def _held(f: FunctionType) -> tuple: # defaults and the values of a closure
 def _plain_object(a) -> bool:
     "Whether an object is nothing but its attributes and defines no equality of its own."
     kind = type(a)
-    methods = ((kind.__eq__, object.__eq__), (kind.__reduce__, object.__reduce__), (kind.__reduce_ex__, object.__reduce_ex__))
+    methods = ((kind.__eq__, object.__eq__), (kind.__reduce__, object.__reduce__),
+               (kind.__reduce_ex__, object.__reduce_ex__))
     return hasattr(a, "__dict__") and all(mine is default for mine, default in methods)
 
 
@@ -36,7 +37,8 @@ def _alike(a, b, seen: frozenset = frozenset()) -> bool: # seen: pairs of module
     if a is b: return True
     if type(a) is not type(b): return False
     same = lambda x, y: _alike(x, y, seen)
-    if isinstance(a, Tensor): return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
+    if isinstance(a, Tensor):
+        return a.shape == b.shape and a.dtype == b.dtype and a.device == b.device and torch.equal(a, b)
     if isinstance(a, nn.Module): return (id(a), id(b)) in seen or not _difference(a, b, True, seen)
     if isinstance(a, dict): return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
     if isinstance(a, (list, tuple)): return len(a) == len(b) and all(map(same, a, b))
@@ -58,14 +60,16 @@ def _rest(module: nn.Module) -> dict:
     computed = {getattr(hook, "_tensor_name", getattr(hook, "name", None)) for hook in hooks}
     without = {"_parameters", "_buffers", "_modules", "training"} | computed
     numbered = ("_hooks", "_with_kwargs", "_always_called")
-    return {n: list(v.items() if n.endswith(numbered[1:]) else v.values()) if n.endswith(numbered) and isinstance(v, dict) else v
+    return {n: list(v.items() if n.endswith(numbered[1:]) else v.values()) if n.endswith(numbered)
+            and isinstance(v, dict) else v
             for n, v in vars(module).items() if n not in without}
 
 
 def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) -> str:
     "`difference`, while the modules of `seen` are being compared."
     def look(t): return t if t is None else (t.shape, t.dtype, t.device, t.requires_grad and gradients)
-    def names(net): return [[n for n, _ in every] for every in (net.named_modules(), net.named_parameters(), net.named_buffers())]
+    def names(net):
+        return [[n for n, _ in every] for every in (net.named_modules(), net.named_parameters(), net.named_buffers())]
     seen = seen | {(id(a), id(b))}
     if names(a) != names(b): return "the names of its modules, parameters or buffers"
     for (name, m), n in zip(a.named_modules(), b.modules()):
@@ -74,7 +78,8 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
         for mine, other in ((m._parameters, n._parameters), (m._buffers, n._buffers)):
             for part in mine:
                 if look(mine[part]) != look(other.get(part)): return f"shape or kind of {at(part)!r}"
-        mine, other = _rest(m), _rest(n)
+        mine = _rest(m)
+        other = _rest(n)
         skipped = FLAT if isinstance(m, nn.RNNBase) and not gradients else set()
         for part in dict.fromkeys(n for n in (*mine, *other) if n not in skipped):
             if not (part in mine and part in other and _alike(mine[part], other[part], seen)): return repr(at(part))
@@ -105,7 +110,8 @@ def stacked_pass(
     network: type, # class of the networks
     fits: Callable[[nn.Module], bool] = lambda net: True, # whether the pass knows all that this network does
 ) -> Callable:
-    "Decorator of a function (network, tensors [S, ...], inputs [S, B, ...]) -> outputs: how a stack runs networks of that class."
+    """Decorator of a function (network, tensors [S, ...], inputs [S, B, ...]) -> outputs:
+    how a stack runs networks of that class."""
     def add(run: Callable) -> Callable:
         HAND_WRITTEN[network] = (run, fits)
         return run
@@ -117,18 +123,54 @@ def hand_written_pass(net: nn.Module) -> Callable | None:
     run, fits = HAND_WRITTEN.get(type(net), (None, None))
     return run if run is not None and fits(net) else None
 
+# %% ../../nbs/models/08_stacked.ipynb #b06d2c16
+def _call(net: Callable, inputs):
+    "Outputs for inputs that are a tensor, several, or named ones."
+    if isinstance(inputs, dict): return net(**inputs)
+    return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
 
+
+def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
+
+
+def _losses(stack: Stack, loss: Callable, inputs, targets) -> Tensor: # [S]
+    "The loss of each network on its own batch."
+    if stack.by_hand:
+        leaves, spec = tree_flatten(_call(partial(stack.by_hand, stack.template, stack.tensors), inputs))
+        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+        def one(tensors, y):
+            return loss(tree_unflatten([tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)],
+                                       spec), y)
+        return torch.vmap(one, randomness="different")([leaves[i] for i in at], targets)
+    def one(t, x, y): return loss(_call(partial(_functional, stack.template, t), x), y)
+    return torch.vmap(one, randomness="different")(stack.tensors, inputs, targets)
+
+
+def _arrange(stack: Stack, gradients: Sequence[Tensor | None]):
+    "Store parameters in the memory layout of their gradients."
+    for (name, t), g in zip(stack.trained.items(), gradients):
+        if g is None: continue
+        order = sorted(range(g.dim()), key=lambda axis: (-g.stride(axis), axis))
+        if t.stride() != g.stride() and g.permute(order).is_contiguous():
+            stack.tensors[name] = torch.empty_strided(g.shape, g.stride(), dtype=t.dtype,
+                                                     device=t.device).copy_(t.detach()).requires_grad_()
+    stack.show()
+
+# %% ../../nbs/models/08_stacked.ipynb #fe7ae104
 class Stack:
     "Networks of one shape in one pass. Release it in the end. Raises `ValueError` naming `nets`."
     def __init__(self, nets: Sequence[nn.Module]): # of `same_shape`
         for i, net in enumerate(nets):
-            if what := difference(nets[0], net): raise ValueError(f"nets: network {i} differs from network 0 in more than the values of its parameters: {what}")
+            if what := difference(nets[0], net):
+                raise ValueError(f"nets: network {i} differs from network 0 in more than the values of its "
+                                 f"parameters: {what}")
         self.nets = list(nets)
         self.template = structural_copy(nets[0])
         each = [dict((*net.named_parameters(), *net.named_buffers())) for net in nets]
         self.slots = {name: [tensors[name] for tensors in each] for name in each[0]}
         self.own = {name: [t.data for t in slots] for name, slots in self.slots.items()}
-        self.tensors = {name: torch.stack([t.detach() for t in slots]).requires_grad_(slots[0].requires_grad) for name, slots in self.slots.items()}
+        self.tensors = {name: torch.stack([t.detach() for t in slots]).requires_grad_(slots[0].requires_grad)
+                        for name, slots in self.slots.items()}
         self.by_hand = hand_written_pass(self.template)
         self.show()
 
@@ -149,40 +191,16 @@ class Stack:
                 if slot.data_ptr() != own.data_ptr(): own.copy_(slot.data)
                 slot.data = own
 
-# %% ../../nbs/models/08_stacked.ipynb #b06d2c16
-def _call(net: Callable, inputs):
-    "Outputs for inputs that are a tensor, several, or named ones."
-    if isinstance(inputs, dict): return net(**inputs)
-    return net(*inputs) if type(inputs) in (tuple, list) else net(inputs)
+    def losses(self,
+        loss: Callable, # (outputs, targets) of one network -> scalar
+        inputs, # tensors [S, ...]; a tuple or a dict of them for several
+        targets, # tensors [S, ...]
+        training: bool = True, # mode of the networks
+    ) -> Tensor: # [S]
+        "The loss of each network on its own batch."
+        self.template.train(training)
+        return _losses(self, loss, inputs, targets)
 
-
-def _losses(self: Stack,
-    loss: Callable, # (outputs, targets) of one network -> scalar
-    inputs, # tensors [S, ...]; a tuple or a dict of them for several
-    targets, # tensors [S, ...]
-    training: bool = True, # mode of the networks
-) -> Tensor: # [S]
-    "The loss of each network on its own batch."
-    self.template.train(training)
-    if self.by_hand:
-        leaves, spec = tree_flatten(_call(partial(self.by_hand, self.template, self.tensors), inputs))
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        def one(tensors, y): return loss(tree_unflatten([tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)], spec), y)
-        return torch.vmap(one, randomness="different")([leaves[i] for i in at], targets)
-    def one(t, x, y): return loss(_call(partial(_functional, self.template, t), x), y)
-    return torch.vmap(one, randomness="different")(self.tensors, inputs, targets)
-
-
-def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
-
-
-def _arrange(self: Stack, gradients: Sequence[Tensor | None]): # of `trained`
-    "Lay parameters in memory as their gradients lie."
-    for (name, t), g in zip(self.trained.items(), gradients):
-        if g is None: continue
-        order = sorted(range(g.dim()), key=lambda axis: (-g.stride(axis), axis))
-        if t.stride() != g.stride() and g.permute(order).is_contiguous():
-            self.tensors[name] = torch.empty_strided(g.shape, g.stride(), dtype=t.dtype, device=t.device).copy_(t.detach()).requires_grad_()
-    self.show()
-
-Stack.losses, Stack.arrange = _losses, _arrange
+    def arrange(self, gradients: Sequence[Tensor | None]): # of `trained`
+        "Store parameters in the memory layout of their gradients."
+        _arrange(self, gradients)

@@ -20,7 +20,8 @@ __all__ = ['LayerNorm', 'Attention', 'additive', 'PositionwiseFF', 'EncoderLayer
 
 # %% ../../nbs/models/05_transformer.ipynb #c29a4d27
 class LayerNorm(nn.Module):
-    "Normalization of the last axis by its mean and unbiased standard deviation. Its parameters are left uninitialized: see `init_transformer`."
+    """Normalization of the last axis by its mean and unbiased standard deviation.
+    Its parameters are left uninitialized: see `init_transformer`."""
     def __init__(self,
         width: int, # features; two or more, since one number has no standard deviation
         eps: float = 1e-5, # added to the standard deviation
@@ -28,7 +29,8 @@ class LayerNorm(nn.Module):
         super().__init__()
         if width < 2: raise ValueError(f"width: {width} given; need 2 or more")
         self.eps = eps
-        self.gamma, self.beta = nn.Parameter(torch.empty(width)), nn.Parameter(torch.empty(width))
+        self.gamma = nn.Parameter(torch.empty(width))
+        self.beta = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor: # [..., width]
         return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps) * self.gamma + self.beta
@@ -43,13 +45,15 @@ class Attention(nn.Module):
     ):
         super().__init__()
         if heads < 1 or width % heads: raise ValueError(f"heads: {heads} given; need a divisor of the width {width}")
-        self.heads, self.dropout = heads, dropout
+        self.heads = heads
+        self.dropout = dropout
         self.query, self.key_value, self.merge = (nn.Linear(width, n * width, bias=False) for n in (1, 2, 1))
 
     def _split(self, x: Tensor) -> Tensor: # [B, T, width] -> [B, heads, T, width / heads]
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self, memory: Tensor) -> tuple[Tensor, Tensor]: # [B, T, width] -> two of [B, heads, T, width / heads]
+    def keys_values(self,
+                    memory: Tensor) -> tuple[Tensor, Tensor]: # [B, T, width] -> two of [B, heads, T, width / heads]
         "What can be attended to."
         return tuple(map(self._split, self.key_value(memory).chunk(2, -1)))
 
@@ -76,7 +80,9 @@ class PositionwiseFF(nn.Module):
     "Two linear layers with ReLU and dropout between them, applied at each position."
     def __init__(self, width: int, ff: int, dropout: float):
         super().__init__()
-        self.linear1, self.linear2, self.dropout = nn.Linear(width, ff), nn.Linear(ff, width), nn.Dropout(dropout)
+        self.linear1 = nn.Linear(width, ff)
+        self.linear2 = nn.Linear(ff, width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor: # [B, T, width]
         return self.linear2(self.dropout(torch.relu(self.linear1(x))))
@@ -86,8 +92,11 @@ class EncoderLayer(nn.Module):
     "Attention to all positions, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
         super().__init__()
-        self.attention, self.feedforward = Attention(width, heads, dropout), PositionwiseFF(width, ff, dropout)
-        self.norm1, self.norm2, self.dropout = LayerNorm(width), LayerNorm(width), nn.Dropout(dropout)
+        self.attention = Attention(width, heads, dropout)
+        self.feedforward = PositionwiseFF(width, ff, dropout)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor: # [B, T, width], additive [B, 1, 1, T]
         x = self.norm1(x + self.dropout(self.attention(x, *self.attention.keys_values(x), mask)))
@@ -98,9 +107,13 @@ class DecoderLayer(nn.Module):
     "Attention to earlier positions, attention to the source, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
         super().__init__()
-        self.self_attention, self.source_attention = Attention(width, heads, dropout), Attention(width, heads, dropout)
+        self.self_attention = Attention(width, heads, dropout)
+        self.source_attention = Attention(width, heads, dropout)
         self.feedforward = PositionwiseFF(width, ff, dropout)
-        self.norm1, self.norm2, self.norm3, self.dropout = LayerNorm(width), LayerNorm(width), LayerNorm(width), nn.Dropout(dropout)
+        self.norm1 = LayerNorm(width)
+        self.norm2 = LayerNorm(width)
+        self.norm3 = LayerNorm(width)
+        self.dropout = nn.Dropout(dropout)
 
     def forward(self,
         x: Tensor, # [B, T, width]
@@ -134,7 +147,8 @@ def init_transformer(
     xavier = nn.init.xavier_uniform_
     for part in net.modules():
         if isinstance(part, Attention):
-            for block in (part.query.weight, *part.key_value.weight.chunk(2), part.merge.weight): draw_(block, xavier, generator)
+            for block in (part.query.weight, *part.key_value.weight.chunk(2), part.merge.weight):
+                draw_(block, xavier, generator)
         elif isinstance(part, PositionwiseFF):
             for linear, gain in ((part.linear1, 2**0.5), (part.linear2, 1)):
                 init_linear(linear, generator)
@@ -159,15 +173,20 @@ class Transformer(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers, decoder_layers=decoder_layers, max_length=max_length)
+        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers,
+                     decoder_layers=decoder_layers, max_length=max_length)
         for name, value in sizes.items():
             if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
         if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
-        if tied and n_inputs != n_outputs: raise ValueError(f"tied: one embedding needs n_inputs == n_outputs; {n_inputs} and {n_outputs} given")
-        self.dropout, self.tied = nn.Dropout(dropout), tied
+        if tied and n_inputs != n_outputs:
+            raise ValueError(f"tied: one embedding needs n_inputs == n_outputs; {n_inputs} and {n_outputs} given")
+        self.dropout = nn.Dropout(dropout)
+        self.tied = tied
         with torch.device("meta"):
             if tied: self.embedding = nn.Embedding(n_inputs, width)
-            else: self.encoder_embedding, self.decoder_embedding = nn.Embedding(n_inputs, width), nn.Embedding(n_outputs, width)
+            else:
+                self.encoder_embedding, self.decoder_embedding = nn.Embedding(n_inputs, width), nn.Embedding(n_outputs,
+                    width)
             self.encoder = nn.ModuleList(EncoderLayer(width, heads, ff, dropout) for _ in range(encoder_layers))
             self.decoder = nn.ModuleList(DecoderLayer(width, heads, ff, dropout) for _ in range(decoder_layers))
             if not tied: self.output_map = nn.Linear(width, n_outputs)
@@ -193,8 +212,10 @@ class Transformer(nn.Module):
         steps: int, # tokens to write; the caller cuts at the first end token
     ) -> Tensor: # int64 [B, steps]
         "Greedy decoding: the most probable token is fed back."
-        if not 1 <= steps <= len(self.positions): raise ValueError(f"steps: {steps} given; need 1 to max_length, {len(self.positions)}")
-        tokens, past = [source.new_full((source.shape[0], 1), start)], None
+        if not 1 <= steps <= len(self.positions):
+            raise ValueError(f"steps: {steps} given; need 1 to max_length, {len(self.positions)}")
+        tokens = [source.new_full((source.shape[0], 1), start)]
+        past = None
         check_batch(source, source_lengths, tokens[0], len(self.positions))
         read = encode(self, source, source_lengths)
         for _ in range(steps):
@@ -228,7 +249,8 @@ def decode(
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]: # logits [B, T, n_outputs]; keys and values so far of each layer
     "Logits of the tokens that follow `tokens`."
     embedding = net.embedding if net.tied else net.decoder_embedding
-    x, after = _embed(net, embedding, tokens, past[0][0].shape[2] if past else 0), []
+    x = _embed(net, embedding, tokens, past[0][0].shape[2] if past else 0)
+    after = []
     T = tokens.shape[1]
     mask = additive(torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1), x)
     for i, layer in enumerate(net.decoder):

@@ -17,5 +17,5 @@ from .runner import Experiment, Run, experiment, plan, run
 from .store import NotDone, Result, RunFolder
 from .table import Runs
 
-_all_ = ["Busy", "Experiment", "Grid", "Log", "NotDone", "ParameterError", "Params", "PoolGone", "Result", "Run", "RunFolder", "Runs", "experiment", "from_notebook", "header",
-         "param", "plan", "run", "signature"]
+_all_ = ["Busy", "Experiment", "Grid", "Log", "NotDone", "ParameterError", "Params", "PoolGone", "Result", "Run",
+         "RunFolder", "Runs", "experiment", "from_notebook", "header", "param", "plan", "run", "signature"]

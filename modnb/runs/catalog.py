@@ -52,7 +52,8 @@ def locate(
     if "." in name and all(part.isidentifier() for part in name.split(".")):
         return name
     short = [full.rpartition("/")[2] for full in known]
-    raise ParameterError(f"experiment: {name!r} is unknown{nearest(name, [*short, *known])} (there are: {', '.join(known) or 'none'})")
+    raise ParameterError(f"experiment: {name!r} is unknown{nearest(name, [*short, *known])} (there are: "
+                         f"{', '.join(known) or 'none'})")
 
 # %% ../../nbs/runs/08_catalog.ipynb #271831ad
 def source_of(
@@ -84,4 +85,5 @@ def _version_in(path: Path, changed: int) -> int | None:
         body = ast.parse(path.read_bytes()).body
     except SyntaxError:
         return None
-    return next((s.value.value for s in body if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant) and ast.unparse(s.targets[0]) == "VERSION"), 1)
+    return next((s.value.value for s in body if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant)
+                 and ast.unparse(s.targets[0]) == "VERSION"), 1)

@@ -97,7 +97,8 @@ def command_run(args: argparse.Namespace) -> None:
     "compute a run (or find it computed) and print its table"
     preset, given = split_words(args.words)
     named(args.name, given)
-    done = run(args.name, preset=preset, runs=args.runs, force=args.force, resume=not args.restart, progress=None if sys.stderr.isatty() else "plain", **given)
+    done = run(args.name, preset=preset, runs=args.runs, force=args.force, resume=not args.restart,
+               progress=None if sys.stderr.isatty() else "plain", **given)
     show(done.summary())
     print(f"\n{done.folder.path}")
 
@@ -106,7 +107,8 @@ def command_report(args: argparse.Namespace) -> None:
     "execute the experiment's notebook: table, notebook, HTML"
     preset, given = split_words(args.words)
     named(args.name, given)
-    made = report(args.name, preset=preset, runs=args.runs, out=args.out, fresh=args.fresh, progress=None if sys.stderr.isatty() else "plain", **given)
+    made = report(args.name, preset=preset, runs=args.runs, out=args.out, fresh=args.fresh,
+                  progress=None if sys.stderr.isatty() else "plain", **given)
     show(made.run.summary())
     print(f"\n{made.notebook}\n{made.html}")
 
@@ -128,12 +130,12 @@ def command_list(args: argparse.Namespace) -> None:
     for name in catalog():
         try:
             print(about(name, experiment(name)))
-        except TypeError: # a module beside the experiments that is none
+        except TypeError: # a module among the experiments that is none
             continue
 
 
 def about(name: str, found: Experiment) -> str:
-    "An experiment in words: presets, parameters with their defaults and what is allowed."
+    "Description of an experiment: presets, parameters with defaults and allowed values."
     lines = [f"  {p['name']}={p['value']}  {p['doc']} ({p['allowed']})" for p in describe(found.Params)]
     return "\n".join([f"{name}  {found.doc}", f"  presets: {', '.join({'smoke': {}} | found.Params.presets)}", *lines])
 
@@ -142,13 +144,15 @@ def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
     "The grid that a command line is about: of a file, or of an experiment."
     preset, given = split_words(args.words)
     lists = {name: Values(parse_yaml(text, f"{name}: {text!r}"), None) for name, text in given.items()}
-    preset, rest = preset or args.preset, dict(runs=args.runs, ask=not args.yes)
+    preset = preset or args.preset
+    rest = dict(runs=args.runs, ask=not args.yes)
     if Path(args.name).suffix not in (".yaml", ".yml"):
         fields = specs(named(args.name, lists).Params)
         return Grid(args.name, preset=preset, **rest, **in_words(fields, lists))
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
-    return from_sweep(dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists), args.experiment, preset, **rest)
+    return from_sweep(dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists), args.experiment,
+                      preset, **rest)
 
 
 def grid_file(name: str) -> Path:
@@ -156,7 +160,8 @@ def grid_file(name: str) -> Path:
     import modnb
 
     package = Path(modnb.__file__).resolve().parent
-    known = [p for base in (package.parent / "nbs", package) for p in sorted((base / "grids").rglob("*.yaml")) if p.as_posix().endswith("/" + name)]
+    known = [p for base in (package.parent / "nbs", package) for p in sorted((base / "grids").rglob("*.yaml"))
+             if p.as_posix().endswith("/" + name)]
     return known[0] if len(known) == 1 and not Path(name).exists() else Path(name)
 
 # %% ../../nbs/runs/06_cli.ipynb #38343748
@@ -167,11 +172,15 @@ def command_grid(args: argparse.Namespace) -> None:
         print(grid, f"varied: {', '.join(grid.varied) or 'nothing'}", grid.folder, sep="\n")
         print(job_script(args.cluster) if args.cluster else "", end="")
         return
-    options = dict(workers=args.workers, resume=not args.restart, retry=args.retry, report=args.report, stack=args.stack, gpus=args.gpus, per_gpu=args.per_gpu)
-    grid.run(args.scheduler or args.cluster, **options, resources={"GPU": 1 / args.per_gpu} if args.gpus and (args.scheduler or args.cluster) else None,
+    options = dict(workers=args.workers, resume=not args.restart, retry=args.retry, report=args.report,
+                   stack=args.stack, gpus=args.gpus, per_gpu=args.per_gpu)
+    grid.run(args.scheduler or args.cluster, **options,
+             resources={"GPU": 1 / args.per_gpu} if args.gpus and (args.scheduler or args.cluster) else None,
              progress=None if sys.stderr.isatty() else "plain")
-    frame, errors = grid.status(), grid.board.failed # a run may be done, and its report have failed
-    frame["problem"] = [(errors.get(signature) or problem).strip().rpartition("\n")[2] for signature, problem in zip(frame.run, frame.problem)]
+    frame = grid.status() # a run may be done, and its report have failed
+    errors = grid.board.failed
+    frame["problem"] = [(errors.get(signature) or problem).strip().rpartition("\n")[2]
+                        for signature, problem in zip(frame.run, frame.problem)]
     if len(bad := frame[(frame.state != "done") | frame.run.isin(list(errors))]):
         show(bad.drop(columns=["attempts", "wall_s"]))
     print(grid, grid.folder, sep="\n")
@@ -192,7 +201,8 @@ def grid_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs to use; on a cluster: ask for one per run")
     made.add_argument("--per-gpu", type=int, default=1, metavar="N", help="runs that share a GPU")
     made.add_argument("--stack", type=int, default=1, metavar="N", help="seeds that are computed in one pass")
-    made.add_argument("--report", choices=REPORTS, default="none", help="execute the notebook of each run, or one over the grid")
+    made.add_argument("--report", choices=REPORTS, default="none",
+                      help="execute the notebook of each run, or one over the grid")
     made.add_argument("--retry", choices=["failed"], help="compute failed runs again, too")
     made.add_argument("--restart", action="store_true", help="do not resume runs that are half done")
     made.add_argument("--yes", action="store_true", help="do not ask before a very large grid")
@@ -220,14 +230,16 @@ def lab_words(
     folder: Path, # that JupyterLab serves
 ) -> list[str]:
     "JupyterLab's options for it: the tour is what it opens first, where there is one."
-    return [f"--ServerApp.root_dir={folder}", *([f"--LabApp.default_url=/lab/tree/{TOUR}"] if (folder / TOUR).is_file() else [])]
+    return [f"--ServerApp.root_dir={folder}",
+            *([f"--LabApp.default_url=/lab/tree/{TOUR}"] if (folder / TOUR).is_file() else [])]
 
 # %% ../../nbs/runs/06_cli.ipynb #166ebcb6
 def parser() -> argparse.ArgumentParser:
     "Commands and options."
     from modnb import __version__
 
-    top = argparse.ArgumentParser(prog="modnb", description="Modularity in neural networks: experiments, runs and reports.")
+    top = argparse.ArgumentParser(prog="modnb",
+                                  description="Modularity in neural networks: experiments, runs and reports.")
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for call in (command_run, command_report, command_grid, command_table, command_status, command_list, command_lab):
@@ -244,10 +256,13 @@ def parser() -> argparse.ArgumentParser:
             made.add_argument("--runs", metavar="DIR", help="folder of all runs (default: runs)")
         if call in (command_report, command_table):
             made.add_argument("--out", metavar="FILE", help="file to write")
-    run, table = commands.choices["run"], commands.choices["table"]
+    run = commands.choices["run"]
+    table = commands.choices["table"]
     run.add_argument("--force", action="store_true", help="compute it although it is done")
     run.add_argument("--restart", action="store_true", help="do not resume an attempt that is half done")
-    commands.choices["report"].add_argument("--fresh", action="store_true", help="execute the notebook although there is a report that is newer than the run")
+    commands.choices["report"].add_argument("--fresh", action="store_true",
+                                            help="execute the notebook although there is a report that is newer than "
+                                            "the run")
     table.add_argument("--experiment", metavar="NAME", help="of this experiment only")
     table.add_argument("--format", choices=["text", "csv", "md", "parquet"], default="text")
     return top
@@ -270,8 +285,10 @@ def main(
     argv: list[str] | None = None, # None: what the shell gave
 ) -> int: # exit status
     "The command `modnb`."
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE") # read when PyTorch is loaded: threads that spin while they wait crawl where another process needs the core
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1") # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less
+    # read when PyTorch is loaded: threads that spin while they wait crawl where another process needs the core
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     args = arguments(argv)
     try:
         args.call(args)
@@ -285,7 +302,7 @@ def main(
     except KeyboardInterrupt:
         print("modnb: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return 130
-    except BrokenPipeError: # `modnb table | head`: nobody reads on
+    except BrokenPipeError: # `modnb table | head` closes the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 

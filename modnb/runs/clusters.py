@@ -20,17 +20,17 @@ from .params import ParameterError
 from .sweeps import load_yaml
 
 # %% auto #0
-__all__ = ['DEAF', 'SYSTEMS', 'Pool', 'cores', 'environment', 'sizes', 'without_script', 'local', 'tried', 'dask_pool', 'joined',
-           'batch_system', 'submitted', 'job_script', 'opened']
+__all__ = ['DEAF', 'SYSTEMS', 'WorkerPool', 'cores', 'environment', 'sizes', 'without_script', 'local', 'tried', 'dask_pool',
+           'joined', 'batch_system', 'submitted', 'job_script', 'opened']
 
 # %% ../../nbs/runs/15_clusters.ipynb #4cd48987
 @dataclasses.dataclass
-class Pool:
+class WorkerPool:
     "Something that computes."
     executor: Executor
     slots: Callable[[], int] # how many runs it computes at a time, now
     alive: Callable[[], str | None] = lambda: None # why it can compute nothing any more
-    title: str = "" # in words
+    title: str = "" # for messages
 
 # %% ../../nbs/runs/15_clusters.ipynb #a5ea9a87
 def cores() -> int:
@@ -41,11 +41,13 @@ def cores() -> int:
 def environment(threads: int) -> dict[str, str]:
     "Environment of a worker, set before it starts."
     counts = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    return counts | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"), "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"), "MPLBACKEND": "Agg"}
+    return (counts
+            | {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+               "THP_MEM_ALLOC_ENABLE": os.environ.get("THP_MEM_ALLOC_ENABLE", "1"), "MPLBACKEND": "Agg"})
 
 # %% ../../nbs/runs/15_clusters.ipynb #318bb5d5
 def sizes(
-    pieces: int, # of work
+    items: int, # of work
     workers: int | None = None, # processes; None: as many as there are cores (or GPUs, times per_gpu)
     gpus: int = 0, # GPUs to use
     per_gpu: int = 1, # processes that share one
@@ -55,14 +57,14 @@ def sizes(
         if value is not None and value < least:
             raise ParameterError(f"{name}: {value} was given; allowed is an int >= {least}")
     most = workers or (gpus * per_gpu if gpus else cores())
-    count = max(1, min(most, pieces))
+    count = max(1, min(most, items))
     return count, max(1, min(4, cores() // count))
 
 # %% ../../nbs/runs/15_clusters.ipynb #6d6a2f90
 @contextlib.contextmanager
 def without_script() -> Iterator[None]:
-    """Context in which new processes do not import the script that this process runs. Workers do not need it, since its functions are sent to them whole;
-    imported again, a script that starts its work outside of `if __name__ == "__main__"` would start it again in each of them, and one on stdin cannot be found."""
+    """Context in which new processes do not import the script of this process. Workers get its functions by value;
+    a script without `if __name__ == "__main__"` would start its work again in each, and one on stdin is not found."""
     main = sys.modules["__main__"]
     hidden = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
     vars(main).update(dict.fromkeys(hidden))
@@ -72,7 +74,8 @@ def without_script() -> Iterator[None]:
         vars(main).update(hidden)
 
 
-DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)" # Ctrl-C reaches every process of a terminal; the client stops its workers itself
+# Ctrl-C reaches every process of a terminal; the client stops its workers itself
+DEAF = "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)"
 
 
 @contextlib.contextmanager
@@ -80,22 +83,29 @@ def local(
     count: int, # processes
     threads: int, # of each
     gpus: int = 0, # process i sees GPU i modulo this
-) -> Iterator[Pool]:
+) -> Iterator[WorkerPool]:
     "Worker processes of this machine; they end with this process, however it ends."
     need("distributed", extra="grid")
     import dask
     from distributed import Client, Nanny, Scheduler, SpecCluster
 
     def options(i: int) -> dict[str, Any]:
-        return {"nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {}, "silence_logs": logging.CRITICAL, "preload": [DEAF]}
+        return {"nthreads": 1, "memory_limit": 0, "env": {"CUDA_VISIBLE_DEVICES": str(i % gpus)} if gpus else {},
+                "silence_logs": logging.CRITICAL, "preload": [DEAF]}
 
     def cluster() -> SpecCluster:
         spec = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
         address = {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": "127.0.0.1:0"} # free ports
         return SpecCluster(spec, {"cls": Scheduler, "options": address}, silence_logs=logging.CRITICAL)
 
-    settings = {"distributed.nanny.pre-spawn-environ": environment(threads), "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
-    with without_script(), dask.config.set(settings), tried(cluster) as made, Client(made, set_as_default=False) as client:
+    settings = {"distributed.nanny.pre-spawn-environ": environment(threads),
+                "distributed.worker.use-file-locking": False, "distributed.comm.timeouts.connect": "60s"}
+    with (
+        without_script(),
+        dask.config.set(settings),
+        tried(cluster) as made,
+        Client(made, set_as_default=False) as client,
+    ):
         yield dask_pool(client, title=f"{count} process{'es' if count > 1 else ''}")
 
 
@@ -111,17 +121,22 @@ def dask_pool(
     client: Any, # of Dask
     resources: dict[str, float] | None = None, # that each run takes of a worker, such as {"GPU": 1}
     title: str = "",
-) -> Pool:
+) -> WorkerPool:
     "A pool over a Dask client."
     def slots() -> int:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        room = [min([w["nthreads"], *(w["resources"].get(name, 0) // amount for name, amount in (resources or {}).items())]) for w in workers]
+        room = [min([w["nthreads"],
+                     *(w["resources"].get(name, 0) // amount for name, amount in (resources or {}).items())])
+                for w in workers]
         return int(sum(room))
 
     def alive() -> str | None:
-        return None if client.status == "running" else f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone ({client.status})"
+        if client.status == "running":
+            return None
+        return f"the scheduler {client.scheduler.address if client.scheduler else ''} is gone ({client.status})"
 
-    return Pool(client.get_executor(pure=False, resources=resources), slots, alive, title or f"{client.scheduler.address}")
+    return WorkerPool(client.get_executor(pure=False, resources=resources), slots, alive,
+                title or f"{client.scheduler.address}")
 
 
 @contextlib.contextmanager
@@ -129,8 +144,8 @@ def joined(
     address: str, # of a scheduler, such as tcp://10.0.0.1:8786, or the path of its scheduler file
     resources: dict[str, float] | None = None,
     timeout: float = 10.0, # seconds to wait for an answer
-) -> Iterator[Pool]: # raises ParameterError where nobody answers
-    "A cluster that somebody else has started."
+) -> Iterator[WorkerPool]: # raises ParameterError if no scheduler answers
+    "A cluster that is already running."
     need("distributed", extra="grid")
     from distributed import Client
 
@@ -138,25 +153,28 @@ def joined(
     try:
         client = Client(**where, timeout=timeout, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:
-        raise ParameterError(f"scheduler: nobody answers at {address} ({str(error).splitlines()[0]})") from None
+        raise ParameterError(f"scheduler: no scheduler answers at {address} ({str(error).splitlines()[0]})") from None
     with client:
         yield dask_pool(client, resources)
 
 # %% ../../nbs/runs/15_clusters.ipynb #676969be
-SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster", "moab": "MoabCluster", "oar": "OARCluster", "htcondor": "HTCondorCluster"}
+SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "sge": "SGECluster",
+           "moab": "MoabCluster", "oar": "OARCluster", "htcondor": "HTCondorCluster"}
 
 
 def batch_system(
     path: str | Path, # YAML: system, jobs, and options of the dask-jobqueue class
-) -> tuple[Any, int]: # a cluster of dask-jobqueue that does not ask for jobs yet; how many to ask for; raises ParameterError
+) -> tuple[Any, int]: # a cluster of dask-jobqueue without jobs, how many to ask for; raises ParameterError
     "The cluster that a file describes."
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
 
     options = load_yaml(path, typed=True)
-    system, jobs = options.pop("system", None), options.pop("jobs", 1)
+    system = options.pop("system", None)
+    jobs = options.pop("jobs", 1)
     if system not in SYSTEMS:
-        raise ParameterError(f"system: {system!r} was given; allowed is one of {', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")
+        raise ParameterError(f"system: {system!r} was given; allowed is one of "
+                             f"{', '.join(SYSTEMS)}{nearest(system, SYSTEMS)}")
     if isinstance(jobs, bool) or not isinstance(jobs, int) or jobs < 1:
         raise ParameterError(f"jobs: {jobs!r} was given; allowed is an int >= 1")
     lines = [f"export {name}={value}" for name, value in environment(1).items()]
@@ -168,7 +186,7 @@ def batch_system(
 
 
 @contextlib.contextmanager
-def submitted(path: str | Path, resources: dict[str, float] | None = None) -> Iterator[Pool]:
+def submitted(path: str | Path, resources: dict[str, float] | None = None) -> Iterator[WorkerPool]:
     "Jobs of a batch system, given back at the end."
     from distributed import Client
 
@@ -188,25 +206,27 @@ def job_script(path: str | Path) -> str:
 @contextlib.contextmanager
 def opened(
     client: Any = None, # None, an address, a file of a batch system, a Dask client or cluster, or an Executor
-    pieces: int = 1, # of work
+    items: int = 1, # of work
     workers: int | None = None, # processes on this machine
     gpus: int = 0,
     per_gpu: int = 1,
     resources: dict[str, float] | None = None, # that each run takes of a Dask worker
-) -> Iterator[Pool]: # raises ParameterError
+) -> Iterator[WorkerPool]: # raises ParameterError
     "A pool, for as long as it is needed."
     if client is None:
-        with local(*sizes(pieces, workers, gpus, per_gpu), gpus) as pool:
+        with local(*sizes(items, workers, gpus, per_gpu), gpus) as pool:
             yield pool
     elif isinstance(client, str | Path):
         with (submitted if Path(client).suffix in (".yaml", ".yml") else joined)(str(client), resources) as pool:
             yield pool
     elif isinstance(client, Executor):
-        yield Pool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(), title=type(client).__name__)
+        yield WorkerPool(client, lambda: workers or getattr(client, "_max_workers", None) or cores(),
+                   title=type(client).__name__)
     elif hasattr(client, "get_executor"):
         yield dask_pool(client, resources)
     elif hasattr(client, "get_client"):
         with client.get_client() as made:
             yield dask_pool(made, resources)
     else:
-        raise ParameterError(f"client: a {type(client).__name__} was given; allowed are None, an address, a file, a Dask client or cluster, and an Executor")
+        raise ParameterError(f"client: a {type(client).__name__} was given; allowed are None, an address, a file, a "
+                             f"Dask client or cluster, and an Executor")

@@ -20,7 +20,7 @@ from .params import ParameterError, Spec, known, one_preset, read, signature, sp
 from .runner import Experiment, Run, experiment
 from .store import as_json
 from .sweeps import Sweep, Values, in_words, load_sweep, values_of
-from .table import Runs, count_states, results_frame, standing
+from .table import Runs, count_states, results_frame, run_state
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ __all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated',
            'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
-MANY = 100_000 # runs; more than this are planned only if somebody has said yes
+MANY = 100_000 # runs; more than this need a confirmation
 
 
 def checked(
@@ -67,14 +67,15 @@ def planned(
         try:
             params = found.Params.make(given, preset)
         except ParameterError as error:
-            raise ParameterError(f"{error} (in the run with {', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
+            raise ParameterError(f"{error} (in the run with "
+                                 f"{', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
         yield Run(found, params, store.folder(found.name, signature(found.name, params, found.version)), preset)
 
 # %% ../../nbs/runs/13_grid.ipynb #f5d6ea3a
 def agreed(
     count: int, # of combinations
     ask: bool | Callable[[str], str], # False: do not ask; True: on a terminal or in a notebook; or what to ask with
-) -> None: # raises ParameterError where nobody says yes
+) -> None: # raises ParameterError without a yes
     "Ask before a very large grid is planned."
     if count <= MANY or ask is False:
         return
@@ -82,10 +83,11 @@ def agreed(
     can = ask is not True or sys.stdin is not None and sys.stdin.isatty() or "ipykernel" in sys.modules
     try:
         answer = (input if ask is True else ask)(question) if can else ""
-    except (EOFError, NotImplementedError, RuntimeError): # a notebook that is executed has nobody to ask
+    except (EOFError, NotImplementedError, RuntimeError): # a notebook that is executed cannot ask
         answer = ""
     if not answer.strip().lower().startswith("y"):
-        raise ParameterError(f"{question.partition('. ')[0]}, which is more than {MANY:,}; say yes to the question, or ask=False (--yes)")
+        raise ParameterError(f"{question.partition('. ')[0]}, which is more than {MANY:,}; say yes to the question, or "
+                             f"ask=False (--yes)")
 
 # %% ../../nbs/runs/13_grid.ipynb #f041f60b
 def translated(
@@ -96,13 +98,15 @@ def translated(
     found: dict[str, Values] = {}
     for name, what in sweep.parameters.items():
         if name not in names:
-            raise ParameterError(f"{name}: this experiment knows no such name of a sweep file (it knows: {', '.join(names)})")
+            raise ParameterError(f"{name}: this experiment knows no such name of a sweep file (it knows: "
+                                 f"{', '.join(names)})")
         ours = names[name]
         if isinstance(ours, str):
             found[ours] = what
         elif ours is not None:
             if what.each or what.given not in ours:
-                raise ParameterError(f"{name}: {what.given!r} was given; allowed is one of {', '.join(map(repr, ours))}")
+                raise ParameterError(f"{name}: {what.given!r} was given; allowed is one of "
+                                     f"{', '.join(map(repr, ours))}")
             found |= {n: Values(v, False) for n, v in ours[what.given].items()}
     return found
 
@@ -116,7 +120,8 @@ def claimant(sweep: Sweep) -> Experiment: # raises ParameterError where there is
         except (TypeError, ParameterError): # no experiment, or not this one
             continue
         return found
-    raise ParameterError("experiment: the file names none, and no experiment knows all of its parameters; add a line `experiment: NAME`")
+    raise ParameterError("experiment: the file names none, and no experiment knows all of its parameters; add a line "
+                         "`experiment: NAME`")
 
 # %% ../../nbs/runs/13_grid.ipynb #8cd05080
 def plain_value(value: Any) -> Any:
@@ -133,7 +138,7 @@ def status_of(
 
     rows = []
     for run in runs:
-        state, problem, status, _ = standing(run.folder)
+        state, problem, status, _ = run_state(run.folder)
         error = status.get("error", "").strip().splitlines()[-1:] if state in ("failed", "interrupted") else []
         given = [plain_value(getattr(run.params, n)) for n in varied]
         ended = [status.get("attempts"), status.get("wall_s"), problem or "".join(error)]
@@ -149,7 +154,7 @@ def describe_states(
     "How many runs are in which state."
     merged = combinations - len(runs)
     also = f"; {merged:,} of {combinations:,} combinations are the same run as another" if merged else ""
-    return f"{count_states(standing(r.folder).state for r in runs)}{also}"
+    return f"{count_states(run_state(r.folder).state for r in runs)}{also}"
 
 # %% ../../nbs/runs/13_grid.ipynb #4a9a178b
 def grid_folder(
@@ -229,7 +234,8 @@ class Grid:
     def to_frame(self) -> pd.DataFrame: return results_frame(r.folder for r in self.runs) # of runs that are done
     def __len__(self) -> int: return len(self.runs)
     def __repr__(self) -> str: return f"Grid({self.name}: {describe_states(self.runs, self.combinations)})"
-    def _repr_html_(self) -> str: return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.status().head(50).to_html(index=False)}"
 
 # %% ../../nbs/runs/13_grid.ipynb #fd98f14d
 def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) -> Grid: # raises ParameterError
@@ -245,7 +251,9 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:
         if "seed" in lists or "seed" not in fields:
-            raise ParameterError(f"seeds: {'seed is given, too' if 'seed' in lists else f'{found.name} has no parameter seed'}")
+            raise ParameterError(
+                f"seeds: {'seed is given, too' if 'seed' in lists else f'{found.name} has no parameter seed'}"
+            )
         lists["seed"] = Values(range(sweep.seeds), True)
     if "seed" in lists and "seeds" in fields: # each seed is a run of its own
         lists.setdefault("seeds", Values(1, False))

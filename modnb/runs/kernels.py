@@ -17,7 +17,7 @@ from typing import Any
 
 # %% auto #0
 __all__ = ['PRINTED', 'START', 'SAID', 'figures_as_new', 'libraries_as_new', 'show_figures', 'as_new', 'KernelLost', 'new_host',
-           'WarmKernel', 'start', 'renew', 'why_lost', 'put_error', 'seldom', 'engine', 'literal', 'execute_on']
+           'WarmKernel', 'start', 'renew', 'why_lost', 'put_error', 'throttled', 'engine', 'literal', 'execute_on']
 
 # %% ../../nbs/runs/10_kernels.ipynb #847dddd8
 def figures_as_new(shell) -> None: # IPython's
@@ -35,7 +35,8 @@ def figures_as_new(shell) -> None: # IPython's
     select_figure_formats(shell, inline.figure_formats, **inline.print_figure_kwargs)
 
 
-PRINTED = dict(edgeitems=3, infstr="inf", linewidth=75, nanstr="nan", precision=8, suppress=False, threshold=1000, formatter=None, sign="-", floatmode="maxprec", legacy=False)
+PRINTED = dict(edgeitems=3, infstr="inf", linewidth=75, nanstr="nan", precision=8, suppress=False, threshold=1000,
+               formatter=None, sign="-", floatmode="maxprec", legacy=False)
 
 # %% ../../nbs/runs/10_kernels.ipynb #908a2426
 def libraries_as_new(shell) -> None: # IPython's
@@ -65,12 +66,13 @@ def show_figures() -> None:
         inline.flush_figures()
 
 # %% ../../nbs/runs/10_kernels.ipynb #769c827b
-START: dict[str, Any] = {} # of this process, in a kernel: names, sys.path, variables and filters of warnings before the first notebook
+# of this process, in a kernel: names, sys.path, variables and filters of warnings before the first notebook
+START: dict[str, Any] = {}
 
 
 def as_new(
     folder: str, # to work in
-    environ: dict[str, str], # variables, beside those that the kernel was started with
+    environ: dict[str, str], # variables, in addition to those that the kernel was started with
 ) -> None:
     "In a kernel: everything as before the first notebook; loaded modules stay."
     from IPython import get_ipython
@@ -102,8 +104,14 @@ def new_host(
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
-    return NotebookClient(new_notebook(cells=[new_code_cell()]), kernel_name=name, startup_timeout=int(timeout), timeout=int(timeout),
-                          iopub_timeout=int(timeout), extra_arguments=["--log-level=40"]) # a busy machine delivers late; its warnings are about sockets, not about the run
+    return NotebookClient(
+        new_notebook(cells=[new_code_cell()]),
+        kernel_name=name,
+        startup_timeout=int(timeout),
+        timeout=int(timeout),
+        iopub_timeout=int(timeout),
+        extra_arguments=["--log-level=40"],
+    ) # a busy machine delivers late; its warnings are about sockets, not about the run
 
 # %% ../../nbs/runs/10_kernels.ipynb #dd1381dc
 class WarmKernel:
@@ -114,7 +122,8 @@ class WarmKernel:
         name: str = "python3", # of a kernel that Jupyter knows; it must have modnb
         timeout: float = 60.0, # seconds for its start
     ):
-        self.name, self.timeout = name, timeout
+        self.name = name
+        self.timeout = timeout
         self.host = None # nbclient's, while the kernel runs
         self.lost: Exception | None = None # why the last notebook could not be executed to its end
         self.running = contextlib.ExitStack()
@@ -153,9 +162,11 @@ def start(kernel: WarmKernel) -> None: # raises whatever keeps it from starting
         kernel.close(now=True)
         host = new_host(kernel.name, kernel.timeout)
         host.shutdown_kernel = "immediate" # one that does not start
-        given = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"} # with a backend of ours, the kernel would show no figures
+        # with a backend of ours, the kernel would show no figures
+        given = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
         kernel.running.enter_context(host.setup_kernel(env=given))
-        host.shutdown_kernel, kernel.host = "graceful", host
+        host.shutdown_kernel = "graceful"
+        kernel.host = host
         atexit.register(kernel.close)
 
 
@@ -167,10 +178,13 @@ def renew(
     try:
         start(kernel)
         cell = kernel.host.nb.cells[0]
-        cell.source = f"from modnb.runs.kernels import as_new\nas_new({os.getcwd()!r}, {environ!r})\nprint({SAID.strip()!r})"
+        cell.source = (
+            f"from modnb.runs.kernels import as_new\nas_new({os.getcwd()!r}, {environ!r})\nprint({SAID.strip()!r})"
+        )
         kernel.host.execute_cell(cell, 0, store_history=False)
     except Exception as error: # jupyter_client, zmq and the system have many
-        raise KernelLost(f"the kernel did not start: {getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}") from error
+        raise KernelLost(f"the kernel did not start: {getattr(error, 'ename', type(error).__name__)}: "
+                         f"{getattr(error, 'evalue', error)}") from error
     if not any(o.get("text", "").endswith(SAID) for o in cell.outputs):
         raise KernelLost("the kernel did not start: it does not answer")
 
@@ -179,14 +193,15 @@ def why_lost(
     error: Exception,
     timeout: int | None, # seconds per cell
 ) -> Exception: # KernelLost or TimeoutError
-    "An error around a notebook in words."
+    "An error of a notebook as text."
     from nbclient.exceptions import CellTimeoutError
 
     if isinstance(error, KernelLost):
         return error
     if isinstance(error, CellTimeoutError) and timeout:
         return TimeoutError(f"more than {timeout} s in one cell")
-    return KernelLost("the kernel does not answer" if isinstance(error, CellTimeoutError) else "the kernel died (out of memory?)")
+    return KernelLost("the kernel does not answer" if isinstance(error, CellTimeoutError)
+                      else "the kernel died (out of memory?)")
 
 
 def put_error(
@@ -204,11 +219,11 @@ def put_error(
 
 # %% ../../nbs/runs/10_kernels.ipynb #a631bf51
 @contextlib.contextmanager
-def seldom(
+def throttled(
     manager: Any, # NotebookExecutionManager of papermill
     every: float = 1.0, # seconds
 ) -> Iterator[None]:
-    "Write the growing notebook at most so often; papermill does before and after each cell, which costs more than many a cell."
+    "Write the growing notebook at most so often; papermill does it before and after each cell, which is costly."
     def save(**rest) -> None:
         if (manager.now() - manager.last_save_time).total_seconds() >= every:
             type(manager).save(manager, **rest)
@@ -232,9 +247,10 @@ def engine() -> str: # its name
         def execute_managed_notebook(cls, manager, kernel_name, kernel, environ, execution_timeout=None, **rest):
             try:
                 renew(kernel, environ)
-                client = PapermillNotebookClient(manager, km=kernel.host.km, timeout=execution_timeout, iopub_timeout=60)
+                client = PapermillNotebookClient(manager, km=kernel.host.km, timeout=execution_timeout,
+                                                 iopub_timeout=60)
                 client.kc = kernel.host.kc
-                with seldom(manager):
+                with throttled(manager):
                     client.execute()
             except (KernelLost, DeadKernelError, CellTimeoutError) as error:
                 kernel.lost = why_lost(error, execution_timeout)
@@ -246,7 +262,7 @@ def engine() -> str: # its name
 
 # %% ../../nbs/runs/10_kernels.ipynb #e64a68c9
 def literal(path: Path) -> str:
-    "A path for papermill, which fills in what stands in braces."
+    "A path for papermill, which fills in what is in braces."
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
@@ -264,7 +280,8 @@ def execute_on(
 
     kernel.lost = None
     try:
-        papermill.execute_notebook(literal(notebook), literal(target), parameters, engine_name=engine(), kernel_name=kernel.name, language="python", progress_bar=False,
+        papermill.execute_notebook(literal(notebook), literal(target), parameters, engine_name=engine(),
+                                   kernel_name=kernel.name, language="python", progress_bar=False,
                                    execution_timeout=timeout, kernel=kernel, environ=environ)
     except PapermillExecutionError:
         if kernel.lost is not None:

@@ -20,14 +20,14 @@ __all__ = ['born', 'host', 'holder', 'alone', 'Busy', 'Lock']
 
 # %% ../../nbs/runs/07_lock.ipynb #ca357fc2
 def born(pid: int) -> str | None:
-    "Start time of a live process, which tells it from a later one of the same number; None where it is dead or a zombie."
+    "Start time of a live process, which tells it from a later one with its number; None if dead or a zombie."
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
-    try: # no /proc, as on macOS: alive or not is all that can be told
+    try: # no /proc, as on macOS: only whether it is alive can be known
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
@@ -46,15 +46,17 @@ def host() -> str:
 # %% ../../nbs/runs/07_lock.ipynb #e327dc0f
 def holder(
     path: Path, # lock file
-    stale: float = 600.0, # seconds without a sign of life after which nobody holds it
+    stale: float = 600.0, # seconds without a sign of life after which it counts as free
 ) -> dict | None: # pid, host, born, token; None where no live process holds it
     "Who holds a lock."
     try:
-        owner, age = json.loads(path.read_text() or "{}"), time.time() - path.stat().st_mtime
+        owner = json.loads(path.read_text() or "{}")
+        age = time.time() - path.stat().st_mtime
     except FileNotFoundError:
         return None
     except ValueError:
-        owner, age = {}, time.time() - path.stat().st_mtime
+        owner = {}
+        age = time.time() - path.stat().st_mtime
     if age > stale or owner.get("host") == host() and born(owner.get("pid")) != owner.get("born"):
         return None
     return owner
@@ -79,21 +81,23 @@ class Busy(RuntimeError):
 
 # %% ../../nbs/runs/07_lock.ipynb #a6063152
 class Lock:
-    "Context manager: one process at a time; raises `Busy` where a live process holds it, takes over where its owner is dead."
+    "A context manager for one process at a time. Raises `Busy` if a live process holds it; a dead owner loses it."
 
     def __init__(
         self,
         path: str | Path, # lock file; its folder must exist
         beat: float = 15.0, # seconds between two signs of life
     ):
-        self.path, self.beat = Path(path), beat
+        self.path = Path(path)
+        self.beat = beat
         self.me = {"pid": os.getpid(), "host": host(), "born": born(os.getpid()), "token": secrets.token_hex(8)}
         self.over = threading.Event()
 
     def __enter__(self) -> Lock:
         with alone(self.path.parent):
             if (owner := holder(self.path)) is not None:
-                who = f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner else "another process"
+                who = (f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner
+                       else "another process")
                 raise Busy(f"{self.path.parent.parent.name}/{self.path.parent.name} is being worked on by {who}")
             self.path.unlink(missing_ok=True)
             with open(self.path, "x", encoding="utf-8") as file: # "x": O_EXCL

@@ -48,8 +48,12 @@ class Pace:
         step: int, # of the first event in this attempt
         now: float, # seconds, monotonic
     ):
-        self.stage, self.first, self.began = stage, step, now
-        self.step, self.steps, self.values = step, None, {}
+        self.stage = stage
+        self.first = step
+        self.began = now
+        self.step = step
+        self.steps = None
+        self.values = {}
 
     def line(
         self,
@@ -61,7 +65,9 @@ class Pace:
             rate = (self.step - self.first) / (now - self.began)
             parts.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")
             parts += [f"{clock((self.steps - self.step) / rate)} left"] if self.steps and self.steps > self.step else []
-        return " · ".join(parts + ([" ".join(f"{k} {short(v)}" for k, v in list(self.values.items())[:4])] if self.values else []))
+        return " · ".join(parts
+                          + ([" ".join(f"{k} {short(v)}" for k, v in list(self.values.items())[:4])] if self.values
+                             else []))
 
 # %% ../../nbs/runs/03_log.ipynb #8b436d33
 def to_display() -> Callable[[str, bool], None]:
@@ -100,9 +106,9 @@ def to_lines(target: TextIO | str) -> Callable[[str, bool], None]:
 
     def show(text: str, last: bool) -> None:
         nonlocal before
-        before, again = text, text == before
-        if again:
+        if text == before:
             return
+        before = text
         if isinstance(target, str):
             try:
                 with open(target, "a", encoding="utf-8") as file:
@@ -123,7 +129,7 @@ def in_kernel() -> bool:
 # %% ../../nbs/runs/03_log.ipynb #c9211c68
 def outlets(
     progress: bool | str | None = None, # None: as the table says; False: nowhere; "plain": lines on stderr
-) -> list[tuple[float, Callable[[str, bool], None]]]: # seconds between two lines, function of (text, whether it is the last)
+) -> list[tuple[float, Callable[[str, bool], None]]]: # seconds between lines, function of (text, whether last)
     "Where the line goes. Raises `ValueError` naming `progress`."
     if progress not in (None, True, False, "plain"):
         raise ValueError(f"progress: {progress!r} was given; allowed are None, True, False and 'plain'")
@@ -165,7 +171,8 @@ def frame_of(
     for r in rows:
         lists = {k: v for k, v in r.items() if isinstance(v, list)}
         for i in range(max(map(len, lists.values()))) if lists else [None]:
-            flat.append(r | ({"member": i} if lists else {}) | {k: v[i] if i < len(v) else None for k, v in lists.items()})
+            flat.append(r | ({"member": i} if lists else {})
+                        | {k: v[i] if i < len(v) else None for k, v in lists.items()})
     frame = pd.DataFrame(flat, columns=None if flat else ["stage", "kind", "step"])
     return frame if "member" not in frame else frame.astype({"member": "Int64"})
 
@@ -188,8 +195,12 @@ class Metrics:
         self,
         path: Path | None = None, # metrics.jsonl; None: memory only
     ):
-        self.path, self.new, self.every, self.written = path, [], 5.0, time.monotonic()
-        self.old, self.seen = {}, set()
+        self.path = path
+        self.new = []
+        self.every = 5.0
+        self.written = time.monotonic()
+        self.old = {}
+        self.seen = set()
         for r in read_rows(path):
             self.old.setdefault((r["stage"], r["kind"], r["step"]), []).append(r)
 
@@ -236,7 +247,8 @@ class Screen:
         now = time.monotonic()
         if self.pace is None or self.pace.stage != stage or step < self.pace.step:
             self.pace = Pace(stage, step, now)
-        self.pace.step, self.pace.steps = step, steps or self.pace.steps
+        self.pace.step = step
+        self.pace.steps = steps or self.pace.steps
         self.pace.values.update(values or {})
         for outlet in self.outlets:
             if now - outlet[2] >= outlet[0]:
@@ -264,7 +276,7 @@ def checkpoint_path(
 
 # %% ../../nbs/runs/03_log.ipynb #b95134fc
 class Log:
-    "What an experiment is given: metrics, progress, checkpoint paths. A context manager; leaving it writes what is left."
+    "Metrics, progress and checkpoint paths of a run. A context manager; leaving it writes what is left."
 
     def __init__(
         self,
@@ -272,7 +284,8 @@ class Log:
         progress: bool | str | None = None, # see `outlets`
     ):
         self.folder = Path(folder) if folder is not None else None
-        self.record, self.screen = Metrics(self.folder and self.folder / "metrics.jsonl"), Screen(progress)
+        self.record = Metrics(self.folder and self.folder / "metrics.jsonl")
+        self.screen = Screen(progress)
 
     @classmethod
     def memory(cls, progress: bool | str | None = False) -> Log:
@@ -293,7 +306,7 @@ class Log:
         self.screen.tell(stage, step, steps, values)
 
     def callback(self, stage: str) -> Callable[[Any], None]:
-        "A callback for a training loop: takes objects with kind, step, steps and values, as `modnb.training` sends them."
+        "A callback for a training loop, of events with kind, step, steps and values as in `modnb.training`."
         return lambda event: receive(self, stage, event)
 
     def frame(self) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from ..files import write_whole
 from .log import clock
 from .runner import Run
 from .store import RunFolder, read_result
-from .table import count_states, standing, status_row
+from .table import count_states, run_state, status_row
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,7 +52,7 @@ class Row:
     experiment: str
     signature: str
     params: dict[str, Any] # what was varied
-    state: str # see `modnb.runs.table.standing`
+    state: str # see `modnb.runs.table.run_state`
     wall_s: float | None = None # seconds it was computed; None: not yet
     headline: dict[str, float] = dataclasses.field(default_factory=dict) # of a run that is done
     problem: str = "" # last line of its error, or what is damaged
@@ -65,8 +65,8 @@ def row_of(
     params: dict[str, Any], # what was varied
     headline: Callable | None = None, # see `headline_of`
 ) -> Row:
-    "How a run stands, and its numbers; an error in them is told, not raised."
-    found = standing(folder)
+    "The state of a run and its numbers; an error in them is shown, not raised."
+    found = run_state(folder)
     experiment, signature, state, *_, problem = status_row(folder, found)
     numbers = {}
     if state == "done":
@@ -142,7 +142,8 @@ def shown(value: Any) -> str:
     "A value as the content of a cell."
     if isinstance(value, float):
         return f"{value:.4g}"
-    return html.escape("" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value))
+    return html.escape("" if value is None else ", ".join(map(str, value)) if isinstance(value, list | tuple)
+                       else str(value))
 
 
 def cell(value: Any) -> str:
@@ -157,38 +158,49 @@ def link(
     content: str, # HTML
 ) -> str:
     "A link that stays right when both are moved."
-    return content if target is None else f'<a href="{html.escape(quote(Path(os.path.relpath(target, page.parent)).as_posix()))}">{content}</a>'
+    if target is None:
+        return content
+    return f'<a href="{html.escape(quote(Path(os.path.relpath(target, page.parent)).as_posix()))}">{content}</a>'
 
 # %% ../../nbs/runs/11_pages.ipynb #dfac9714
 def line(
     row: Row,
     params: list[str], # columns
     numbers: list[str], # columns
-    page: Path, # that it stands on
+    page: Path, # that links to it
 ) -> str:
     "One run as a row of the table."
-    picture = row.notebook and thumbnail(row.notebook, page.parent / "thumbnails" / f"{row.experiment}-{row.signature}.png")
+    picture = (row.notebook
+               and thumbnail(row.notebook, page.parent / "thumbnails" / f"{row.experiment}-{row.signature}.png"))
     image = f'<img loading="lazy" alt="" src="{html.escape(quote(f"thumbnails/{picture.name}"))}">' if picture else ""
     report = row.page or row.notebook
-    cells = [f"<td>{link(report, page, image)}</td><td>{link(report, page, f'<code>{shown(row.signature)}</code>')}</td>", cell(row.state)]
+    cells = [
+        f"<td>{link(report, page, image)}</td><td>{link(report, page, f'<code>{shown(row.signature)}</code>')}</td>",
+        cell(row.state),
+    ]
     cells += [cell(row.params.get(name)) for name in params] + [cell(row.headline.get(name)) for name in numbers]
-    cells += [f"<td class=number>{'' if row.wall_s is None else clock(row.wall_s)}</td>", f"<td class=problem>{shown(row.problem)}</td>"]
+    cells += [f"<td class=number>{'' if row.wall_s is None else clock(row.wall_s)}</td>",
+              f"<td class=problem>{shown(row.problem)}</td>"]
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def index_page(
     rows: Iterable[Row],
-    path: str | Path, # HTML file to write; pictures go to `thumbnails/` beside it
+    path: str | Path, # HTML file to write; pictures go to `thumbnails/` next to it
     title: str,
     links: dict[str, Path] | None = None, # text -> further page, such as the summary
 ) -> Path: # `path`
     "Write a page with one row per run, each with a link to its report."
-    path, rows = Path(path).absolute(), list(rows)
-    params, numbers = (list(dict.fromkeys(name for r in rows for name in what(r))) for what in (lambda r: r.params, lambda r: r.headline))
+    path = Path(path).absolute()
+    rows = list(rows)
+    params, numbers = (list(dict.fromkeys(name for r in rows for name in what(r)))
+                       for what in (lambda r: r.params, lambda r: r.headline))
     head = "".join(f"<th>{shown(name)}</th>" for name in ["", "run", "state", *params, *numbers, "time", "problem"])
     more = " · ".join(link(Path(target).absolute(), path, shown(text)) for text, target in (links or {}).items())
     body = "\n".join(line(r, params, numbers, path) for r in rows)
-    return write_whole(path, PAGE.substitute(title=shown(title), states=shown(count_states(r.state for r in rows)), links=more, head=head, body=body))
+    return write_whole(path,
+                       PAGE.substitute(title=shown(title), states=shown(count_states(r.state for r in rows)),
+                                       links=more, head=head, body=body))
 
 
 def grid_page(
@@ -199,5 +211,6 @@ def grid_page(
     links: dict[str, Path] | None = None, # text -> further page
 ) -> Path: # `path`
     "Write the page of a grid; see `index_page`."
-    rows = (row_of(run.folder, {name: getattr(run.params, name) for name in varied}, run.experiment.headline) for run in runs)
+    rows = (row_of(run.folder, {name: getattr(run.params, name) for name in varied}, run.experiment.headline)
+            for run in runs)
     return index_page(rows, path, title, links)

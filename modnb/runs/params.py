@@ -25,8 +25,8 @@ from typing import Any, Literal, Optional, get_args, get_origin
 from ..checks import nearest
 
 # %% auto #0
-__all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'pieces', 'scalar', 'one', 'read',
-           'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
+__all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar', 'one',
+           'read', 'comments', 'specs', 'known', 'checked', 'Params', 'preset_values', 'one_preset', 'describe',
            'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
@@ -65,9 +65,10 @@ class Spec:
 
     @property
     def allowed(self) -> str:
-        "The allowed values in words."
+        "The allowed values as text."
         one = " or ".join(map(repr, self.choices)) if self.choices else SCALARS[self.kind]
-        low, high = (f" >= {self.min}" if self.min is not None else ""), (f" <= {self.max}" if self.max is not None else "")
+        low = f" >= {self.min}" if self.min is not None else ""
+        high = f" <= {self.max}" if self.max is not None else ""
         one += low + (" and" if low and high else "") + high
         return (f"a tuple, each {one}" if self.many else one) + (", or None" if self.optional else "")
 
@@ -78,16 +79,23 @@ def spec(
     **rest, # default, doc, min, max, choices, signed
 ) -> Spec: # raises TypeError for a type that is not supported
     "Read an annotation."
-    kind, optional, many, choices = annotation, False, False, rest.pop("choices", None)
+    kind = annotation
+    optional = False
+    many = False
+    choices = rest.pop("choices", None)
     if get_origin(kind) in (typing.Union, types.UnionType) and type(None) in get_args(kind):
         left = [a for a in get_args(kind) if a is not type(None)]
-        kind, optional = (left[0] if len(left) == 1 else kind), True
+        kind = left[0] if len(left) == 1 else kind
+        optional = True
     if get_origin(kind) is tuple and get_args(kind)[1:] == (...,):
-        kind, many = get_args(kind)[0], True
+        kind = get_args(kind)[0]
+        many = True
     if get_origin(kind) is Literal:
-        kind, choices = None, get_args(kind)
+        choices = get_args(kind)
+        kind = None
     elif kind not in SCALARS:
-        raise TypeError(f"{name}: type {annotation} is not supported; use bool, int, float, str, Literal[...], tuple[T, ...] or Optional of one of them")
+        raise TypeError(f"{name}: type {annotation} is not supported; use bool, int, float, str, Literal[...], "
+                        f"tuple[T, ...] or Optional of one of them")
     return Spec(name, kind, many, optional, choices, **rest)
 
 # %% ../../nbs/runs/01_params.ipynb #d1e6bfbf
@@ -108,14 +116,15 @@ def parse(
     return kind(text)
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
-def pieces(text: str) -> list[str]:
+def split_list(text: str) -> list[str]:
     "The elements of a tuple given as a string, `[400, 400]`, `400,400` or `400`; the field reads their numbers."
     try:
         found = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return [p.strip().strip("'\"") for p in text.strip().strip("[]()").split(",") if p.strip()]
     each = found.elts if isinstance(found, ast.List | ast.Tuple) else [found]
-    return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str) else ast.get_source_segment(text.strip(), e) for e in each]
+    return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str)
+            else ast.get_source_segment(text.strip(), e) for e in each]
 
 # %% ../../nbs/runs/01_params.ipynb #c65e0231
 def scalar(
@@ -140,13 +149,21 @@ def scalar(
 def one(field: Spec, value: Any) -> Any:
     "One element: a choice or a scalar, within the limits; raises ValueError."
     value = plain(value)
-    if field.kind is None: # a Literal: a text stands for the choice that is written like it
-        same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str) and str(c) == value]
+    if field.kind is None: # a Literal: a text means the choice that is written like it
+        same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str)
+                and str(c) == value]
         if not same:
             raise ValueError
         return same[0]
     value = scalar(value, field.kind)
-    if field.choices and value not in field.choices or field.min is not None and value < field.min or field.max is not None and value > field.max:
+    if (
+        field.choices
+        and value not in field.choices
+        or field.min is not None
+        and value < field.min
+        or field.max is not None
+        and value > field.max
+    ):
         raise ValueError
     return value
 
@@ -164,11 +181,12 @@ def read(
         if not field.many:
             return one(field, value)
         if isinstance(value, str | list | tuple | range):
-            return tuple(one(field, v) for v in (pieces(value) if isinstance(value, str) else value))
+            return tuple(one(field, v) for v in (split_list(value) if isinstance(value, str) else value))
     except (ValueError, OverflowError):
         pass
     hint = nearest(value, field.choices or ())
-    raise ParameterError(f"{field.name}: {value!r} ({type(value).__name__}) was given; allowed is {field.allowed}{hint}")
+    raise ParameterError(f"{field.name}: {value!r} ({type(value).__name__}) was given; allowed is "
+                         f"{field.allowed}{hint}")
 
 # %% ../../nbs/runs/01_params.ipynb #6ed229d9
 def comments(cls: type) -> dict[str, str]: # field name -> comment; empty where the source is not at hand
@@ -190,7 +208,9 @@ def specs(cls: type[Params]) -> dict[str, Spec]:
     "The fields of a `Params` class, by name."
     hints = typing.get_type_hints(cls)
     notes = {k: v for base in reversed(cls.__mro__[:-2]) for k, v in comments(base).items()}
-    rest = {f.name: dict(f.metadata) | {"default": f.default, "doc": f.metadata.get("doc") or notes.get(f.name, "")} for f in dataclasses.fields(cls)}
+    rest = {f.name: dict(f.metadata)
+            | {"default": f.default, "doc": f.metadata.get("doc") or notes.get(f.name, "")}
+            for f in dataclasses.fields(cls)}
     return {name: spec(name, hints[name], **more) for name, more in rest.items()}
 
 # %% ../../nbs/runs/01_params.ipynb #1c6e874d
@@ -202,11 +222,12 @@ def known(cls: type[Params], given) -> None:
             raise ParameterError(f"{name}: unknown parameter{nearest(name, names)} (allowed: {', '.join(names)})")
 
 # %% ../../nbs/runs/01_params.ipynb #f400c0f0
-RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html", "notebook", "timeout", "fresh", "kernel")
+RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html",
+            "notebook", "timeout", "fresh", "kernel")
 
 
 def checked(cls: type[Params]) -> type[Params]:
-    "Make a class a frozen, keyword-only dataclass; raises TypeError for fields without a default or with a name that `run` and `report` use."
+    "A frozen, keyword-only dataclass; raises TypeError for fields without a default or with a reserved name."
     dataclasses.dataclass(frozen=True, kw_only=True)(cls)
     names = [f.name for f in dataclasses.fields(cls)]
     if bare := [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]:
@@ -289,13 +310,14 @@ def describe(
 ) -> list[dict[str, Any]]: # name, value or default, allowed, doc, signed
     "One row per parameter."
     cls = params if isinstance(params, type) else type(params)
-    return [dict(name=n, value=s.default if cls is params else getattr(params, n), allowed=s.allowed, doc=s.doc, signed=s.signed) for n, s in specs(cls).items()]
+    return [dict(name=n, value=s.default if cls is params else getattr(params, n), allowed=s.allowed, doc=s.doc,
+                 signed=s.signed) for n, s in specs(cls).items()]
 
 # %% ../../nbs/runs/01_params.ipynb #5f833c2c
 def given_by_papermill(
     cells, # sources of the cells that were run: `In` of a kernel
 ) -> dict[str, Any]: # name -> value; what is not a literal, such as float('nan'), as text
-    "What papermill assigned: it puts the parameters it was given into a cell of its own, also those that no cell declares."
+    "What papermill assigned: it puts its parameters into their own cell, also those that no cell declares."
     found = {}
     for statement in (s for cell in cells if cell.startswith("# Parameters\n") for s in ast.parse(cell).body):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -332,7 +354,7 @@ def from_notebook(
     namespace: dict[str, Any], # `globals()` of the notebook
     preset: str | None = None, # default: `PRESET` of the namespace
 ) -> Params: # raises ParameterError
-    "Parameters from the flat names of a notebook: what differs from the defaults is explicit, the rest comes from the preset."
+    "Parameters from a notebook's names: what differs from the defaults is explicit, the rest is the preset's."
     injected = given_by_papermill(namespace.get("In", ()))
     known(cls, [name for name in injected if name not in ("preset", "PRESET")])
     given = {name: read(field, namespace[name]) for name, field in specs(cls).items() if name in namespace}
@@ -351,5 +373,6 @@ def signature(
 ) -> str: # 12 hexadecimal digits
     "Name of the run of an experiment with these parameters."
     signed = {name: getattr(params, name) for name, field in specs(type(params)).items() if field.signed}
-    text = json.dumps({"experiment": experiment, "params": signed, "version": version}, sort_keys=True, separators=(",", ":"))
+    text = json.dumps({"experiment": experiment, "params": signed, "version": version}, sort_keys=True,
+                      separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -38,10 +38,12 @@ class Header:
     "What made this report: shows itself as a small table."
 
     def __init__(self, facts: dict[str, Any], params: list[dict]):
-        self.facts, self.params = facts, params
+        self.facts = facts
+        self.params = params
 
     def __repr__(self) -> str:
-        facts, values = (", ".join(f"{k} {v}" for k, v in d.items()) for d in (self.facts, {p["name"]: p["value"] for p in self.params}))
+        facts, values = (", ".join(f"{k} {v}" for k, v in d.items())
+                         for d in (self.facts, {p["name"]: p["value"] for p in self.params}))
         return f"{facts}\n{values}"
 
     def _repr_html_(self) -> str:
@@ -62,7 +64,8 @@ def matching(run: Run) -> None: # raises Mismatch
     about = check(run.folder).about
     inside = f"{about.get('experiment')}/{about.get('signature')}" if about else own
     if f"{run.folder.experiment}/{run.signature}" != own:
-        raise Mismatch(f"run: its parameters make it {own} (version {run.experiment.version}), its folder is {run.folder.experiment}/{run.signature}")
+        raise Mismatch(f"run: its parameters make it {own} (version {run.experiment.version}), its folder is "
+                       f"{run.folder.experiment}/{run.signature}")
     if inside != own:
         raise Mismatch(f"run: {own} was asked for, its folder holds {inside}")
 
@@ -75,7 +78,8 @@ def header(
     params, status, facts = (run, {}, {}) if isinstance(run, Params) else (run.params, run.folder.status, {})
     if not isinstance(run, Params):
         matching(run)
-        facts = {"experiment": run.experiment.name, "version": run.experiment.version, "run": run.signature, "preset": run.preset or "none"}
+        facts = {"experiment": run.experiment.name, "version": run.experiment.version, "run": run.signature,
+                 "preset": run.preset or "none"}
     facts["commit"] = (status.get("commit") if status else commit()) or "unknown"
     facts |= status.get("versions") or versions()
     facts["device"] = status.get("device") or device_name(getattr(params, "device", None))
@@ -93,7 +97,8 @@ def shipped(
     if found is None or not found.submodule_search_locations:
         raise ParameterError(f"experiment: there is no package {top!r}, so no notebook of {module!r}")
     base = Path(found.submodule_search_locations[0])
-    tried = [p.with_suffix(".ipynb") for p in (base.parent / "nbs" / rest.replace(".", "/"), base / rest.replace(".", "/"))]
+    tried = [p.with_suffix(".ipynb")
+             for p in (base.parent / "nbs" / rest.replace(".", "/"), base / rest.replace(".", "/"))]
     for path in tried:
         if path.is_file():
             return path
@@ -129,7 +134,7 @@ def injected(
 @contextlib.contextmanager
 def follow(
     show: Callable[[str, bool], None], # of (line, whether it is the last)
-    every: float = 0.5, # seconds between two looks
+    every: float = 0.5, # seconds between two polls
 ) -> Iterator[Path]: # the file to write to
     "Show the newest line of a file as it grows."
     over = threading.Event()
@@ -141,7 +146,7 @@ def follow(
             line = ""
             with open(path, encoding="utf-8") as file:
                 while True:
-                    last = over.wait(every) # the look after the end finds what came late
+                    last = over.wait(every) # the poll after the end finds what came late
                     new = [t for t in file.read().splitlines() if t]
                     if new or last and line:
                         line = new[-1] if new else line
@@ -255,7 +260,8 @@ def drawn(
     *files: Path, # of the report
 ) -> bool:
     "Whether a run is done and its report is newer than the result and the notebook it is made from."
-    older, newer = ([p.stat().st_mtime_ns if p.is_file() else None for p in paths] for paths in ((run.folder.path / "status.json", source), files))
+    older, newer = ([p.stat().st_mtime_ns if p.is_file() else None for p in paths]
+                    for paths in ((run.folder.path / "status.json", source), files))
     return None not in older + newer and max(older) <= min(newer) and run.done
 
 
@@ -265,7 +271,7 @@ def report(
     *,
     preset: str | None = None,
     out: str | Path | None = None, # notebook to write; None: report.ipynb in the run's folder
-    html: bool = True, # also write a page beside it
+    html: bool = True, # also write a page next to it
     runs: str | Path | Runs | None = None, # folder of all runs
     notebook: str | Path | None = None, # the experiment's notebook; None: found by its name
     kernel: WarmKernel | None = None, # to execute it on; None: one of its own
@@ -274,23 +280,25 @@ def report(
     progress: bool | str | None = None, # None: a line in a terminal; "plain": lines on stderr; False: none
     **overrides, # parameters by name
 ) -> Report: # raises Missing, ParameterError, ReportError
-    "Execute the notebook of an experiment and keep it beside the result."
+    "Execute the notebook of an experiment and keep it with the result."
     need("papermill", "nbclient", "ipykernel", "nbconvert")
     found = experiment(what)
     preset, overrides = one_preset(preset, overrides)
     run = plan(found, preset=preset, runs=runs, **overrides)
-    source = Path(notebook) if notebook else notebook_path(what if isinstance(what, str) else found.module or found.name)
+    source = (Path(notebook) if notebook
+              else notebook_path(what if isinstance(what, str) else found.module or found.name))
     target = Path(out) if out else run.folder.path / "report.ipynb"
     page = target.with_suffix(".html") if html else None
     if fresh or out or not drawn(run, source, target, *[page] * html):
         root = run.folder.path.parents[1].resolve()
-        render(source, target, injected(found.Params, overrides, preset), kernel, timeout, progress, html, MODNB_RUNS=str(root))
+        render(source, target, injected(found.Params, overrides, preset), kernel, timeout, progress, html,
+               MODNB_RUNS=str(root))
     return Report(run, target, page)
 
 # %% ../../nbs/runs/05_report.ipynb #d46cba61
 def summary_report(
     grid: str | Path, # grid.json of the grid
-    out: str | Path, # notebook to write; the page is written beside it
+    out: str | Path, # notebook to write; the page is written next to it
     runs: str | Path | Runs | None = None, # folder of all runs
     kernel: WarmKernel | None = None, # to execute it on; None: one of its own
     timeout: int | None = None, # seconds per cell; None: any time
@@ -299,4 +307,5 @@ def summary_report(
     "Execute the notebook that sums up a grid."
     need("papermill", "nbclient", "ipykernel", "nbconvert")
     root = str((runs if isinstance(runs, Runs) else Runs(runs)).root.resolve())
-    return render(summary_path(), Path(out), dict(grid=str(Path(grid).resolve()), runs=root), kernel, timeout, progress, True, MODNB_RUNS=root)
+    return render(summary_path(), Path(out), dict(grid=str(Path(grid).resolve()), runs=root), kernel, timeout, progress,
+                  True, MODNB_RUNS=root)

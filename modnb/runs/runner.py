@@ -42,8 +42,10 @@ class Experiment:
     doc: str = ""
     module: str | None = None # where it was imported from
     headline: Callable[[pd.DataFrame], dict[str, float]] | None = None # of the frame of one result
-    sweep: dict[str, Any] = dataclasses.field(default_factory=dict) # foreign name -> our name, None (ignored), or {value: parameters}
-    run_many: Callable[[list[Params], Log], list[Result]] | None = None # for parameters that differ in their `seed`: all of them in one pass
+    # foreign name -> our name, None (ignored), or {value: parameters}
+    sweep: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # for parameters that differ in their `seed`: all of them in one pass
+    run_many: Callable[[list[Params], Log], list[Result]] | None = None
 
     def __repr__(self) -> str:
         return f"Experiment({self.name!r}, version {self.version}{': ' + self.doc if self.doc else ''})"
@@ -52,10 +54,13 @@ class Experiment:
 def from_object(found: Any) -> Experiment: # raises TypeError where it lacks something
     "Read a module, a class or an object as an experiment."
     name = getattr(found, "NAME", None) or getattr(found, "__name__", "").rpartition(".")[2]
-    if missing := [what for what, there in {"Params": hasattr(found, "Params"), "run": hasattr(found, "run"), "NAME": name}.items() if not there]:
+    if missing := [what
+                   for what, there in {"Params": hasattr(found, "Params"), "run": hasattr(found, "run"),
+                                       "NAME": name}.items() if not there]:
         raise TypeError(f"experiment: {found!r} lacks {', '.join(missing)}")
     doc = (getattr(found, "__doc__", None) or "").strip().partition("\n")[0]
-    return Experiment(name, found.Params, found.run, getattr(found, "VERSION", 1), getattr(found, "summary", None), doc, getattr(found, "__name__", None), getattr(found, "headline", None), getattr(found, "SWEEP", {}),
+    return Experiment(name, found.Params, found.run, getattr(found, "VERSION", 1), getattr(found, "summary", None), doc,
+                      getattr(found, "__name__", None), getattr(found, "headline", None), getattr(found, "SWEEP", {}),
                       getattr(found, "run_many", None))
 
 # %% ../../nbs/runs/04_runner.ipynb #5006b7ee
@@ -72,7 +77,8 @@ def experiment(
     try:
         return from_object(importlib.import_module(module))
     except ModuleNotFoundError as error:
-        if error.name is None or not (module + ".").startswith(error.name + "."): # something that the module itself imports is missing
+        # something that the module itself imports is missing
+        if error.name is None or not (module + ".").startswith(error.name + "."):
             raise
         raise ParameterError(f"experiment: there is no module {module!r}") from None
 
@@ -130,7 +136,8 @@ class Run:
             self.__dict__.pop("result", None)
             self.folder.path.mkdir(parents=True, exist_ok=True)
             with Lock(self.folder.path / "lock") as lock:
-                if force or not (self.done or resume and complete(self.folder, self.folder.status)): # by another process, or by one that could not say so any more
+                # by another process, or by one that could not say so any more
+                if force or not (self.done or resume and complete(self.folder, self.folder.status)):
                     attempt(self, lock, force or not resume, progress)
         return self
 
@@ -199,7 +206,7 @@ def attempt(
     fresh: bool, # forget earlier attempts
     progress: bool | str | None,
 ) -> None:
-    "Compute a run once and record how it ended. Raises what the run raises, `TypeError` if it returns no `Result`, `Lost` if its folder is gone or another's."
+    "Compute a run once and record how it ended. Raises what it raises, `TypeError` without `Result`, or `Lost`."
     began = time.monotonic()
     status = begin(run.folder, run.params, run.preset, run.experiment.version, fresh, run.experiment.module)
     try:
@@ -208,7 +215,8 @@ def attempt(
         if not isinstance(found, Result):
             raise TypeError(f"{run.experiment.name}: run returned a {type(found).__name__}; allowed is a Result")
         if not lock.held:
-            raise Lost(f"{run.signature} was taken over by another process while this one was suspended, or its folder was removed")
+            raise Lost(f"{run.signature} was taken over by another process while this one was suspended, or its folder "
+                       f"was removed")
         finish(run.folder, status, found, time.monotonic() - began)
     except BaseException as error:
         if lock.held:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['LARGE', 'STATES', 'RESERVE', 'Result', 'as_json', 'storable', 'save_frame', 'load_frame', 'load_ending',
            'save_tensors', 'load_tensors', 'commit', 'versions', 'device_name', 'thread_count', 'digest', 'now',
-           'read_json', 'note', 'flaw', 'RunFolder', 'as_params', 'Standing', 'check', 'NotDone', 'read_result',
+           'read_json', 'note', 'file_problem', 'RunFolder', 'as_params', 'RunState', 'check', 'NotDone', 'read_result',
            'begin', 'finish', 'save_result', 'complete']
 
 # %% ../../nbs/runs/02_store.ipynb #2bdbb89c
@@ -84,7 +84,9 @@ def storable(frame: pd.DataFrame) -> pd.DataFrame:
             return values.astype("UInt64")
         return values.map(lambda v: None if v is None else str(v))
 
-    return frame.assign(**{n: column(frame[n]) for n in frame if frame[n].dtype == object}) if frame.columns.is_unique else frame
+    if frame.columns.is_unique:
+        return frame.assign(**{n: column(frame[n]) for n in frame if frame[n].dtype == object})
+    return frame
 
 
 def save_frame(
@@ -98,7 +100,9 @@ def save_frame(
 
     table = pa.Table.from_pandas(storable(result.frame))
     more = {b"modnb.extra": as_json("extra", result.extra).encode(), b"modnb.ending": json.dumps(ending or {}).encode()}
-    write_whole(path, lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **more}), part))
+    write_whole(path,
+                lambda part: pq.write_table(table.replace_schema_metadata({**(table.schema.metadata or {}), **more}),
+                                            part))
 
 # %% ../../nbs/runs/02_store.ipynb #3c1d2010
 def load_frame(path: Path) -> tuple[pd.DataFrame, dict]:
@@ -142,8 +146,9 @@ def commit() -> str | None: # with "-dirty" where the package differs from it; N
 
     here = Path(modnb.__file__).resolve().parent
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    def git(*args: str) -> str:
+        return subprocess.run(["git", "-C", str(here), *args], capture_output=True, text=True, check=True,
+                              timeout=10).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "__init__.py")
@@ -167,7 +172,7 @@ def versions() -> dict[str, str]:
 
 # %% ../../nbs/runs/02_store.ipynb #61060e20
 def device_name(
-    asked: str | None = None, # the run's `device` parameter; None or "auto": the accelerator, if PyTorch is loaded and has one
+    asked: str | None = None, # the run's `device`; None or "auto": the accelerator, if PyTorch is loaded and has one
 ) -> str: # such as "cpu" or "NVIDIA H200"
     "The kind of device, without naming the host."
     torch = sys.modules.get("torch")
@@ -210,7 +215,7 @@ def read_json(path: str | Path) -> dict | None: # {} where there is none, None w
         return None
 
 # %% ../../nbs/runs/02_store.ipynb #477e39c0
-LARGE = 2**20 # bytes; above, a quick look does not read the file
+LARGE = 2**20 # bytes; above, a quick check does not read the file
 
 
 def note(path: Path) -> dict[str, Any]: # bytes, sha256
@@ -218,9 +223,9 @@ def note(path: Path) -> dict[str, Any]: # bytes, sha256
     return {"bytes": path.stat().st_size, "sha256": digest(path)}
 
 
-def flaw(
+def file_problem(
     path: str | Path,
-    noted: Any, # by `note`; anything else is a flaw
+    noted: Any, # by `note`; anything else is a problem
     deep: bool = False, # read large files too
 ) -> str | None: # None: the file is as it was
     "What is wrong with a file."
@@ -231,17 +236,20 @@ def flaw(
         size = os.stat(path).st_size
         if size != noted["bytes"]:
             return f"{name} has {size:,} bytes where the run wrote {noted['bytes']:,}"
-        return f"{name} is not the file that the run wrote" if (deep or size <= LARGE) and digest(path) != noted["sha256"] else None
+        if (deep or size <= LARGE) and digest(path) != noted["sha256"]:
+            return f"{name} is not the file that the run wrote"
+        return None
     except FileNotFoundError:
         return f"{name} is missing"
 
 # %% ../../nbs/runs/02_store.ipynb #d4057447
 class RunFolder:
-    "The folder of one run: what it is, how it stands, what it found."
+    "The folder of one run: its parameters, status and result."
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.experiment, self.signature = self.path.parent.name, self.path.name
+        self.experiment = self.path.parent.name
+        self.signature = self.path.name
 
     def __repr__(self) -> str:
         return f"RunFolder({self.experiment}/{self.signature}: {self.state})"
@@ -273,11 +281,13 @@ STATES = ("new", "running", "done", "failed", "interrupted")
 def as_params(about: dict | None) -> dict[str, Any]:
     "The parameters in the content of a `params.json`; empty where there are none."
     given = (about or {}).get("params")
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()} if isinstance(given, dict) else {}
+    if isinstance(given, dict):
+        return {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+    return {}
 
 
-class Standing(NamedTuple):
-    "How a run stands, and the two files that say so."
+class RunState(NamedTuple):
+    "The state of a run, and the two files that define it."
     state: str # one of `STATES`, or damaged
     problem: str | None # what is damaged
     status: dict[str, Any]
@@ -287,10 +297,11 @@ class Standing(NamedTuple):
 def check(
     folder: RunFolder,
     deep: bool = False, # read large files too
-) -> Standing:
-    "How a run stands: new, running, done, failed, interrupted or damaged."
+) -> RunState:
+    "The state of a run: new, running, done, failed, interrupted or damaged."
     base = os.fspath(folder.path) # joined as text: this is done ten thousand times for a table
-    status, about = read_json(f"{base}/status.json"), read_json(f"{base}/params.json")
+    status = read_json(f"{base}/status.json")
+    about = read_json(f"{base}/params.json")
     state = "new" if status == {} else (status or {}).get("state")
     if state not in STATES:
         problem = "status.json cannot be read"
@@ -298,10 +309,11 @@ def check(
         problem = "params.json cannot be read" if about is None else f"params.json is of run {about.get('signature')}"
     else:
         files = status.get("files", {}) if state == "done" else {}
-        problem = next((p for name, noted in files.items() if (p := flaw(f"{base}/{name}", noted, deep))), None)
+        problems = (file_problem(f"{base}/{name}", noted, deep) for name, noted in files.items())
+        problem = next(filter(None, problems), None)
     if state == "running" and holder(folder.path / "lock") is None:
         state = "interrupted"
-    return Standing("damaged" if problem else state, problem, status or {}, about or {})
+    return RunState("damaged" if problem else state, problem, status or {}, about or {})
 
 # %% ../../nbs/runs/02_store.ipynb #28083749
 class NotDone(RuntimeError):
@@ -334,14 +346,19 @@ def begin(
     "Say that a run is being computed; the caller holds its lock."
     before = folder.status
     sweep(folder.path)
-    status = dict(state="running", started=now(), ended=None, wall_s=0.0 if fresh else before.get("wall_s", 0.0), attempts=1 if fresh else before.get("attempts", 0) + 1,
-                  version=version, preset=preset, device=device_name(getattr(params, "device", None)), threads=thread_count(getattr(params, "threads", None)), versions=versions(), commit=commit())
-    write_whole(folder.path / "status.json", as_json("status", status)) # first, so that a done run with half its files cannot be
-    for name in ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb", "report.html") if fresh else ():
+    status = dict(state="running", started=now(), ended=None, wall_s=0.0 if fresh else before.get("wall_s", 0.0),
+                  attempts=1 if fresh else before.get("attempts", 0) + 1, version=version, preset=preset,
+                  device=device_name(getattr(params, "device", None)),
+                  threads=thread_count(getattr(params, "threads", None)), versions=versions(), commit=commit())
+    # first, so that a done run with half its files cannot be
+    write_whole(folder.path / "status.json", as_json("status", status))
+    outputs = ("metrics.jsonl", "result.parquet", "masks.safetensors", "report.ipynb", "report.html")
+    for name in outputs if fresh else ():
         (folder.path / name).unlink(missing_ok=True)
     if fresh:
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)
-    about = dict(experiment=folder.experiment, module=module, signature=folder.signature, version=version, preset=preset, params=params.to_dict())
+    about = dict(experiment=folder.experiment, module=module, signature=folder.signature, version=version,
+                 preset=preset, params=params.to_dict())
     write_whole(folder.path / "params.json", as_json("params", about))
     (folder.path / RESERVE).write_bytes(bytes(16_384))
     return status
@@ -354,13 +371,15 @@ def finish(
     wall_s: float, # seconds this attempt took
 ) -> None:
     "Write the result, then say that the run is done; or say why it is not."
-    ending = dict(ended=now(), wall_s=round(status["wall_s"] + wall_s, 3), device=device_name(folder.params.get("device")))
+    ending = dict(ended=now(), wall_s=round(status["wall_s"] + wall_s, 3),
+                  device=device_name(folder.params.get("device")))
     if isinstance(result, Result):
         save_result(folder, result, ending | {"attempts": status["attempts"]})
         complete(folder, status)
     else:
         error = "".join(traceback.format_exception_only(result)).strip()
-        ending |= dict(state="failed" if isinstance(result, Exception) else "interrupted", error=error, traceback="".join(traceback.format_exception(result))[-4_000:])
+        ending |= dict(state="failed" if isinstance(result, Exception) else "interrupted", error=error,
+                       traceback="".join(traceback.format_exception(result))[-4_000:])
         (folder.path / RESERVE).unlink(missing_ok=True)
         write_whole(folder.path / "status.json", as_json("status", status | ending))
 
@@ -371,7 +390,8 @@ def save_result(folder: RunFolder, result: Result, ending: dict[str, Any]) -> No
     tensors.unlink(missing_ok=True)
     if result.tensors:
         save_tensors(result.tensors, tensors)
-    files = {n: note(folder.path / n) for n in ("params.json", "metrics.jsonl", "masks.safetensors") if (folder.path / n).exists()}
+    files = {n: note(folder.path / n) for n in ("params.json", "metrics.jsonl", "masks.safetensors")
+             if (folder.path / n).exists()}
     save_frame(result, folder.path / "result.parquet", ending | {"files": files})
 
 # %% ../../nbs/runs/02_store.ipynb #56608578
@@ -382,7 +402,9 @@ def complete(
     "Say that a run is done, if the attempt's result is all there; the caller holds its lock."
     frame = folder.path / "result.parquet"
     ending = load_ending(frame) if status.get("state") == "running" else {}
-    if not ending or ending["attempts"] != status["attempts"] or any(flaw(folder.path / n, noted, deep=True) for n, noted in ending["files"].items()):
+    if not ending or ending["attempts"] != status["attempts"]:
+        return False
+    if any(file_problem(folder.path / n, noted, deep=True) for n, noted in ending["files"].items()):
         return False
     ending["files"]["result.parquet"] = note(frame)
     write_whole(folder.path / "status.json", as_json("status", status | ending | {"state": "done"}))

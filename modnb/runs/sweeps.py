@@ -19,7 +19,8 @@ __all__ = ['NULL', 'INT', 'SEEDS', 'OURS', 'THEIRS', 'loader', 'parse_yaml', 'lo
            'load_sweep', 'values_of', 'whole_tuple', 'as_word', 'in_words']
 
 # %% ../../nbs/runs/12_sweeps.ipynb #9f121b4b
-NULL, INT = re.compile("~|null|Null|NULL|"), re.compile("0|-?[1-9][0-9]{0,17}") # the plain words that YAML gives a type
+NULL = re.compile("~|null|Null|NULL|") # the plain words that YAML gives a type
+INT = re.compile("0|-?[1-9][0-9]{0,17}")
 
 
 @functools.cache
@@ -31,10 +32,10 @@ def loader() -> type:
 
     class Strict(yaml.SafeLoader):
         yaml_implicit_resolvers = {}
-        yaml_constructors = {
-            "tag:yaml.org,2002:null": core.construct_yaml_null, "tag:yaml.org,2002:int": lambda self, node: int(node.value),
-            "tag:yaml.org,2002:str": core.construct_yaml_str, "tag:yaml.org,2002:seq": core.construct_yaml_seq,
-            "tag:yaml.org,2002:map": core.construct_yaml_map, None: core.construct_undefined}
+        yaml_constructors = {"tag:yaml.org,2002:null": core.construct_yaml_null, "tag:yaml.org,2002:int": lambda self,
+                             node: int(node.value), "tag:yaml.org,2002:str": core.construct_yaml_str,
+                             "tag:yaml.org,2002:seq": core.construct_yaml_seq,
+                             "tag:yaml.org,2002:map": core.construct_yaml_map, None: core.construct_undefined}
 
         def construct_mapping(self, node, deep=False):
             names = [k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)]
@@ -69,7 +70,8 @@ def load_yaml(path: str | Path, typed: bool = False) -> dict[str, Any]: # raises
         raise ParameterError(f"file: {path} is not a text file in UTF-8 ({error.reason})") from None
     found = parse_yaml(text, f"file: {path}", typed)
     if not isinstance(found, dict):
-        raise ParameterError(f"file: {path} holds a {type(found).__name__}; a grid is a mapping with `experiment` and `parameters`")
+        raise ParameterError(f"file: {path} holds a {type(found).__name__}; a grid is a mapping with `experiment` and "
+                             f"`parameters`")
     return found
 
 # %% ../../nbs/runs/12_sweeps.ipynb #fdfdcc50
@@ -116,19 +118,22 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     found = load_yaml(path)
     for key in found:
         if key not in (*OURS, *THEIRS):
-            raise ParameterError(f"{key}: unknown key{nearest(key, OURS)} (allowed: {', '.join(OURS)}, and those of W&B sweeps)")
+            raise ParameterError(f"{key}: unknown key{nearest(key, OURS)} (allowed: {', '.join(OURS)}, and those of "
+                                 f"W&B sweeps)")
     for key in ("experiment", "preset"):
         if not isinstance(found.get(key), str | None):
             raise ParameterError(f"{key}: {found[key]!r} was given; allowed is a text")
     if found.get("method", "grid") != "grid":
         raise ParameterError(f"method: {found['method']!r} was given; allowed is 'grid'")
-    given, seeds = found.get("parameters") or {}, found.get("seeds")
+    given = found.get("parameters") or {}
+    seeds = found.get("seeds")
     if not isinstance(given, dict):
         raise ParameterError(f"parameters: a {type(given).__name__} was given; allowed is a mapping of names to values")
     if seeds is not None and not (isinstance(seeds, int) and 1 <= seeds <= SEEDS):
         raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1 and <= {SEEDS:,}")
     foreign = "experiment" not in found and bool(set(found) & set(THEIRS))
-    return Sweep(str(found.get("name", Path(path).stem)), found.get("experiment"), found.get("preset"), seeds, {str(n): described(n, v) for n, v in given.items()}, foreign)
+    return Sweep(str(found.get("name", Path(path).stem)), found.get("experiment"), found.get("preset"), seeds,
+                 {str(n): described(n, v) for n, v in given.items()}, foreign)
 
 # %% ../../nbs/runs/12_sweeps.ipynb #d433d88c
 def values_of(
@@ -137,14 +142,16 @@ def values_of(
     each: bool | None = None, # True: it is a list of values; False: it is one value; None: find out
 ) -> list: # not empty; raises ParameterError
     "The values of a parameter in a grid."
-    several = given.tolist() if hasattr(given, "tolist") else list(given) if isinstance(given, list | tuple | range) else None
+    several = (given.tolist() if hasattr(given, "tolist") else list(given) if isinstance(given, list | tuple | range)
+               else None)
     if isinstance(given, set | frozenset | dict):
         raise ParameterError(f"{field.name}: a {type(given).__name__} has no order; give a list")
     if each is False or not isinstance(several, list):
         return [given]
     if not several:
         raise ParameterError(f"{field.name}: an empty list was given; leave the parameter out for its default")
-    if each is None and field.many and not (all(isinstance(v, list | tuple) for v in several) or field.kind is not str and any(map(whole_tuple, several))):
+    if each is None and field.many and not (all(isinstance(v, list | tuple) for v in several) or field.kind is not str
+                                            and any(map(whole_tuple, several))):
         return [given]
     return several
 

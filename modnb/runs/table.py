@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 from ..checks import nearest
 from .catalog import catalog, source_version
 from .params import ParameterError
-from .store import RunFolder, Standing, as_params, check
+from .store import RunFolder, RunState, as_params, check
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow
 
 # %% auto #0
-__all__ = ['TOLD', 'runs_root', 'standing', 'catalog_module', 'status_row', 'whole_column', 'below_each_other', 'exact',
+__all__ = ['TOLD', 'runs_root', 'run_state', 'catalog_module', 'status_row', 'whole_column', 'concat_frames', 'exact',
            'results_of', 'joined', 'Runs', 'count_states', 'status_frame', 'results_frame']
 
 # %% ../../nbs/runs/09_table.ipynb #83a455fc
@@ -41,18 +41,19 @@ def runs_root(
     return Path("runs")
 
 # %% ../../nbs/runs/09_table.ipynb #dec95135
-def standing(
+def run_state(
     folder: RunFolder,
-    version: Callable[[str], int | None] = source_version, # of a module; a cached one where many runs are looked at
-) -> Standing:
-    "How a run stands, compared with the experiment as it is now."
+    version: Callable[[str], int | None] = source_version, # of a module; a cached one for many runs
+) -> RunState:
+    "The state of a run, compared with the experiment's present version."
     found = check(folder)
     if found.state != "done":
         return found
     now = version(found.about.get("module") or catalog_module(folder.experiment))
     if now is None or now == found.about.get("version"):
         return found
-    return found._replace(state="stale", problem=f"version {found.about.get('version')} of the experiment; it is at {now}")
+    return found._replace(state="stale",
+                          problem=f"version {found.about.get('version')} of the experiment; it is at {now}")
 
 
 @functools.lru_cache(maxsize=64)
@@ -65,7 +66,7 @@ def catalog_module(name: str) -> str | None:
 TOLD = ("version", "preset", "attempts", "started", "wall_s", "device", "commit")
 
 
-def status_row(folder: RunFolder, found: Standing) -> list: # experiment, run, state, TOLD, problem
+def status_row(folder: RunFolder, found: RunState) -> list: # experiment, run, state, TOLD, problem
     "One run in the table of all."
     state, problem, status, _ = found
     error = status.get("error", "").splitlines()[-1:] if state in ("failed", "interrupted") else []
@@ -84,7 +85,7 @@ def whole_column(values: list) -> pd.Series:
     return pd.Series(values, dtype=fits[0] if fits else object)
 
 
-def below_each_other(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def concat_frames(frames: list[pd.DataFrame]) -> pd.DataFrame:
     "Frames as one; a column of integers that some of them lack, or hold in another range, keeps its integers."
     import pandas as pd
 
@@ -116,7 +117,7 @@ def exact(table: pyarrow.Table) -> pd.DataFrame:
 # %% ../../nbs/runs/09_table.ipynb #b06b0092
 def results_of(
     folder: RunFolder,
-    found: Standing,
+    found: RunState,
 ) -> tuple[dict[str, Any], Any]: # parameters, Arrow table of the results
     "What a run that is done has found."
     import pyarrow as pa
@@ -138,12 +139,14 @@ def joined(
 
     lengths = [table.num_rows for _, table in parts]
     try:
-        frame = exact(pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts], promote_options="permissive"))
-    except (pa.ArrowInvalid, pa.ArrowTypeError): # a column that holds texts here and numbers there, or numbers of two ranges
-        frame = below_each_other([table.to_pandas(ignore_metadata=True) for _, table in parts])
+        frame = exact(pa.concat_tables([table.replace_schema_metadata(None) for _, table in parts],
+                                       promote_options="permissive"))
+    except (pa.ArrowInvalid, pa.ArrowTypeError): # a column of texts and numbers, or of numbers of two ranges
+        frame = concat_frames([table.to_pandas(ignore_metadata=True) for _, table in parts])
     names = dict.fromkeys(name for given, _ in parts for name in given)
     rows = pd.Series(range(len(parts))).repeat(lengths).to_numpy()
-    given = {f"param_{n}" if n in frame else n: whole_column([g.get(n) for g, _ in parts]).take(rows).array for n in names}
+    given = {f"param_{n}" if n in frame else n: whole_column([g.get(n) for g, _ in parts]).take(rows).array
+             for n in names}
     return pd.concat([pd.DataFrame(given, index=frame.index), frame], axis=1)
 
 # %% ../../nbs/runs/09_table.ipynb #f000f1d3
@@ -162,7 +165,8 @@ class Runs:
 
     def __iter__(self) -> Iterator[RunFolder]:
         for above in sorted(p for p in self.root.glob("*") if p.is_dir()):
-            names = [entry.name for entry in os.scandir(above) if re.fullmatch("[0-9a-f]{12}", entry.name) and entry.is_dir()]
+            names = [entry.name for entry in os.scandir(above) if re.fullmatch("[0-9a-f]{12}", entry.name)
+                     and entry.is_dir()]
             yield from (RunFolder(above / name) for name in sorted(names))
 
     def of(
@@ -173,10 +177,13 @@ class Runs:
         found = list(self)
         names = sorted({f.experiment for f in found})
         if experiment is not None and experiment not in names:
-            raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there are: {', '.join(names) or 'none'})")
+            raise ParameterError(f"experiment: there is no run of {experiment!r}{nearest(experiment, names)} (there "
+                                 f"are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; `problem` names damage or the error
+    def status(
+        self, experiment: str | None = None
+    ) -> pd.DataFrame: # one row per run; `problem` names damage or the error
         "How all runs stand."
         return status_frame(self.of(experiment))
 
@@ -197,9 +204,10 @@ class Runs:
 
 # %% ../../nbs/runs/09_table.ipynb #7560202c
 def count_states(states: Iterable[str]) -> str:
-    "How many runs are in which state, in words."
+    "How many runs are in which state, as text."
     states = list(states)
-    return f"{len(states)} run{'s' * (len(states) != 1)}: {', '.join(f'{states.count(s)} {s}' for s in sorted(set(states))) or 'none'}"
+    counts = ", ".join(f"{states.count(s)} {s}" for s in sorted(set(states)))
+    return f"{len(states)} run{'s' * (len(states) != 1)}: {counts or 'none'}"
 
 
 def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
@@ -207,7 +215,8 @@ def status_frame(folders: Iterable[RunFolder]) -> pd.DataFrame:
     import pandas as pd
 
     version = functools.cache(source_version)
-    return pd.DataFrame([status_row(f, standing(f, version)) for f in folders], columns=["experiment", "run", "state", *TOLD, "problem"])
+    return pd.DataFrame([status_row(f, run_state(f, version)) for f in folders],
+                        columns=["experiment", "run", "state", *TOLD, "problem"])
 
 
 def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataFrame:
@@ -215,9 +224,10 @@ def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataF
     import pandas as pd
 
     parts: dict[str, list] = {}
-    version, wanted = functools.cache(source_version), ("done", "stale") if stale else ("done",)
+    version = functools.cache(source_version)
+    wanted = ("done", "stale") if stale else ("done",)
     for folder in folders:
-        found = standing(folder, version)
+        found = run_state(folder, version)
         if found.state in wanted:
             parts.setdefault(folder.experiment, []).append(results_of(folder, found))
-    return below_each_other([joined(p) for p in parts.values()] or [pd.DataFrame(columns=["experiment", "run"])])
+    return concat_frames([joined(p) for p in parts.values()] or [pd.DataFrame(columns=["experiment", "run"])])

@@ -22,7 +22,7 @@ from .runner import Experiment, Lost, Run, experiment, fixed_threads, plan
 from .store import begin, complete, finish
 
 # %% auto #0
-__all__ = ['stack_folder', 'compute_many', 'attempt_many', 'Work', 'work_of', 'Outcome', 'told', 'OtherCode', 'runs_of',
+__all__ = ['stack_folder', 'compute_many', 'attempt_many', 'Work', 'work_of', 'Outcome', 'error_line', 'OtherCode', 'runs_of',
            'compute', 'outcome', 'report_of', 'warm_kernel']
 
 # %% ../../nbs/runs/14_work.ipynb #84d10b54
@@ -55,15 +55,19 @@ def attempt_many(
     resume: bool,
     progress: bool | str | None,
 ) -> None:
-    "Compute a stack once and record how each of its runs ended. Raises what a run raises, or `Lost` if a folder is gone or another's."
-    began, found = time.monotonic(), runs[0].experiment
-    open_ = {r.signature: (r, begin(r.folder, r.params, r.preset, found.version, not resume, found.module) | {"stack": [o.signature for o in runs]}) for r in todo}
+    "Compute a stack once and record how each run ended. Raises what a run raises, or `Lost`."
+    began = time.monotonic()
+    found = runs[0].experiment
+    open_ = {r.signature: (r,
+                           begin(r.folder, r.params, r.preset, found.version, not resume, found.module)
+                           | {"stack": [o.signature for o in runs]}) for r in todo}
     try:
         with Log(stack_folder(runs), progress) as log, fixed_threads(getattr(runs[0].params, "threads", None)):
             results = dict(zip((r.signature for r in runs), found.run_many([r.params for r in runs], log), strict=True))
         for signature, (run, status) in list(open_.items()):
             if not locks[signature].held:
-                raise Lost(f"{signature} was taken over by another process while this one was suspended, or its folder was removed")
+                raise Lost(f"{signature} was taken over by another process while this one was suspended, or its folder "
+                           f"was removed")
             finish(run.folder, status, results[signature], (time.monotonic() - began) / len(runs))
             del open_[signature]
     except BaseException as error:
@@ -93,9 +97,11 @@ def work_of(
     "What to send for these runs."
     first = runs[0]
     module = first.experiment.module
-    known = module in sys.modules and module != "__main__" and getattr(sys.modules[module], "run", None) is first.experiment.run
-    return Work(module if known else first.experiment, tuple(r.params.to_dict() for r in runs), tuple(r.signature for r in runs), first.preset,
-                str(first.folder.path.parents[1].resolve()), resume, report)
+    known = (module in sys.modules and module != "__main__"
+             and getattr(sys.modules[module], "run", None) is first.experiment.run)
+    return Work(module if known else first.experiment, tuple(r.params.to_dict() for r in runs),
+                tuple(r.signature for r in runs), first.preset, str(first.folder.path.parents[1].resolve()), resume,
+                report)
 
 # %% ../../nbs/runs/14_work.ipynb #4231c539
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +112,8 @@ class Outcome:
     error: str | None = None
 
 
-def told(error: BaseException) -> str:
-    "An error in words."
+def error_line(error: BaseException) -> str:
+    "An error as one line."
     return "".join(traceback.format_exception_only(error)).strip()
 
 
@@ -121,9 +127,10 @@ def runs_of(work: Work) -> list[Run]: # raises OtherCode
         found = experiment(work.what)
         runs = [plan(found, params=found.Params(**given), runs=work.root) for given in work.params]
     except Exception as error:
-        raise OtherCode(f"this worker cannot make the run: {told(error)}") from error
+        raise OtherCode(f"this worker cannot make the run: {error_line(error)}") from error
     if tuple(r.signature for r in runs) != work.signatures:
-        raise OtherCode(f"{found.name}: this worker has version {found.version} of the experiment or other parameters than the client; the two must run the same code")
+        raise OtherCode(f"{found.name}: this worker has version {found.version} of the experiment or other parameters "
+                        f"than the client; the two must run the same code")
     for run in runs:
         run.preset = work.preset
     return runs
@@ -141,7 +148,7 @@ def compute(work: Work) -> list[Outcome]: # one per run
     except Busy as error:
         return [Outcome(s, "busy", str(error)) for s in work.signatures]
     except (Exception, SystemExit) as error:
-        problem = told(error)
+        problem = error_line(error)
         if isinstance(error, OtherCode):
             return [Outcome(s, "failed", problem) for s in work.signatures]
     return [outcome(run, work, problem) for run in runs]
@@ -152,16 +159,19 @@ def outcome(run: Run, work: Work, problem: str | None) -> Outcome:
     try:
         if run.done and work.report:
             report_of(run, work.what)
-        return Outcome(run.signature, "done") if run.done else Outcome(run.signature, "failed", problem or f"the run is {run.folder.state}")
+        if run.done:
+            return Outcome(run.signature, "done")
+        return Outcome(run.signature, "failed", problem or f"the run is {run.folder.state}")
     except Exception as error:
-        return Outcome(run.signature, "failed", told(error))
+        return Outcome(run.signature, "failed", error_line(error))
 
 
 def report_of(run: Run, what: str | Experiment) -> None: # raises Missing, ReportError
     "Execute the notebook of a run that is done, unless that has been done."
     from modnb.runs.report import report
 
-    report(what, runs=run.folder.path.parents[1], preset=run.preset, progress=False, kernel=warm_kernel(), **run.params.to_dict())
+    report(what, runs=run.folder.path.parents[1], preset=run.preset, progress=False, kernel=warm_kernel(),
+           **run.params.to_dict())
 
 
 @functools.cache

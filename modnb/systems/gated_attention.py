@@ -21,8 +21,10 @@ def attention(
     q: Tensor, # [..., N, h] what each token asks
     k: Tensor, # [..., N, h] what it is asked
 ) -> Tensor: # [..., N, N]; rows sum to 1, the diagonal is 0
-    "Scaled attention of each token to the others. Raises `ValueError` naming `q` for a single token, which has nobody to attend to."
-    if q.shape[-2] < 2: raise ValueError(f"q: a sequence of {q.shape[-2]} given; need two tokens or more, since none attends to itself")
+    """Scaled attention of each token to the others.
+    Raises `ValueError` naming `q` for a single token, which has nobody to attend to."""
+    if q.shape[-2] < 2:
+        raise ValueError(f"q: a sequence of {q.shape[-2]} given; need two tokens or more, since none attends to itself")
     itself = torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
     return (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(itself, float("-inf")).softmax(-1)
 
@@ -31,9 +33,13 @@ def attention_sizes(
     n_modules: int, # M, two heads each
     width: int, # e
 ) -> tuple[int, int]: # h, the size of a head; I, the hidden size of a module's output network
-    "Sizes with which modules together are as large as their monolithic twin. Raises `ValueError` naming `width` where nothing is left."
-    M, e, a = n_modules, width, 4 * width
-    h, hidden = a // (2 * M), 2 * e * (2 * M * (a + e) + a) // (M * (3 * a + 2 * M * e))
+    """Sizes with which modules together are as large as their monolithic twin.
+    Raises `ValueError` naming `width` where nothing is left."""
+    M = n_modules
+    e = width
+    a = 4 * width
+    h = a // (2 * M)
+    hidden = 2 * e * (2 * M * (a + e) + a) // (M * (3 * a + 2 * M * e))
     if not (h and hidden): raise ValueError(f"width: {width} given; too small for {2 * M} heads")
     return h, hidden
 
@@ -52,11 +58,14 @@ class GatedAttention(Gated):
     ):
         if search not in (1, 2): raise ValueError(f"search: {search!r} given; need 1 or 2")
         super().__init__(gating, rules, width, (2 + 2 * search) * rules, n_modules, gate)
-        e, M = width, self.n_modules
+        e = width
+        M = self.n_modules
         h, hidden = attention_sizes(M, e)
-        self.head_size, alone = h, gating == "monolithic"
+        self.head_size = h
+        alone = gating == "monolithic"
         with torch.device("meta"):
-            self.encoder, self.decoder = two_layers(self.n_inputs, e, e), two_layers(e, e, 1)
+            self.encoder = two_layers(self.n_inputs, e, e)
+            self.decoder = two_layers(e, e, 1)
             self.query_key_value = nn.Linear(e, 3 * 2 * M * h)
             self.own = nn.Linear(e, h if alone else M * h)
             self.first = nn.Linear(h * (2 * M + 1), 2 * e) if alone else GroupLinear(M, 3 * h, hidden)
@@ -67,7 +76,8 @@ class GatedAttention(Gated):
 
     def attend(self, z: Tensor) -> Tensor: # encoded tokens [B, N, e] -> [B, N, 2M, h]
         "Outputs of all heads."
-        q, k, v = self.query_key_value(z).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)      # [3, B, 2M, N, h]
+        # [3, B, 2M, N, h]
+        q, k, v = self.query_key_value(z).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
         return (attention(q, k) @ v).transpose(1, 2)
 
     def forward(self,
@@ -77,10 +87,13 @@ class GatedAttention(Gated):
         c = self.context(x)
         if x.dim() != 3: raise ValueError(f"x: need [batch, tokens, inputs], got {x.dim()} dimensions")
         z = self.encoder(x)
-        heads, own = self.attend(z), self.own(z)
+        heads = self.attend(z)
+        own = self.own(z)
         if self.gating == "monolithic":
-            return self.decoder(self.second(torch.relu(self.first(torch.cat([heads.flatten(-2), own], -1))))).squeeze(-1), None
+            return self.decoder(self.second(torch.relu(self.first(torch.cat([heads.flatten(-2), own], -1))))).squeeze(
+                -1), None
         seen = torch.cat([heads.unflatten(-2, (-1, 2)).flatten(-2), own.unflatten(-1, (-1, self.head_size))], -1)
         h = torch.relu(self.first(seen))
-        p = c if self.gating == "gt-modular" else self.choose(self.score(c) if self.gating == "modular-op" else self.score.scores(h), noise)
+        p = c if self.gating == "gt-modular" else self.choose(self.score(c) if self.gating == "modular-op"
+                                                              else self.score.scores(h), noise)
         return self.decoder(self.second.blend(h, p)).squeeze(-1), p

@@ -39,17 +39,24 @@ class Gate(nn.Module):
     ):
         super().__init__()
         if not 0 < temperature < math.inf: raise ValueError(f"temperature: {temperature} given; need a positive number")
-        if top_k is not None and top_k < 1: raise ValueError(f"top_k: {top_k} given; need 1 or more, or None for all modules")
+        if top_k is not None and top_k < 1:
+            raise ValueError(f"top_k: {top_k} given; need 1 or more, or None for all modules")
         if not 0 <= gumbel < math.inf: raise ValueError(f"gumbel: {gumbel} given; need 0 or more")
-        self.temperature, self.top_k, self.gumbel, self.straight_through = temperature, top_k, gumbel, straight_through
+        self.temperature = temperature
+        self.top_k = top_k
+        self.gumbel = gumbel
+        self.straight_through = straight_through
 
     def forward(self,
         scores: Tensor, # [..., M]
         noise: Tensor | None = None, # [..., M] of `gumbel_noise`; None only in evaluation
     ) -> Tensor: # [..., M]
         "Shares. Raises `ValueError` naming `noise` where it is missing, or given to a gate that has no use for it."
-        if noise is None and self.gumbel and self.training: raise ValueError("noise: missing; a Gumbel gate needs it in training (see `Gated.noise`), or call `eval()` first")
-        if noise is not None and not self.gumbel: raise ValueError("noise: given, but the gate draws nothing; use Gate(gumbel=1)")
+        if noise is None and self.gumbel and self.training:
+            raise ValueError("noise: missing; a Gumbel gate needs it in training (see `Gated.noise`), or call "
+                             "`eval()` first")
+        if noise is not None and not self.gumbel:
+            raise ValueError("noise: given, but the gate draws nothing; use Gate(gumbel=1)")
         scores = (scores if noise is None else scores + self.gumbel * noise) / self.temperature
         if self.top_k is None or self.top_k >= scores.shape[-1]: p = scores.softmax(-1)
         else:
@@ -60,7 +67,8 @@ class Gate(nn.Module):
 
     def extra_repr(self) -> str:
         default = {"temperature": 1.0, "top_k": None, "gumbel": 0.0, "straight_through": False}
-        return ", ".join(f"{name}={getattr(self, name)!r}" for name, value in default.items() if getattr(self, name) != value)
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name, value in default.items()
+                         if getattr(self, name) != value)
 
 # %% ../../nbs/systems/01_gated_layers.ipynb #425ae8ba
 def load_balance(
@@ -74,7 +82,8 @@ GATINGS = ("monolithic", "modular", "modular-op", "gt-modular")
 
 
 class Gated(nn.Module):
-    "What gated networks share: the regime and the gate. Inputs end in the one-hot context; outputs come with gates [..., M], None if monolithic."
+    """What gated networks share: the regime and the gate.
+    Inputs end in the one-hot context; outputs come with gates [..., M], None if monolithic."""
     gatings = GATINGS
 
     def __init__(self,
@@ -89,14 +98,22 @@ class Gated(nn.Module):
         check_choice("gating", gating, self.gatings)
         M = rules if n_modules is None else n_modules
         for name, value, least in (("rules", rules, 2), ("width", width, 1), ("n_modules", M, 1)):
-            if int(value) != value or value < least: raise ValueError(f"{name}: {value} given; need a whole number of {least} or more")
-        if gating == "gt-modular" and M != rules: raise ValueError(f"n_modules: {M} given; 'gt-modular' needs one for each of the {rules} rules")
-        self.gating, self.rules, self.width, self.n_inputs, self.n_modules = gating, rules, width, n_features + rules, M
+            if int(value) != value or value < least:
+                raise ValueError(f"{name}: {value} given; need a whole number of {least} or more")
+        if gating == "gt-modular" and M != rules:
+            raise ValueError(f"n_modules: {M} given; 'gt-modular' needs one for each of the {rules} rules")
+        self.gating = gating
+        self.rules = rules
+        self.width = width
+        self.n_inputs = n_features + rules
+        self.n_modules = M
         self.gate = Gate() if gate is None else gate
 
     def context(self, x: Tensor) -> Tensor: # [..., n_inputs] -> [..., R]
         "The one-hot part of the input. Raises `ValueError` naming `x` if it has another number of features."
-        if x.shape[-1] != self.n_inputs: raise ValueError(f"x: has {x.shape[-1]} features; need {self.n_inputs}, of which the last {self.rules} are the one-hot context")
+        if x.shape[-1] != self.n_inputs:
+            raise ValueError(f"x: has {x.shape[-1]} features; need {self.n_inputs}, of which the last {self.rules} "
+                             "are the one-hot context")
         return x[..., -self.rules:]
 
     def noise(self,
@@ -105,7 +122,8 @@ class Gated(nn.Module):
     ) -> Tensor | None: # [..., M]; None where nothing is drawn
         "Noise for the gates of some inputs."
         drawn = getattr(self.gate, "gumbel", False) and self.gating not in ("monolithic", "gt-modular")
-        return gumbel_noise(*x.shape[:-1], self.n_modules, generator=generator, device=x.device, dtype=x.dtype) if drawn else None
+        return gumbel_noise(*x.shape[:-1], self.n_modules, generator=generator, device=x.device,
+                            dtype=x.dtype) if drawn else None
 
     def choose(self,
         scores: Tensor, # [..., M]
@@ -114,4 +132,5 @@ class Gated(nn.Module):
         "The learned gates."
         return self.gate(scores) if noise is None else self.gate(scores, noise)
 
-    def extra_repr(self) -> str: return f"{self.gating!r}, rules={self.rules}, width={self.width}, n_modules={self.n_modules}"
+    def extra_repr(self) -> str:
+        return f"{self.gating!r}, rules={self.rules}, width={self.width}, n_modules={self.n_modules}"

@@ -32,11 +32,17 @@ class GatedMLP(Gated):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__(gating, rules, width, 2, n_modules, gate)
-        e, d, M = width, 4 * width, self.n_modules
+        e = width
+        d = 4 * width
+        M = self.n_modules
         k = d // M
-        if not k: raise ValueError(f"n_modules: {M} given; width {width} has {d} hidden units to share, one is the least for each")
+        if not k:
+            raise ValueError(f"n_modules: {M} given; width {width} has {d} hidden units to share, one is the least "
+                             "for each")
         with torch.device("meta"):
-            self.digit, self.rule, self.decoder = two_layers(1, e, e), two_layers(rules, e, e), two_layers(d, e, 1)
+            self.digit = two_layers(1, e, e)
+            self.rule = two_layers(rules, e, e)
+            self.decoder = two_layers(d, e, 1)
             self.first = nn.Linear(3 * e, d if gating == "monolithic" else M * k)
             self.second = nn.Linear(d, d) if gating == "monolithic" else GroupLinear(M, k, d)
             if gating == "modular": self.score = GroupLinear(M, k, 1)
@@ -111,38 +117,48 @@ def affine_twice(
     outer: tuple[Tensor, Tensor], # weight [S, o, m], bias [S, o]
 ) -> Tensor: # [S, B, o]
     "One map after another; as one map where that is cheaper."
-    (W, b), (V, c) = inner, outer
+    W, b = inner
+    V, c = outer
     B, i, m, o = x.shape[1], *W.shape[:0:-1], len(V[0])
     if o * i * m + B * i * o < B * m * (i + o): return affine(x, V @ W, _push(V, c, b))
     return affine(affine(x, W, b), V, c)
 
 # %% ../../nbs/systems/02_gated_mlp.ipynb #03efd320
-def _encoded(t: dict[str, Tensor], x: Tensor) -> tuple[Tensor, Tensor]: # [S, B, 2 + R] -> hidden units of the encoders [S, B, 3e], of the trunk [S, B, d]
+def _encoded(t: dict[str, Tensor],
+    x: Tensor) -> tuple[Tensor, Tensor]: # [S, B, 2 + R] -> hidden units of the encoders [S, B, 3e], of the trunk [S, B, d]
     "From the input to the hidden units of the trunk."
-    digit, rule = t["digit.0.weight"], t["rule.0.weight"]
+    digit = t["digit.0.weight"]
+    rule = t["rule.0.weight"]
     e, R = rule.shape[1:]
     weight = torch.cat([F.pad(digit, (0, 1 + R)), F.pad(digit, (1, R)), F.pad(rule, (2, 0))], 1)
     hidden = torch.relu_(affine(x, weight, torch.cat([t["digit.0.bias"], t["digit.0.bias"], t["rule.0.bias"]], 1)))
     inner = [(t[f"{part}.2.weight"], t[f"{part}.2.bias"]) for part in ("digit", "digit", "rule")]
-    first, bias = t["first.weight"], t["first.bias"]
+    first = t["first.weight"]
+    bias = t["first.bias"]
     if x.shape[1] < first.shape[1]:      # few rows: the encoders' outputs are worth computing
-        return hidden, torch.relu_(affine(torch.cat([affine(h, *map_) for h, map_ in zip(hidden.split(e, -1), inner)], -1), first, bias))
+        return hidden, torch.relu_(affine(torch.cat([affine(h, *map_) for h, map_ in zip(hidden.split(e, -1), inner)],
+                                                    -1), first, bias))
     weight = torch.cat([outer @ W for outer, (W, _) in zip(first.split(e, -1), inner)], -1)
     return hidden, torch.relu_(affine(hidden, weight, _push(first, bias, torch.cat([b for _, b in inner], -1))))
 
 
-def _gates(net: GatedMLP, t: dict[str, Tensor], x: Tensor, noise: Tensor | None, encoders: Tensor, hidden: Tensor) -> Tensor: # -> [S, B, M]
+def _gates(net: GatedMLP, t: dict[str, Tensor], x: Tensor, noise: Tensor | None, encoders: Tensor,
+           hidden: Tensor) -> Tensor: # -> [S, B, M]
     "Gate probabilities of stacked networks."
     if net.gating == "gt-modular": return x[..., 2:]
     if net.gating == "modular-op":
-        return net.choose(affine_twice(encoders[..., -net.width:], (t["rule.2.weight"], t["rule.2.bias"]), (t["score.weight"], t["score.bias"])), noise)
-    own = torch.diag_embed(t["score.weight"].squeeze(-1).mT).transpose(1, 2).flatten(1, 2)      # [S, M * k, M]: each module reads its own units
+        return net.choose(affine_twice(encoders[..., -net.width:], (t["rule.2.weight"], t["rule.2.bias"]),
+                                       (t["score.weight"], t["score.bias"])), noise)
+    # [S, M * k, M]: each module reads its own units
+    own = torch.diag_embed(t["score.weight"].squeeze(-1).mT).transpose(1, 2).flatten(1, 2)
     return net.choose(torch.baddbmm(t["score.bias"].mT, hidden, own), noise)
 
 
-def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tensor, c: Tensor) -> Tensor: # [S, B, M * k], [S, B, M] -> [S, B, e]
+def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tensor,
+                      c: Tensor) -> Tensor: # [S, B, M * k], [S, B, M] -> [S, B, e]
     "Second layers W, b of all modules, summed, then the first layer V, c of the decoder."
-    if len(V[0]) < len(weighted[0]): return torch.baddbmm(torch.baddbmm(c.unsqueeze(-2), p, b @ V.mT), weighted, W @ V.mT)
+    if len(V[0]) < len(weighted[0]):
+        return torch.baddbmm(torch.baddbmm(c.unsqueeze(-2), p, b @ V.mT), weighted, W @ V.mT)
     return affine(torch.baddbmm(p @ b, weighted, W), V, c)
 
 
@@ -161,11 +177,15 @@ def stacked_mlp(
 ) -> tuple[Tensor, Tensor | None]: # output [S, B], gates [S, B, M]
     "The gated MLPs of a stack, each on its own rows."
     encoders, hidden = _encoded(t, x)
-    V, c = t["decoder.0.weight"], t["decoder.0.bias"]
+    V = t["decoder.0.weight"]
+    c = t["decoder.0.bias"]
     if net.gating == "monolithic": p, out = None, affine_twice(hidden, (t["second.weight"], t["second.bias"]), (V, c))
     else:
-        p, k = _gates(net, t, x, noise, encoders, hidden), hidden.shape[-1] // net.n_modules
-        if k < 8: weighted = torch.bmm(p, torch.eye(net.n_modules, dtype=p.dtype, device=p.device).repeat_interleave(k, 1).expand(len(p), -1, -1)) * hidden      # short rows: a product is faster
+        p = _gates(net, t, x, noise, encoders, hidden)
+        k = hidden.shape[-1] // net.n_modules
+        if k < 8:
+            weighted = torch.bmm(p, torch.eye(net.n_modules, dtype=p.dtype, device=p.device).repeat_interleave(k,
+                1).expand(len(p), -1, -1)) * hidden      # short rows: a product is faster
         else: weighted = (p.unsqueeze(-1) * hidden.unflatten(-1, (-1, k))).flatten(-2)
         out = _blend_and_decode(weighted, p, t["second.weight"].flatten(1, 2), t["second.bias"], V, c)
     return affine(torch.relu_(out), t["decoder.2.weight"], t["decoder.2.bias"]).squeeze(-1), p

@@ -25,7 +25,9 @@ def recurrent_size(
     width: int, # e
 ) -> int: # h', units of the shared state
     "Size with which modules together are as large as their monolithic twin."
-    M, e, h = n_modules, width, 4 * width
+    M = n_modules
+    e = width
+    h = 4 * width
     b = 4 * M * e + 1
     return (math.isqrt(b * b + 4 * (4 * M + 1) * (5 * h * h + h * (4 * e + 1))) - b) // (2 * (4 * M + 1))
 
@@ -47,7 +49,8 @@ class Cell(nn.Module):
         hidden: int, # H
     ):
         super().__init__()
-        shapes = {"weight_ih": (4 * hidden, n_inputs), "weight_hh": (4 * hidden, hidden), "bias_ih": (4 * hidden,), "bias_hh": (4 * hidden,)}
+        shapes = {"weight_ih": (4 * hidden, n_inputs), "weight_hh": (4 * hidden, hidden), "bias_ih": (4 * hidden,),
+                  "bias_hh": (4 * hidden,)}
         for name, shape in shapes.items(): self.register_parameter(name, nn.Parameter(torch.empty(shape)))
 
     def fill(self, generator: torch.Generator): # on the CPU
@@ -74,8 +77,10 @@ class GroupCell(nn.Module):
         scored: bool, # give each module a score of its own
     ):
         super().__init__()
-        self.input, self.state = nn.Linear(n_inputs, 4 * n_modules * hidden, bias=False), nn.Linear(hidden, 4 * n_modules * hidden, bias=False)
-        self.n_modules, self.score = n_modules, GroupLinear(n_modules, 8 * hidden, 1, bias=False) if scored else None
+        self.input = nn.Linear(n_inputs, 4 * n_modules * hidden, bias=False)
+        self.state = nn.Linear(hidden, 4 * n_modules * hidden, bias=False)
+        self.n_modules = n_modules
+        self.score = GroupLinear(n_modules, 8 * hidden, 1, bias=False) if scored else None
 
     def score_maps(self) -> Tensor: # [2, 4MH, M]
         "From the rectified parts of input and state to the modules' scores."
@@ -88,12 +93,17 @@ class GroupCell(nn.Module):
         choose: Callable, # scores [B, M], noise [B, M] or None -> probabilities
         noise: Tensor | None = None, # [B, N, M] for a Gumbel gate
     ) -> tuple[Tensor, Tensor]: # hidden states [B, N, H], from a state of zeros; gates [B, N, M]
-        by_input, M, scores, out, gates = self.input(x), self.n_modules, None, [], []
+        by_input = self.input(x)
+        M = self.n_modules
+        scores = None
+        out = []
+        gates = []
         if p is None:
             of_input, of_state = self.score_maps()
             scores = by_input.relu() @ of_input
         h = c = x.new_zeros(len(x), self.state.in_features)
-        steps = lambda t: [None] * x.shape[1] if t is None else t.unbind(1)      # indexed one by one, each step's gradient would be as large as all
+        # indexed one by one, each step's gradient would be as large as all
+        steps = lambda t: [None] * x.shape[1] if t is None else t.unbind(1)
         for part, use, score, drawn in zip(*map(steps, (by_input, p, scores, noise))):
             by_state = self.state(h)
             if p is None: use = choose(score + by_state.relu() @ of_state, drawn)
@@ -117,13 +127,16 @@ class GatedRecurrent(Gated):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__(gating, rules, width, n_features, n_modules, gate)
-        e, M, n_outputs = width, self.n_modules, n_features if n_outputs is None else n_outputs
+        e = width
+        M = self.n_modules
+        n_outputs = n_features if n_outputs is None else n_outputs
         for name, value in dict(n_features=n_features, n_outputs=n_outputs).items():
             if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
         h = 4 * e if gating == "monolithic" else recurrent_size(M, e)
         if not h: raise ValueError(f"width: {width} given; too small for {M} modules")
         with torch.device("meta"):
-            self.encoder, self.decoder = two_layers(self.n_inputs, e, e), two_layers(h, h, n_outputs)
+            self.encoder = two_layers(self.n_inputs, e, e)
+            self.decoder = two_layers(h, h, n_outputs)
             self.cell = Cell(e, h) if gating == "monolithic" else GroupCell(M, e, h, scored=gating == "modular")
             if gating == "modular-op": self.score = two_layers(rules, h, M, bias=False)
         initialize(self, seed)
@@ -136,6 +149,7 @@ class GatedRecurrent(Gated):
         if x.dim() != 3: raise ValueError(f"x: need [batch, steps, inputs], got {x.dim()} dimensions")
         z = self.encoder(x)
         if self.gating == "monolithic": return self.decoder(self.cell(z)), None
-        p = c if self.gating == "gt-modular" else self.choose(self.score(c), noise) if self.gating == "modular-op" else None
+        p = c if self.gating == "gt-modular" else self.choose(self.score(c),
+                                                              noise) if self.gating == "modular-op" else None
         h, p = self.cell(z, p, self.choose, noise)
         return self.decoder(h), p

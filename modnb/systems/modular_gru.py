@@ -31,9 +31,15 @@ class GRUPool(Pool):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if min(n_modules, n_inputs, width) < 1: raise ValueError(f"n_modules: {n_modules} modules of {n_inputs} inputs and width {width} given; all need to be one or more")
-        self.n_modules, self.width, self.path = n_modules, width, path
-        with torch.device("meta"): self.reads, self.keeps = GroupLinear(n_modules, n_inputs, 3 * width), GroupLinear(n_modules, width, 3 * width)
+        if min(n_modules, n_inputs, width) < 1:
+            raise ValueError(f"n_modules: {n_modules} modules of {n_inputs} inputs and width {width} given; all need "
+                             "to be one or more")
+        self.n_modules = n_modules
+        self.width = width
+        self.path = path
+        with torch.device("meta"):
+            self.reads, self.keeps = GroupLinear(n_modules, n_inputs, 3 * width), GroupLinear(n_modules, width,
+                3 * width)
         initialize(self, seed)
 
     def joined(self, u: Tensor, v: Tensor) -> Tensor: # [..., 3 H] from x and from h -> [..., 4 H]
@@ -43,13 +49,16 @@ class GRUPool(Pool):
     def runners(self):
         maps = [(layer.weight.unbind(0), layer.bias.unbind(0)) for layer in (self.reads, self.keeps)]
         (wx, bx), (wh, bh) = maps
-        return [lambda x, h, m=m: self.joined(torch.addmm(bx[m], x, wx[m]), torch.addmm(bh[m], h, wh[m])) for m in range(self.n_modules)]
+        return [lambda x, h, m=m: self.joined(torch.addmm(bx[m], x, wx[m]), torch.addmm(bh[m], h, wh[m]))
+                for m in range(self.n_modules)]
 
     def all(self, x, h):
-        product = lambda t, layer: (t @ layer.weight.transpose(0, 1).flatten(1)).unflatten(-1, (self.n_modules, -1)) + layer.bias
+        product = lambda t, layer: (t @ layer.weight.transpose(0, 1).flatten(1)).unflatten(-1,
+            (self.n_modules, -1)) + layer.bias
         return self.joined(product(x, self.reads), product(h, self.keeps))
 
-    def best(self, R, K, N): return cheapest(R, K, N, self.n_modules, self.reads.weight[0].numel() + self.keeps.weight[0].numel())
+    def best(self, R, K, N):
+        return cheapest(R, K, N, self.n_modules, self.reads.weight[0].numel() + self.keeps.weight[0].numel())
 
 # %% ../../nbs/systems/05_modular_gru.ipynb #49be3702
 def gru_step(
@@ -70,14 +79,16 @@ class ModularGRU(nn.Module):
         seed: int | None = None, # of embedding and readout; None draws from the global generator
     ):
         super().__init__()
-        self.layer, generator = layer, generator_for(seed)
+        self.layer = layer
+        generator = generator_for(seed)
         reads = layer.pool.reads.weight.shape[1]
         self.embed = nn.Embedding(tokens, reads, _weight=torch.randn(tokens, reads, generator=generator))
         self.out = nn.Linear(layer.pool.width, tokens)
         init_linear(self.out, generator)
 
     def forward(self, tokens: Tensor) -> Tensor: # int [N, T] -> [N, T, V]
-        x, states = self.embed(tokens), []
+        x = self.embed(tokens)
+        states = []
         h = x.new_zeros(len(x), self.layer.pool.width)
         for t in range(x.shape[1]):
             h = gru_step(self.layer(x[:, t], h), h)
@@ -108,5 +119,6 @@ def width_of_equal_size(
 ) -> int: # H
     "The width at which a plain GRU has about as many parameters (embedding, maps, readout)."
     size = lambda h: tokens * embedding + 3 * h * (embedding + h + 2) + (h + 1) * tokens
-    h = max(1, int((math.sqrt((3 * embedding + 6 + tokens) ** 2 + 12 * max(0, parameters - tokens * (embedding + 1))) - (3 * embedding + 6 + tokens)) / 6))
+    h = max(1, int((math.sqrt((3 * embedding + 6 + tokens) ** 2 + 12 * max(0, parameters - tokens * (embedding + 1)))
+                    - (3 * embedding + 6 + tokens)) / 6))
     return min((h, h + 1), key=lambda h: abs(size(h) - parameters))

@@ -22,7 +22,7 @@ from ...runs.catalog import source_version
 from ...runs.pages import headline_of
 from ...runs.runner import experiment
 from ...runs.store import RunFolder, as_params, read_result
-from ...runs.table import Runs, standing
+from ...runs.table import Runs, run_state
 from ...training.events import Event
 from ..plots import PALETTE
 from .controls import blank
@@ -40,7 +40,7 @@ def described(
     version: Callable = source_version, # of a module; a cached one for many runs
 ) -> dict: # ABOUT, then the parameters
     "What is known of a run without its result."
-    found = standing(folder, version)
+    found = run_state(folder, version)
     status = found.status
     error = (status.get("error") or "").splitlines()[-1:] if found.state in ("failed", "interrupted") else []
     about = dict(experiment=folder.experiment, run=folder.signature, state=found.state, started=(status.get("started") or "")[:16].replace("T", " "), wall_s=status.get("wall_s"),
