@@ -293,7 +293,7 @@ def test_other_estimators_and_tasks_begin_anew(routing):
     explorer.choice.steps.value, explorer.choice.left.value = 2, "soft output"
     explorer.train(wait=True)
     assert explorer.work.sides[0].row == "soft output" and "principal component" in explorer.pictures[0].still().axes[0].get_xlabel() and explorer.still().png[:4] == b"\x89PNG"
-    with pytest.raises(ValueError, match="right: 'EM' is no estimator"):
+    with pytest.raises(ValueError, match="right: 'EM' is unknown"):
         routing_explorer(right="EM")
 
 

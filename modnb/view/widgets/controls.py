@@ -227,10 +227,24 @@ class Trainer:
 class Explorer:
     "Widgets over pure functions. A subclass sets `widget`; it displays itself."
     widget: w.Widget
+    trainer: Trainer
 
     def __init__(self):
         self.problem = w.HTML()
         self.quiet = False
+
+    def render(self) -> list[list[Figure]]: raise NotImplementedError
+
+    @property
+    def rows(self) -> list[tuple]: return list(self.trainer.job.messages.rows)
+
+    def train(self, wait: bool = False) -> Background: # True: return when it is over
+        "What the button does."
+        return self.trainer.train(wait)
+
+    def still(self) -> Still:
+        "The present state as an image."
+        return Still(self.render())
 
     @contextlib.contextmanager
     def quietly(self) -> Iterator[None]:
@@ -281,8 +295,7 @@ class TrainingExplorer(Explorer):
     "Settings, training, and the state at any measured step. A subclass fills in `draw`, `curves` and `render`."
 
     def __init__(self,
-        title: str,
-        question: str, # that the pictures answer
+        title: str, question: str, # that the pictures answer
         choice: Any, # the settings: `all` (name -> control), `widget`, `work()`
         time: TimeSlider,
         pictures: list[Picture], # of a step
@@ -295,31 +308,18 @@ class TrainingExplorer(Explorer):
         self.work = choice.work()
         self.used = self.values
         self.trainer = Trainer(self.work, self.draw_curves, self.notified, self.prepare)
-        images = w.HBox([picture.image for picture in pictures])
-        self.results = w.VBox([heading("Look", question), time.widget, images, self.numbers],
+        self.results = w.VBox([heading("Look", question), time.widget,
+                               w.HBox([picture.image for picture in pictures]), self.numbers],
                               layout=w.Layout(display="none"))
         self.widget = w.VBox([heading(title), choice.widget, self.trainer.widget, self.problem, self.results],
                              layout=w.Layout(max_width="840px"))
-        self.on(time.step, self.show, self.mark) # the pictures first, then the mark in the curves
-        self.on(time.other, self.show, self.mark)
+        for control in (time.step, time.other): self.on(control, self.show, self.mark)
 
     def draw(self, step: int): "Fill in `pictures` and `numbers`."
     def curves(self, rows: list[tuple], step: int | None) -> Figure: raise NotImplementedError
-    def render(self) -> list[list[Figure]]: raise NotImplementedError
 
     @property
     def values(self) -> dict: return {name: control.value for name, control in self.choice.all.items()}
-    @property
-    def rows(self) -> list[tuple]: return list(self.trainer.job.messages.rows)
-
-    def train(self, wait: bool = False) -> Background: # True: return when it is over
-        "What the button does."
-        return self.trainer.train(wait)
-
-    def still(self) -> Still:
-        "The present state as an image."
-        return Still(self.render())
-
     def renew(self):
         "Begin again with the chosen settings, untrained. Raises `RuntimeError` while the work runs."
         self.trainer.job.check_idle()
@@ -330,7 +330,6 @@ class TrainingExplorer(Explorer):
         self.trainer.reset(self.work)
 
     def renew_with(self, **values: Any): # setting -> value
-        "Begin again, with some settings at other values."
         with self.quietly():
             for name, value in values.items(): self.choice.all[name].value = value
         self.renew()

@@ -246,6 +246,19 @@ class MaskViewer(MaskPanel):
         self.cuts.seed += 1
         self.ask()
 
+    def notified(self, job: Background):
+        "From the thread: show the masks so far; at the end, everything."
+        if self.work is None: return
+        self.view.threshold.disabled = self.work.found is None
+        if job.running: self.show()
+        if job.state in ("running", "ready"): return
+        for control in self.settings.all: control.disabled = False
+        self.settings.fit_steps.disabled = self.work.study.train is None
+        if self.work.masks is not None:
+            self.before = self.work.study.accuracy(self.work.net)
+            self.show()
+            self.ask()
+
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #f4caa50b
 class MaskExplorer(MaskViewer):
     "A study, the panel that trains it, and its masks to look at and to cut. Displays itself."
@@ -306,19 +319,6 @@ class MaskExplorer(MaskViewer):
         if self.trainer.job.state == "done" and self.used == now: self.renew(self.work.study)
         self.used = now
         for control in self.settings.all: control.disabled = True
-
-    def notified(self, job: Background):
-        "From the thread: show the masks so far; at the end, everything."
-        if self.work is None: return
-        self.view.threshold.disabled = self.work.found is None
-        if job.running: self.show()
-        if job.state in ("running", "ready"): return
-        for control in self.settings.all: control.disabled = False
-        self.settings.fit_steps.disabled = self.work.study.train is None
-        if self.work.masks is not None:
-            self.before = self.work.study.accuracy(self.work.net)
-            self.show()
-            self.ask()
 
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #df2b8ed7
 def mask_explorer(

@@ -13,11 +13,11 @@ import pandas as pd
 
 from ...runs.table import count_states
 from .background import Background
-from .controls import Picture, Still, Trainer, guarded, heading, note
+from .controls import Explorer, Picture, Still, Trainer, guarded, heading, note
 from .runs import ABOUT, RunReader, filtered, framed, lines, render_runs, report_page, varied
 
 # %% auto #0
-__all__ = ['PAGE', 'STYLE', 'RunTable', 'RunAxes', 'RunBrowser', 'run_browser']
+__all__ = ['PAGE', 'STYLE', 'RunTable', 'RunAxes', 'RunPanel', 'RunBrowser', 'run_browser']
 
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #54ac49b0
 PAGE = 200
@@ -91,21 +91,33 @@ class RunAxes:
     def state(self) -> dict: return dict(x=self.x.value, y=self.y.value, color=self.color.value, facet=self.facet.value)
 
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #938fe43a
-class RunBrowser:
-    "Runs of a folder: table, figure, report. Displays itself."
+class RunPanel(Explorer):
+    "The widgets of the run browser: table, figure, report. Displays itself."
 
     def __init__(self,
         root: str | Path | None = None, # folder of all runs; None: the default
     ):
-        self.reader, self.table, self.axes = RunReader(root), RunTable(), RunAxes()
-        self.figure, self.problem, self.report = Picture(render_runs, "runs"), w.HTML(), w.HTML(layout=w.Layout(width="830px"))
-        self.trainer = Trainer(lambda tell: self.reader(tell), None, self._told, self._prepare, "Read")
-        self.panel = w.VBox([heading("Runs", f"of the folder {self.reader.runs.root.name}"), self.trainer.widget, self.problem, self.table.widget,
-                             heading("Compare", "each run is a dot"), self.axes.widget, self.figure.image, heading("Report", "of the run that is chosen above"), self.report])
-        self.widget, self.whole, self.left, self._busy = self.panel, self.reader.frame(), self.reader.frame(), False
-        self._connect()
+        super().__init__()
+        self.reader = RunReader(root)
+        self.table = RunTable()
+        self.axes = RunAxes()
+        self.figure = Picture(render_runs, "runs")
+        self.report = w.HTML(layout=w.Layout(width="830px"))
+        self.whole = self.reader.frame()
+        self.left = self.whole
+        self.trainer = Trainer(lambda notify: self.reader(notify), None, self.notified, self.prepare, "Read")
+        self.widget = w.VBox([
+            heading("Runs", f"of the folder {self.reader.runs.root.name}"), self.trainer.widget, self.problem,
+            self.table.widget, heading("Compare", "each run is a dot"), self.axes.widget, self.figure.image,
+            heading("Report", "of the run that is chosen above"), self.report])
 
-    def read(self, wait: bool = False) -> Background: # True: come back when it is over
+    def notified(self, job: Background): "From the thread: more runs have been read."
+
+    def prepare(self):
+        "Read again what may have changed since."
+        if self.trainer.job.state == "done": self.reader = RunReader(self.reader.runs.root)
+
+    def read(self, wait: bool = False) -> Background: # True: return when it is over
         "What the button does: read the folder."
         return self.trainer.train(wait)
 
@@ -113,83 +125,69 @@ class RunBrowser:
         "The present figure as an image."
         return Still([[self.figure.still()]])
 
+    def __repr__(self) -> str: return f"RunBrowser: {len(self.left)} of {count_states(self.whole['state'])}"
+
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #cdd102ae
-def _prepare(self: RunBrowser):
-    "Read again what may have changed since."
-    if self.trainer.job.state == "done": self.reader = RunReader(self.reader.runs.root)
+class RunBrowser(RunPanel):
+    "Runs of a folder: table, figure, report. Displays itself."
 
+    def __init__(self,
+        root: str | Path | None = None, # folder of all runs; None: the default
+    ):
+        super().__init__(root)
+        self.on(self.table.experiment, self.load)
+        for control in (self.table.filter, self.table.order, self.table.falling, self.table.page):
+            self.on(control, self.narrow)
+        for control in self.axes.all: self.on(control, self.draw)
+        self.on(self.table.list, self.open)
+        self.table.back.on_click(guarded(self.problem, lambda _: self.table.step(-1)))
+        self.table.forth.on_click(guarded(self.problem, lambda _: self.table.step(1)))
 
-def _told(self: RunBrowser, job: Background):
-    "From the thread: what has been read so far."
-    if job.state == "ready" or not self.reader.rows: return
-    names = ["all", *sorted({k[0] for k in list(self.reader.rows)})]
-    if list(self.table.experiment.options) != names:
-        before, self._busy = self.table.experiment.value, True
-        try:
-            self.table.experiment.options = names
-            self.table.experiment.value = before if before != "all" else names[1] if len(names) == 2 else "all"
-        finally: self._busy = False
-    self.load()
+    def notified(self, job: Background):
+        "From the thread: show what has been read so far."
+        if job.state == "ready" or not self.reader.rows: return
+        names = ["all", *sorted({key[0] for key in list(self.reader.rows)})]
+        chosen = self.table.experiment
+        if list(chosen.options) != names:
+            before = chosen.value
+            with self.quietly():
+                chosen.options = names
+                if before == "all" and len(names) == 2: before = names[1]
+                chosen.value = before
+        self.load()
 
+    def load(self):
+        "Use the runs of the chosen experiment."
+        if self.quiet: return
+        name = self.table.experiment.value
+        order = self.table.order
+        with self.quietly():
+            self.whole = self.reader.frame(None if name == "all" else name)
+            before = order.value
+            names = ["run", "started", "wall_s", "state", *varied(self.whole)]
+            if list(order.options) != names:
+                order.options = names
+                order.value = before if before in names else "run"
+            self.axes.take(self.whole)
+        self.narrow()
 
-def _load(self: RunBrowser, *_):
-    "Take the runs of the experiment that is chosen."
-    if self._busy: return
-    name = self.table.experiment.value
-    self.whole, self._busy = self.reader.frame(None if name == "all" else name), True
-    try:
-        before, names = self.table.order.value, ["run", "started", "wall_s", "state", *varied(self.whole)]
-        if list(self.table.order.options) != names: self.table.order.options, self.table.order.value = names, before if before in names else "run"
-        self.axes.take(self.whole)
-    finally: self._busy = False
-    self.narrow()
+    def narrow(self):
+        "Apply the filter: table and figure."
+        self.left = filtered(self.whole, self.table.filter.value)
+        with self.quietly(): self.table.show(self.left, self.whole)
+        self.draw()
 
+    def draw(self):
+        "Draw the runs that are left."
+        if self.axes.x.value and self.axes.y.value: self.figure.show(frame=self.left, **self.axes.state)
 
-RunBrowser._prepare, RunBrowser._told, RunBrowser.load = _prepare, _told, _load
-
-# %% ../../../nbs/view/widgets/06_run_browser.ipynb #e14d67b3
-def _narrow(self: RunBrowser, *_):
-    "Apply the filter: table and figure."
-    if self._busy: return
-    self.left = filtered(self.whole, self.table.filter.value)
-    self._busy = True
-    try: self.table.show(self.left, self.whole)
-    finally: self._busy = False
-    self.draw()
-
-
-def _draw(self: RunBrowser, *_):
-    "Draw the runs that are left."
-    if self._busy or not self.axes.x.value or not self.axes.y.value: return
-    self.figure.show(frame=self.left, **self.axes.state)
-
-
-def _open(self: RunBrowser, *_):
-    "Show the report of the run that was clicked."
-    if self._busy or self.table.list.value is None: return
-    key = self.table.list.value
-    page = report_page(self.reader.folders[key], self.reader.rows[key] | self.reader.numbers.get(key, {}))
-    self.report.value = note(f"{key[0]} / {key[1]}") + framed(page)
-
-
-RunBrowser.narrow, RunBrowser.draw, RunBrowser.open = _narrow, _draw, _open
+    def open(self):
+        "Show the report of the run that was clicked."
+        if (key := self.table.list.value) is None: return
+        page = report_page(self.reader.folders[key], self.reader.rows[key] | self.reader.numbers.get(key, {}))
+        self.report.value = note(f"{key[0]} / {key[1]}") + framed(page)
 
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #c07413ac
-def _connect(self: RunBrowser):
-    "Each control to what it changes; errors are shown."
-    on = lambda widget, call: widget.observe(guarded(self.problem, call), "value")
-    on(self.table.experiment, self.load)
-    for one in (self.table.filter, self.table.order, self.table.falling, self.table.page): on(one, self.narrow)
-    for one in self.axes.all: on(one, self.draw)
-    on(self.table.list, self.open)
-    for button, by in ((self.table.back, -1), (self.table.forth, 1)): button.on_click(guarded(self.problem, lambda _, by=by: self.table.step(by)))
-
-
-RunBrowser._connect = _connect
-RunBrowser.__repr__ = lambda self: f"RunBrowser: {len(self.left)} of {count_states(self.whole['state'])}"
-RunBrowser._repr_mimebundle_ = lambda self, **options: self.widget._repr_mimebundle_(**options) | {"text/plain": repr(self)}
-
-
 def run_browser(
     root: str | Path | None = None, # folder of all runs; None: the default (`MODNB_RUNS`, or `runs`)
 ) -> RunBrowser:
