@@ -55,7 +55,8 @@ class DigitCode:
         self.n_outputs = digits * base
 
     def __repr__(self):
-        return f"{type(self).__name__}(digits={self.digits}, base={self.base}): {self.n_inputs} inputs, {self.digits} x {self.base} outputs"
+        return (f"{type(self).__name__}(digits={self.digits}, base={self.base}): "
+                f"{self.n_inputs} inputs, {self.digits} x {self.base} outputs")
 
     def answers(self, a: Tensor, b: Tensor) -> Tensor: # int64 [n] -> int64 [n, 2, digits], in the order of `ops`
         "The right digits under both operations."

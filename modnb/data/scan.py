@@ -84,7 +84,7 @@ def _split(name: str):
     return (lambda c, a: not _has(c, ("turn", *withheld), template)), (lambda c,
         a: not _has(c, ("turn",), template) and _has(c, tested, template))
 
-
+# %% ../../nbs/data/03_scan.ipynb #fc7b1aa7
 @functools.cache
 def lines(
     split: str = "simple", # one of `SPLITS`; "simple" is a stand-in for the published draw
@@ -123,7 +123,8 @@ class Scan:
     loss = staticmethod(sequences.loss)
 
     def __repr__(self):
-        return f"Scan(): {len(pairs()):,} commands, {self.n_inputs} input and {self.n_outputs} output tokens; 'simple' is a seeded stand-in for the published draw"
+        return (f"Scan(): {len(pairs()):,} commands, {self.n_inputs} input and {self.n_outputs} output tokens; "
+                "'simple' is a seeded stand-in for the published draw")
 
     def encode(self,
         texts, # sequence of pairs (command, actions)

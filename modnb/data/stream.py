@@ -72,7 +72,7 @@ def _cycle(data: Iterable, skip: int) -> Iterator:
         if not total: raise ValueError("data: holds no batches")
         skip = max(0, skip - seen)
 
-
+# %% ../../nbs/data/00_stream.ipynb #e3c95c19
 def batches(
     data: Iterable, # a `Stream`, or batches: a list, a `DataLoader`, an iterator
     start: int = 0, # number of the first batch

@@ -52,7 +52,7 @@ def random_maps(g: torch.Generator, rules: int, d: int) -> tuple: # means [C, d]
     means = torch.randn(rules, d, generator=g)
     return means / means.norm(dim=1, keepdim=True), torch.randn(rules, d, d, generator=g)
 
-
+# %% ../../nbs/data/11_toy_maps.ipynb #e0dae5c1
 def regimes(
     seeds: Sequence[int],
     rules: int = 2, # clusters

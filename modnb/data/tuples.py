@@ -65,7 +65,8 @@ class PairCode:
         self.n_outputs = 2 * digits * base
 
     def __repr__(self):
-        return f"{type(self).__name__}(digits={self.digits}, base={self.base}, mode={self.mode!r}): {self.n_inputs} inputs, 2 x {self.digits} x {self.base} outputs"
+        return (f"{type(self).__name__}(digits={self.digits}, base={self.base}, mode={self.mode!r}): "
+                f"{self.n_inputs} inputs, 2 x {self.digits} x {self.base} outputs")
 
     def number(self, pair: str) -> int: # 0 or 1
         "Which pair a name means. Raises `ValueError` naming `pair`."

@@ -16,7 +16,8 @@ from torch.utils._pytree import tree_map
 
 from .network import Watch, Written, unwrapped
 from modnb.masks.twins import (
-    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise, _with_gradient,
+    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise,
+    _with_gradient,
 )
 from ..models.copies import full_copy
 from ..models.stacked import difference

@@ -65,7 +65,8 @@ class Choice:
 
     def __repr__(self):
         accuracy, kept = next((a, k) for b, a, k in self.rows if b == self.beta)
-        return f"Choice(beta={self.beta:.3g}: accuracy {accuracy:.4f} of {self.full:.4f} with {kept:.2%} of the weights; {len(self.rows)} trials)"
+        return (f"Choice(beta={self.beta:.3g}: accuracy {accuracy:.4f} of {self.full:.4f} "
+                f"with {kept:.2%} of the weights; {len(self.rows)} trials)")
 
 # %% ../../nbs/masks/13_choice.ipynb #7f0d4f00
 class NoPrice(ValueError):

@@ -118,4 +118,5 @@ def outcome(
     if not failed:
         return f"All {len(table)} claims hold on {on}." if len(
             table) > 1 else f"The claim holds on {on}: {table.claim[0]}."
-    return f"{len(failed)} of {len(table)} claims {'do' if len(failed) > 1 else 'does'} not hold on {on}: {'; '.join(failed)}."
+    do = "do" if len(failed) > 1 else "does"
+    return f"{len(failed)} of {len(table)} claims {do} not hold on {on}: {'; '.join(failed)}."

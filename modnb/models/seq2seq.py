@@ -43,7 +43,7 @@ def encode(
                             for s in (x, cs)))
     return states
 
-
+# %% ../../nbs/models/04_seq2seq.ipynb #53c7ec42
 def decode(
     net: EncoderDecoderLSTM,
     tokens: Tensor, # int64 [B, T]

@@ -31,7 +31,7 @@ def _plain_object(a) -> bool:
                (kind.__reduce_ex__, object.__reduce_ex__))
     return hasattr(a, "__dict__") and all(mine is default for mine, default in methods)
 
-
+# %% ../../nbs/models/08_stacked.ipynb #e2f0f2e2
 def _alike(a, b, seen: frozenset = frozenset()) -> bool: # seen: pairs of modules that are being compared
     "Do two values mean the same? Functions do if they have the same code and hold values that are alike."
     if a is b: return True
@@ -64,7 +64,7 @@ def _rest(module: nn.Module) -> dict:
             and isinstance(v, dict) else v
             for n, v in vars(module).items() if n not in without}
 
-
+# %% ../../nbs/models/08_stacked.ipynb #d163ea4d
 def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) -> str:
     "`difference`, while the modules of `seen` are being compared."
     def look(t): return t if t is None else (t.shape, t.dtype, t.device, t.requires_grad and gradients)
@@ -85,7 +85,7 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
             if not (part in mine and part in other and _alike(mine[part], other[part], seen)): return repr(at(part))
     return ""
 
-
+# %% ../../nbs/models/08_stacked.ipynb #4f696241
 def difference(
     a: nn.Module, # network
     b: nn.Module, # another

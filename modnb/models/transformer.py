@@ -156,6 +156,17 @@ def init_transformer(
         elif isinstance(part, LayerNorm): part.gamma.fill_(1), part.beta.zero_()
         elif isinstance(part, nn.Embedding): draw_(part.weight, nn.init.normal_, generator)
 
+# %% ../../nbs/models/05_transformer.ipynb #08bdf149
+def _check_sizes(dropout: float, tied: bool, **sizes: int):
+    "Raises `ValueError` naming the argument that is out of range."
+    for name, value in sizes.items():
+        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+    if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
+    n_inputs = sizes["n_inputs"]
+    n_outputs = sizes["n_outputs"]
+    if tied and n_inputs != n_outputs:
+        raise ValueError(f"tied: one embedding needs n_inputs == n_outputs; {n_inputs} and {n_outputs} given")
+
 # %% ../../nbs/models/05_transformer.ipynb #f93349cc
 class Transformer(nn.Module):
     "A Transformer that reads the source and writes the target."
@@ -173,20 +184,15 @@ class Transformer(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers,
+        _check_sizes(dropout, tied, n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers,
                      decoder_layers=decoder_layers, max_length=max_length)
-        for name, value in sizes.items():
-            if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
-        if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
-        if tied and n_inputs != n_outputs:
-            raise ValueError(f"tied: one embedding needs n_inputs == n_outputs; {n_inputs} and {n_outputs} given")
         self.dropout = nn.Dropout(dropout)
         self.tied = tied
         with torch.device("meta"):
             if tied: self.embedding = nn.Embedding(n_inputs, width)
             else:
-                self.encoder_embedding, self.decoder_embedding = nn.Embedding(n_inputs, width), nn.Embedding(n_outputs,
-                    width)
+                self.encoder_embedding = nn.Embedding(n_inputs, width)
+                self.decoder_embedding = nn.Embedding(n_outputs, width)
             self.encoder = nn.ModuleList(EncoderLayer(width, heads, ff, dropout) for _ in range(encoder_layers))
             self.decoder = nn.ModuleList(DecoderLayer(width, heads, ff, dropout) for _ in range(decoder_layers))
             if not tied: self.output_map = nn.Linear(width, n_outputs)
@@ -239,7 +245,7 @@ def encode(
     for layer in net.encoder: x = layer(x, mask)
     return [layer.source_attention.keys_values(x) for layer in net.decoder], mask
 
-
+# %% ../../nbs/models/05_transformer.ipynb #1c6eb020
 def decode(
     net: Transformer,
     tokens: Tensor, # int64 [B, T]; [B, 1] behind `past`

@@ -141,7 +141,7 @@ def _encoded(t: dict[str, Tensor],
     weight = torch.cat([outer @ W for outer, (W, _) in zip(first.split(e, -1), inner)], -1)
     return hidden, torch.relu_(affine(hidden, weight, _push(first, bias, torch.cat([b for _, b in inner], -1))))
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #348a04d4
 def _gates(net: GatedMLP, t: dict[str, Tensor], x: Tensor, noise: Tensor | None, encoders: Tensor,
            hidden: Tensor) -> Tensor: # -> [S, B, M]
     "Gate probabilities of stacked networks."
@@ -168,7 +168,7 @@ def _fits(net: GatedMLP) -> bool:
     learned_gate = isinstance(gate, nn.Module) and next(gate.parameters(), None) is not None
     return net.gating != "modular-separate" and not learned_gate
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #ea921985
 @stacked_pass(GatedMLP, _fits)
 def stacked_mlp(
     net: GatedMLP, # one of the networks: gating and gate are those of all
