@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..checks import check_choice, nearest
-from .buffers import EMPTY, Buffer, filled, first_of_equals, pick, ranking, same
-from .candidates import Batch, Compared, Scored, check_finite, compared
-from .estimators import ESTIMATORS, REWARDS, Estimator, KirschEM, Reinforce, at_least, make_baseline, remembered
+from ..checks import check_choice
+from .buffers import EMPTY, Buffer, ranking
+from .candidates import Batch, Candidates, Compared, Scored, View, at_places, check_finite, compared, first_of
+from .estimators import ESTIMATORS, REWARDS, Estimator, NoBaseline, at_least, make_baseline, make_buffer
+from .estimators import remembered
 
 # %% auto #0
-__all__ = ['SETS', 'WEIGHTS', 'SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'Term', 'Members', 'term_value', 'check_terms',
-           'best_only', 'finite_rewards', 'term_members', 'Remembering', 'Buffered', 'make_buffered',
+__all__ = ['SETS', 'WEIGHTS', 'SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'Term', 'Members', 'softmax_over', 'divided_over',
+           'term_value', 'check_terms', 'check_buffer', 'check_reward', 'best_only', 'finite_rewards', 'given_rewards',
+           'term_members', 'members_and_samples', 'keep_best', 'Remembering', 'Buffered', 'make_buffered',
            'register_setting']
 
 # %% ../../nbs/routing/14_buffered.ipynb #456da58d
@@ -43,23 +45,23 @@ class Members(NamedTuple):
     advantage: Tensor # [C, *batch], reward less its baseline
 
 # %% ../../nbs/routing/14_buffered.ipynb #dbc6868e
-def _over(score: Tensor, valid: Tensor) -> Tensor:
+def softmax_over(score: Tensor, valid: Tensor) -> Tensor:
     "Softmax of a score over the members of each example's set; 0 for all where the set is empty."
     score = score.masked_fill(~valid, -math.inf)
     return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
 
 
-def _share(value: Tensor, valid: Tensor) -> Tensor:
+def divided_over(value: Tensor, valid: Tensor) -> Tensor:
     "A value, divided by the size of the set; 0 for all where the set is empty."
     return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
 
 
 WEIGHTS: dict[str, Callable[[Members], Tensor]] = {
-    "uniform": lambda m: _share(torch.ones_like(m.ll), m.valid),
-    "posterior": lambda m: _over(m.ll + m.lp, m.valid),
-    "likelihood": lambda m: _over(m.ll, m.valid),
-    "advantage": lambda m: _share(m.advantage, m.valid),
-    "reward": lambda m: _share(m.reward, m.valid),
+    "uniform": lambda m: divided_over(torch.ones_like(m.ll), m.valid),
+    "posterior": lambda m: softmax_over(m.ll + m.lp, m.valid),
+    "likelihood": lambda m: softmax_over(m.ll, m.valid),
+    "advantage": lambda m: divided_over(m.advantage, m.valid),
+    "reward": lambda m: divided_over(m.reward, m.valid),
     "none": lambda m: torch.zeros_like(m.ll)}
 
 # %% ../../nbs/routing/14_buffered.ipynb #92c14854
@@ -69,18 +71,20 @@ def term_value(
     members: Members, # the same routings, without
 ) -> Tensor: # [*batch]
     "The value of a term for each example."
-    theta, phi = (WEIGHTS[w](members).detach() for w in (term.theta, term.phi))
+    theta = WEIGHTS[term.theta](members).detach()
+    phi = WEIGHTS[term.phi](members).detach()
     each = theta * scored.ll.masked_fill(~members.valid, 0) + phi * scored.lp.masked_fill(~members.valid, 0)
     return term.coefficient * each.sum(0)
 
 
-def check_terms(terms: list[Term]) -> tuple[Term, ...]:
+def check_terms(terms: Sequence) -> tuple[Term, ...]:
     "The terms, if their names are known. Raises `ValueError` naming `terms`."
-    for term in (terms := tuple(Term(*t) for t in terms)):
-        for what, name, known in (("set", term.routings, SETS), ("weight", term.theta, WEIGHTS), ("weight", term.phi, WEIGHTS)):
-            if name not in known: raise ValueError(f"terms: there is no {what} {name!r}{nearest(name, known)}; there are {', '.join(known)}")
     if not terms: raise ValueError("terms: an objective needs at least one")
-    return terms
+    made = tuple(Term(*t) for t in terms)
+    for term in made:
+        check_choice("terms", term.routings, SETS)
+        for weight in (term.theta, term.phi): check_choice("terms", weight, WEIGHTS)
+    return made
 
 # %% ../../nbs/routing/14_buffered.ipynb #7bed7f02
 SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gradient, reward)
@@ -91,7 +95,13 @@ SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gra
 PUSHES = ("all", "best")
 
 
-def _check_buffer(buffer, sets, e_every, push, least_reward):
+def check_buffer(
+    buffer: Buffer | None,
+    sets: set[str], # that the terms use
+    e_every: int,
+    push: str,
+    least_reward: float,
+):
     "Raises `ValueError` naming the argument that does not fit the buffer."
     check_choice("push", push, PUSHES)
     if buffer is None and "buffer" in sets: raise ValueError("buffer: the terms use one, none was given")
@@ -101,18 +111,24 @@ def _check_buffer(buffer, sets, e_every, push, least_reward):
         raise ValueError("least_reward: needs a buffer that starts empty; one that starts with random routings holds worse ones")
 
 
-def _check(terms, score, reward, samples):
+def check_reward(
+    terms: Sequence[Term],
+    score: str,
+    reward: str | Callable,
+    samples: int,
+):
     "Raises `ValueError` naming the argument that does not fit the others."
-    if score not in SCORES: raise ValueError(f"score: {score!r} is unknown{nearest(score, SCORES)}; there are {', '.join(SCORES)}")
+    check_choice("score", score, SCORES)
     if not callable(reward) and reward not in REWARDS:
         raise ValueError(f"reward: {reward!r} is neither a function nor one of {', '.join(REWARDS)}")
     if score == "fixed_reward" and not callable(reward):
         raise ValueError("reward: score='fixed_reward' needs a function (routings [C, *batch, L, K], batch) -> [C, *batch]")
-    if samples < 1 and "samples" in {t.routings for t in terms}: raise ValueError(f"samples: {samples} given, but the terms use some")
+    if samples < 1 and "samples" in {t.routings for t in terms}:
+        raise ValueError(f"samples: {samples} given, but the terms use some")
     if any("advantage" in t[1:3] and t.routings != "samples" for t in terms):
         raise ValueError("terms: an advantage is defined for samples only; others are not on-policy")
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #efe92dfc
 def best_only(
     score: Tensor, # [C, *batch]
     old: int, # how many candidates are members already
@@ -128,7 +144,7 @@ def finite_rewards(
     valid: Tensor, # bool [C, *batch]
     drawn: bool, # samples, of which none may be left out
 ) -> Tensor: # bool [C, *batch]
-    "Members whose reward is finite. Raises `FloatingPointError` naming `reward` where an example has none, or a mean over draws lacks one."
+    "Members whose reward is finite. Raises `FloatingPointError` naming `reward` where an example has none, or a draw lacks it."
     kept = valid & reward.isfinite()
     if drawn and not torch.equal(kept, valid):
         raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
@@ -139,115 +155,174 @@ def finite_rewards(
     return kept
 
 
+def given_rewards(
+    reward: Callable, # (routings, batch) -> [C, *batch]
+    candidates: Candidates,
+    found: Compared,
+    batch: Batch,
+) -> Tensor: # [C, *batch]
+    "The rewards of a function. Raises `ValueError` naming `reward` where it returns another shape."
+    given = reward(candidates.decode(found.scored.a), batch)
+    wanted = found.valid.shape
+    if getattr(given, "shape", None) == wanted: return given.to(found.fixed.ll.dtype)
+    what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
+    raise ValueError(f"reward: returned {what}; it must return one number for each candidate, "
+                     f"a tensor of shape {tuple(wanted)}")
+
+# %% ../../nbs/routing/14_buffered.ipynb #531d914b
 def term_members(
-    term, # `Term`
+    term: Term,
+    candidates: Candidates,
     part: Compared, # the routings of its set
-    rewards: Callable, # `Compared` -> [C, *batch]
-    baseline: Callable, # reward -> advantage
+    rewards: Callable[[Compared], Tensor], # -> [C, *batch]
+    baseline: Callable[[Tensor], Tensor], # reward -> advantage
     distinct: bool, # buffer and union hold each routing once
-    slot: int, # axes of a routing
 ) -> Members:
     "A set of routings, with what its weights may depend on."
-    fixed, weights = part.fixed, term[1:3]
-    once = term.routings != "samples" and distinct or "posterior" in weights
-    valid = part.valid & first_of_equals(fixed.a, slot) if once and term.routings != "all" else part.valid
-    reward = rewards(part) if {"reward", "advantage"} & set(weights) else fixed.ll
-    if {"reward", "advantage"} & set(weights): valid = finite_rewards(reward, valid, term.routings == "samples")
+    fixed = part.fixed
+    valid = part.valid
+    weights = {term.theta, term.phi}
+    once = (term.routings != "samples" and distinct) or "posterior" in weights
+    if once and term.routings != "all": valid = valid & first_of(candidates, fixed.a)
+    if not weights & {"reward", "advantage"}: return Members(fixed.ll, fixed.lp, valid, fixed.ll, fixed.ll)
+    reward = rewards(part)
+    valid = finite_rewards(reward, valid, term.routings == "samples")
     return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
 
-# %% ../../nbs/routing/14_buffered.ipynb #d96e74bc
+# %% ../../nbs/routing/14_buffered.ipynb #6d0b2562
+def members_and_samples(
+    candidates: Candidates,
+    buffer: Buffer | None,
+    batch: Batch,
+    samples: int,
+) -> Compared | None: # None: there are none
+    "Old members first, then fresh samples."
+    if buffer is None: return compared(candidates, candidates.draw(samples)) if samples else None
+    old = remembered(buffer, batch, candidates)
+    held = candidates.filled(old)
+    if not held.all(): old = candidates.where(held, old, candidates.mode())
+    found = candidates.with_draws(old, samples) if samples else candidates.score(old)
+    return compared(candidates, found, torch.cat([held, held.new_ones(samples, *held.shape[1:])]))
+
+
+@torch.no_grad()
+def keep_best(
+    candidates: Candidates,
+    buffer: Buffer,
+    batch: Batch,
+    found: Compared, # of `members_and_samples`
+    score: Tensor, # [C, *batch]
+    distinct: bool, # keep each routing once
+) -> tuple[Tensor, Tensor, Tensor]: # places of the new members, those that are no repetition [Q, *batch]; share changed
+    "Keep the best candidates in the buffer."
+    score = score.masked_fill(~found.valid, -math.inf)
+    first = first_of(candidates, found.fixed.a) if distinct and buffer.size > 1 else None
+    order, real = ranking(score, buffer.size, first)
+    new = candidates.pick(found.fixed.a, order)
+    if buffer.start == "empty": new = candidates.where(real, new, EMPTY)
+    old = buffer[batch.index]
+    buffer[batch.index] = new
+    return order, real, 1 - candidates.same(new, old).to(score.dtype).mean((0, -1))
+
+# %% ../../nbs/routing/14_buffered.ipynb #51e207fe
 class Remembering(Estimator):
     "What `Buffered` does with samples and a buffer."
-    def rewards(self, view, found: Compared, batch: Batch) -> Tensor: # [C, *batch]
-        "The reward of each candidate. Raises `ValueError` naming `reward` where it returns another shape."
-        if not callable(self.reward): return REWARDS[self.reward](found.fixed.ll)
-        given, wanted = self.reward(view.decode(found.scored.a), batch), found.valid.shape
-        if getattr(given, "shape", None) != wanted:
-            what = f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else f"a {type(given).__name__}"
-            raise ValueError(f"reward: returned {what}; it must return one number for each candidate, a tensor of shape {tuple(wanted)}")
-        return given.to(found.fixed.ll.dtype)
+    terms: tuple[Term, ...]
+    buffer: Any # a `Buffer`, or None
+    samples: int
+    score: str
+    reward: str | Callable
+    baseline: NoBaseline
+    distinct: bool
+    push: str
+    least_reward: float
 
-    def candidates(self, view, batch: Batch, samples: int) -> Compared | None:
-        "Old members first, then fresh samples."
-        if self.buffer is None: return compared(view, view.draw(samples)) if samples else None
-        old = remembered(self.buffer, batch, view)
-        held = filled(old, view.slot)
-        if not held.all(): old = torch.where(held.view(*held.shape, *[1] * view.slot), old, view.mode())
-        found = view.with_draws(old, samples) if samples else view.score(old)
-        return compared(view, found, torch.cat([held, held.new_ones(samples, *held.shape[1:])]))
+    def rewards(self, candidates: Candidates, found: Compared, batch: Batch) -> Tensor: # [C, *batch]
+        if not isinstance(self.reward, str): return given_rewards(self.reward, candidates, found, batch)
+        return REWARDS[self.reward](found.fixed.ll)
 
     @torch.no_grad()
-    def remember(self, view, found: Compared, batch: Batch) -> tuple: # places of the new members [Q, *batch], which of them are no repetition, share of changed ones
+    def remember(self, candidates: Candidates, found: Compared, batch: Batch) -> tuple: # of `keep_best`
         "Keep the best candidates."
-        score = SCORES[self.score](found.fixed, self.rewards(view, found, batch))
+        score = SCORES[self.score](found.fixed, self.rewards(candidates, found, batch))
         score = score.masked_fill(~found.valid | (score < self.least_reward), -math.inf)
         if self.push == "best": score = best_only(score, self.buffer.size)
-        order, real = ranking(found.fixed.a, score, self.buffer.size, self.distinct, view.slot)
-        new, old = pick(found.fixed.a, order), self.buffer[batch.index]
-        if self.buffer.start == "empty": new = torch.where(real.view(*real.shape, *[1] * view.slot), new, EMPTY)
-        self.buffer[batch.index] = new
-        return order, real, 1 - same(new, old, view.slot).to(score.dtype).mean((0, -1))
+        return keep_best(candidates, self.buffer, batch, found, score, self.distinct)
 
     @torch.no_grad()
     def search(self, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
         "Fresh samples for other examples than those of the update."
-        view = self.view(batch)
-        return self.remember(view, self.candidates(view, batch, self.samples), batch)[2]
+        candidates = self.candidates(batch)
+        found = members_and_samples(candidates, self.buffer, batch, self.samples)
+        return self.remember(candidates, found, batch)[2]
+
+    def part(self, term: Term, candidates: Candidates, batch: Batch, found: Any, best: Any) -> Compared:
+        "The set of a term."
+        if term.routings == "all": return compared(candidates, candidates.everything())
+        if term.routings == "union": return found
+        if term.routings == "samples":
+            drawn = found.part(slice(self.buffer.size if self.buffer else 0, None))
+            if "advantage" in term[1:3]: check_finite(candidates, drawn.fixed.a, drawn.valid, drawn.valid.all(0))
+            return drawn
+        return members_and_samples(candidates, self.buffer, batch, 0) if best is None else best
+
+    def value(self, term: Term, candidates: Candidates, batch: Batch, part: Compared) -> Tensor: # [*batch]
+        "The value of a term for each example."
+        def rewards(found): return self.rewards(candidates, found, batch)
+        def baseline(reward): return self.baseline(reward, batch)
+        return term_value(term, part.scored, term_members(term, candidates, part, rewards, baseline, self.distinct))
 
 # %% ../../nbs/routing/14_buffered.ipynb #9f34ffdf
 class Buffered(Remembering):
     "The general estimator over samples and a buffer."
-    def __init__(self, look,
-        terms, # list of (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
+    def __init__(self,
+        look: View,
+        terms: Sequence, # (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
         buffer: Buffer | None = None, # Q routings per example (or per task: `index` is then the task)
         samples: int = 10, # S, drawn on each visit
         score: str = "joint", # what the buffer keeps: a name in SCORES
-        reward="log_prob", # of the weights `reward` and `advantage`: "log_prob", "prob", or a function (routings, batch) -> [C, *batch]
-        baseline="none", # of the weight `advantage`, see `make_baseline`
+        reward: str | Callable = "log_prob", # "log_prob", "prob", or a function (routings, batch) -> [C, *batch]
+        baseline: str | NoBaseline = "none", # of the weight `advantage`, see `make_baseline`
         distinct: bool = True, # buffer and union hold each routing once
         e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
         push: str = "all", # samples that may enter the buffer: "all", or only the "best" of each example
         least_reward: float = -math.inf, # entries with a lower score never enter
         **options,
     ):
+        super().__init__(look, **options)
         self.terms = check_terms(terms)
         self.sets = {t.routings for t in self.terms}
         self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
-        super().__init__(look, **options)
         at_least(e_every=e_every)
-        _check(self.terms, score, reward, samples)
-        _check_buffer(buffer, self.sets, e_every, push, least_reward)
-        self.buffer, self.samples, self.score, self.reward = buffer, samples, score, reward
-        self.baseline, self.distinct, self.e_every = make_baseline(baseline), distinct, e_every
-        self.push, self.least_reward = push, least_reward
-
-    def part(self, term, view, batch: Batch, found: Compared | None, best: Compared | None) -> Compared:
-        "The set of a term."
-        if term.routings == "all": return compared(view, view.everything())
-        if term.routings == "union": return found
-        if term.routings == "samples":
-            drawn = found.part(slice(self.buffer.size if self.buffer else 0, None))
-            if "advantage" in term[1:3]: check_finite(view, drawn.fixed.a, drawn.valid, drawn.valid.all(0))
-            return drawn
-        return self.candidates(view, batch, 0) if best is None else best
-
-    def value(self, term, view, batch: Batch, part: Compared) -> Tensor: # [*batch]
-        "The value of a term for each example."
-        rewards, baseline = (lambda found: self.rewards(view, found, batch)), (lambda reward: self.baseline(reward, batch))
-        return term_value(term, part.scored, term_members(term, part, rewards, baseline, self.distinct, view.slot))
+        check_reward(self.terms, score, reward, samples)
+        check_buffer(buffer, self.sets, e_every, push, least_reward)
+        self.buffer = buffer
+        self.samples = samples
+        self.score = score
+        self.reward = reward
+        self.baseline = make_baseline(baseline)
+        self.distinct = distinct
+        self.e_every = e_every
+        self.push = push
+        self.least_reward = least_reward
 
     def objective(self, batch, more):
-        view, metrics, best, stale = self.view(batch), {}, None, self.e_every > 1
+        candidates = self.candidates(batch)
+        metrics = {}
+        best = None
+        stale = self.e_every > 1
         if stale and self.steps % self.e_every == 0: metrics["churn"] = self.search(more())
         gradient = bool(self.sets & {"samples", "union"}) and torch.is_grad_enabled()
-        with torch.set_grad_enabled(gradient): found = self.candidates(view, batch, 0 if stale else self.samples)
+        with torch.set_grad_enabled(gradient):
+            found = members_and_samples(candidates, self.buffer, batch, 0 if stale else self.samples)
         if self.buffer and not stale:
-            order, real, metrics["churn"] = self.remember(view, found, batch)
-            best = found.at(order)._replace(valid=real)
+            order, real, metrics["churn"] = self.remember(candidates, found, batch)
+            best = at_places(candidates, found, order)._replace(valid=real)
             if self.buffer.start == "empty": metrics["held"] = real.sum(0).to(found.fixed.ll.dtype).mean(-1)
-            if not gradient and "buffer" in self.sets: best = best._replace(scored=view.score(best.scored.a))
-        value = sum(self.value(t, view, batch, self.part(t, view, batch, found, best)) for t in self.terms)
-        return view, value, metrics
+            if not gradient and "buffer" in self.sets:
+                best = best._replace(scored=candidates.score(best.scored.a))
+        parts = ((t, self.part(t, candidates, batch, found, best)) for t in self.terms)
+        return candidates, sum(self.value(t, candidates, batch, part) for t, part in parts), metrics
 
     def state_dict(self) -> dict:
         held = {"buffer": self.buffer.state_dict()} if self.buffer else {}
@@ -290,11 +365,8 @@ def make_buffered(
     options = SETTINGS[name] | changes
     size = options.pop("size")
     start = options.pop("start", "uniform")
-    if size and examples is None:
-        raise ValueError(f"examples: {name} remembers routings by example; pass the number of examples")
     if not size: return Buffered(look, **options)
-    choices = look.choices if choices is None else choices
-    return Buffered(look, buffer=Buffer(examples, choices, size, seed, start=start), **options)
+    return Buffered(look, buffer=make_buffer(look, examples, size, seed, start, choices), **options)
 
 
 def register_setting(

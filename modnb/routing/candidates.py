@@ -6,18 +6,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from .buffers import EMPTY, pick
+from .buffers import EMPTY, IntegerRoutings, first_of_equals
 
 # %% auto #0
-__all__ = ['Batch', 'Scored', 'join', 'total', 'check_sizes', 'Noise', 'row_of', 'one_slot_changed', 'Table', 'check_finite',
-           'Compared', 'compared']
+__all__ = ['Batch', 'Scored', 'total', 'check_sizes', 'Noise', 'Candidates', 'View', 'join', 'first_of', 'row_of',
+           'one_slot_changed', 'Table', 'check_finite', 'Compared', 'at_places', 'compared']
 
 # %% ../../nbs/routing/11_candidates.ipynb #96420d14
 @dataclass
@@ -27,12 +27,12 @@ class Batch:
     y: Any = None # targets
     index: Tensor | None = None # int64 [*batch], the rows of the data set
     task: Tensor | None = None # int64 [*batch], what a task router sees
-    oracle: Tensor | None = None # int64 [*batch, L, K], the true routing, where it is known
+    oracle: Any = None # int64 [*batch, L, K], the true routing, where it is known
 
 
 class Scored(NamedTuple):
     "Candidate routings with their two scores."
-    a: Tensor # int64 [C, *batch, *slot]
+    a: Any # int64 [C, *batch, *slot], or Python objects [C, *batch]: nothing here looks into it
     ll: Tensor # [C, *batch] log p(y | x, a)
     lp: Tensor # [C, *batch] log p(a | x)
 
@@ -42,16 +42,11 @@ class Scored(NamedTuple):
     def detach(self) -> Scored: return Scored(self.a, self.ll.detach(), self.lp.detach())
 
 
-def join(*sets: Scored) -> Scored:
-    "Candidates of several sets, one after the other."
-    return Scored(*(torch.cat(parts) for parts in zip(*sets)))
-
-
 def total(values: Tensor) -> Tensor: # [*batch] -> scalar
     "Mean over the examples, sum over stacked seeds: each seed's gradient is its own."
     return values.mean(-1).sum()
 
-
+# %% ../../nbs/routing/11_candidates.ipynb #65933587
 def check_sizes(
     batch: Batch,
     shape: Sequence[int], # [*batch]
@@ -62,7 +57,8 @@ def check_sizes(
         given = getattr(batch, name)
         if not isinstance(given, Tensor): continue
         if given.dim() < least or given.shape[:least] != torch.Size(shape[-least:]):
-            raise ValueError(f"{name}: shape {tuple(given.shape)} given; it must begin with {tuple(shape[-least:])}, one for each example")
+            raise ValueError(f"{name}: shape {tuple(given.shape)} given; it must begin with {tuple(shape[-least:])}, "
+                             "one for each example")
 
 # %% ../../nbs/routing/11_candidates.ipynb #511ad6fa
 class Noise:
@@ -72,16 +68,17 @@ class Noise:
         device: str | torch.device = "cpu",
     ):
         self.stacked = not hasattr(seeds, "__index__")
-        self.generators = [torch.Generator(device).manual_seed(int(s)) for s in (seeds if self.stacked else [seeds])]
+        each: Any = seeds if self.stacked else [seeds]
+        self.generators = [torch.Generator(device).manual_seed(int(s)) for s in each]
 
     @property
     def generator(self) -> torch.Generator: return self.generators[0]
 
     def uniform(self, *shape: int, dtype=torch.float32) -> Tensor: # in [0, 1)
         "Numbers of this shape; with stacked seeds, its second axis is R."
-        if not self.stacked: return torch.rand(shape, generator=self.generator, device=self.generator.device, dtype=dtype)
-        one = (shape[0], *shape[2:])
-        return torch.stack([torch.rand(one, generator=g, device=g.device, dtype=dtype) for g in self.generators], 1)
+        one = (shape[0], *shape[2:]) if self.stacked else shape
+        each = [torch.rand(one, generator=g, device=g.device, dtype=dtype) for g in self.generators]
+        return torch.stack(each, 1) if self.stacked else each[0]
 
     def like(self, t: Tensor) -> Tensor: # of t's shape; with stacked seeds, its first axis is R
         "Uniform numbers in the shape of a tensor."
@@ -94,7 +91,59 @@ class Noise:
     def state_dict(self) -> dict: return {"generators": [g.get_state() for g in self.generators]}
 
     def load_state_dict(self, state: dict):
-        for g, s in zip(self.generators, state["generators"]): g.set_state(s.cpu())
+        for g, saved in zip(self.generators, state["generators"]): g.set_state(saved.cpu())
+
+# %% ../../nbs/routing/11_candidates.ipynb #44501504
+@runtime_checkable
+class Candidates(Protocol):
+    "What an estimator sees of a routed network and a minibatch. C candidates have scores [C, *batch]."
+    noise: Noise # where draws come from
+    slot: int # axes of a routing; 0: a number, or an object
+    @property
+    def shape(self) -> torch.Size: "[*batch]"
+    @property
+    def noisy(self) -> bool: "Whether scores with and without a gradient differ, as they do under dropout."
+    def score(self, a: Any) -> Scored: "The scores of some routings."
+    def fixed(self, found: Scored) -> Scored: "The scores to compare: without gradient, all under the same conditions."
+    def draw(self, samples: int) -> Scored: "Routings drawn from the router."
+    def with_draws(self, old: Any, samples: int) -> Scored: "Known routings, then draws."
+    def everything(self) -> Scored: "Every routing."
+    def uniform(self, samples: int) -> Any: "Routings drawn uniformly, without scores."
+    def mode(self) -> Any: "The router's favorite for each example."
+    def entropy(self) -> Tensor: "[*batch] in nats, of the whole routing."
+    def probs(self) -> Tensor: "[*batch, L, M] probabilities of modules."
+    def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor:
+        "[*batch] log-likelihood where slots mix their modules; `how` names the gate."
+    def not_finite(self, place: tuple, a: Any) -> str: "Where the values of one routing stop being finite, if known."
+    def encode(self, routing: Any) -> Any: "From module numbers [*any, L, K] to the routings of these candidates."
+    def decode(self, a: Any) -> Any: "The way back."
+    def same(self, a: Any, b: Any) -> Tensor: "Whether routings are equal."
+    def join(self, *sets: Any) -> Any: "Sets of routings, one after the other."
+    def pick(self, a: Any, order: Tensor) -> Any: "The routings at these places of each example."
+    def where(self, chosen: Tensor, a: Any, b: Any) -> Any: "Routings of a where chosen, else of b, or empty entries."
+    def filled(self, a: Any) -> Tensor: "Which entries hold a routing."
+
+
+class View(Protocol):
+    "From a minibatch to its candidates. A view that is remembered has `choices`, and may have another `buffer`."
+    def __call__(self, batch: Batch) -> Candidates: ...
+
+# %% ../../nbs/routing/11_candidates.ipynb #9b815b96
+def join(
+    candidates: Candidates,
+    *sets: Scored,
+) -> Scored:
+    "Candidates of several sets, one after the other."
+    ll, lp = (torch.cat([getattr(s, name) for s in sets]) for name in ("ll", "lp"))
+    return Scored(candidates.join(*(s.a for s in sets)), ll, lp)
+
+
+def first_of(
+    candidates: Candidates,
+    a: Any, # [C, *batch, *slot]
+) -> Tensor: # bool [C, *batch]
+    "Which routings do not repeat an earlier one of the same example."
+    return first_of_equals(candidates.same(a[:, None], a[None]))
 
 # %% ../../nbs/routing/11_candidates.ipynb #4d88f409
 def row_of(
@@ -119,9 +168,10 @@ def one_slot_changed(
 
 
 # %% ../../nbs/routing/11_candidates.ipynb #7acd9642
-class Table:
+class Table(IntegerRoutings):
     "All A routings of a minibatch, scored; a routing is its row."
-    slot = 0 # axes of a routing
+    slot = 0
+    noisy = False
 
     def __init__(self,
         ll: Tensor, # [A, *batch]
@@ -129,7 +179,8 @@ class Table:
         noise: Noise | None = None, # where draws come from
         routings: Tensor | None = None, # int64 [A, L, K]
     ):
-        self.ll, self.lp = ll, lp
+        self.ll = ll
+        self.lp = lp
         self.noise = noise or Noise()
         self.routings = routings
 
@@ -139,38 +190,38 @@ class Table:
     def mode(self) -> Tensor: return self.lp.argmax(0)
     def encode(self, routing: Tensor) -> Tensor: return row_of(routing, self.routings) # [*any, L, K] -> [*any]
     def decode(self, a: Tensor) -> Tensor: return self.routings[a] # [*any] -> [*any, L, K]
+    def fixed(self, found: Scored) -> Scored: return found.detach()
+    def not_finite(self, place: tuple, a: Tensor) -> str: return ""
 
     def everything(self) -> Scored: # A candidates
-        "Every routing."
         rows = torch.arange(len(self.lp), device=self.lp.device)
         return Scored(rows.view(-1, *[1] * len(self.shape)).expand_as(self.lp), self.ll, self.lp)
 
     def score(self, a: Tensor) -> Scored: # [C, *batch]
-        "The scores of some candidates."
         return Scored(a, self.ll.gather(0, a), self.lp.gather(0, a))
 
-    noisy = False # whether scores with and without a gradient differ, as they do under dropout
-    def fixed(self, found: Scored) -> Scored: return found.detach() # the scores to compare, all under the same conditions
-    def not_finite(self, place: tuple, a: Tensor) -> str: return "" # where the values of one example's routing stop being finite, if known
-
     def draw(self, samples: int) -> Scored:
-        "Routings drawn from the router."
         u = self.noise.uniform(samples, *self.shape, dtype=self.lp.dtype)
         steps = self.lp.detach().exp().cumsum(0)[:-1]
         return self.score((u[:, None] >= steps).sum(1))
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, *batch] -> Q + S candidates
-        "Known routings, then draws."
-        return join(self.score(old), self.draw(samples))
+        return join(self, self.score(old), self.draw(samples))
 
     def uniform(self, samples: int) -> Tensor: # [S, *batch]
-        "Routings drawn uniformly."
         return (self.noise.uniform(samples, *self.shape, dtype=torch.float64) * len(self.lp)).long()
+
+    def probs(self) -> Tensor: # [*batch, L, M], of the first module of each slot
+        chosen = torch.nn.functional.one_hot(self.routings[..., 0]).to(self.lp.dtype)
+        return torch.einsum("a...,alm->...lm", self.lp.exp(), chosen)
+
+    def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor:
+        raise NotImplementedError("relaxed: a table of scores has no modules to mix; use candidates of a network")
 
 # %% ../../nbs/routing/11_candidates.ipynb #f41b0877
 def check_finite(
-    view, # candidates
-    a: Tensor, # [C, *batch, *slot] the routings
+    candidates: Candidates,
+    a: Any, # [C, *batch, *slot] the routings
     finite: Tensor, # bool [C, *batch] whose scores are finite
     well: Tensor, # bool [*batch] examples that can be trained on
 ):
@@ -179,8 +230,9 @@ def check_finite(
     place = tuple((~well).nonzero()[0].tolist())
     at = (slice(None), *place)
     broken = a[at][~finite[at]][0]
-    where = view.not_finite(place, broken) or "look for bad values in the data and in the parameters"
-    raise FloatingPointError(f"score: that of example {', '.join(map(str, place))} of the batch is not finite; {where}")
+    where = candidates.not_finite(place, broken) or "look for bad values in the data and in the parameters"
+    example = ", ".join(map(str, place))
+    raise FloatingPointError(f"score: that of example {example} of the batch is not finite; {where}")
 
 
 class Compared(NamedTuple):
@@ -194,25 +246,30 @@ class Compared(NamedTuple):
         scored, fixed = (Scored(*(t[which] for t in scores)) for scores in (self.scored, self.fixed))
         return Compared(scored, fixed, self.valid[which])
 
-    def at(self, order: Tensor) -> Compared: # int64 [Q, *batch]
-        "The candidates at these places of each example."
-        scored, fixed = (Scored(pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order)) for s in self[:2])
-        return Compared(scored, fixed, self.valid.gather(0, order))
+# %% ../../nbs/routing/11_candidates.ipynb #b07ae640
+def at_places(
+    candidates: Candidates,
+    found: Compared,
+    order: Tensor, # int64 [Q, *batch]
+) -> Compared:
+    "The candidates at these places of each example."
+    scored, fixed = (Scored(candidates.pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order)) for s in found[:2])
+    return Compared(scored, fixed, found.valid.gather(0, order))
 
 
 def compared(
-    view, # candidates
+    candidates: Candidates,
     found: Scored,
     held: Tensor | None = None, # bool [C, *batch]; False: stands for an empty entry of a buffer; None: none is empty
 ) -> Compared:
     "Scores to compare and scores to differentiate. Raises `FloatingPointError` if an example has no finite score."
-    fixed = view.fixed(found)
+    fixed = candidates.fixed(found)
     finite = fixed.joint.isfinite()
-    held = torch.ones_like(finite) if held is None else held
-    valid = finite & held
-    check_finite(view, fixed.a, finite, valid.any(0) | ~held.any(0))
-    shape = (*finite.shape, *[1] * view.slot)
+    valid = finite if held is None else finite & held
+    empty = torch.zeros_like(valid[0]) if held is None else ~held.any(0)
+    check_finite(candidates, fixed.a, finite, valid.any(0) | empty)
     if not finite.all():
-        best = pick(fixed.a, fixed.joint.masked_fill(~valid, -math.inf).argmax(0, keepdim=True))
-        found = view.score(torch.where(finite.view(shape), fixed.a, best))
-    return Compared(found, fixed._replace(a=torch.where(held.view(shape), fixed.a, EMPTY)), valid)
+        best = candidates.pick(fixed.a, fixed.joint.masked_fill(~valid, -math.inf).argmax(0, keepdim=True))
+        found = candidates.score(candidates.where(finite, fixed.a, best))
+    if held is not None: fixed = fixed._replace(a=candidates.where(held, fixed.a, EMPTY))
+    return Compared(found, fixed, valid)

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..checks import check_choice
 from ..registry import Registry
-from .buffers import Buffer, check_index, pick, ranking, same
-from .candidates import Batch, Scored, check_finite, check_sizes, compared, join, one_slot_changed, total
+from .buffers import Buffer, check_index, ranking
+from .candidates import Batch, Candidates, Scored, View, check_finite, check_sizes, compared, join
+from .candidates import Compared, one_slot_changed, total
 
 # %% auto #0
-__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'Estimator', 'at_least', 'make_estimator', 'Supervised', 'log_marginal',
-           'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline', 'Reinforce',
-           'propose', 'remembered', 'KirschEM', 'e_full']
+__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'Estimator', 'at_least', 'make_buffer', 'make_estimator', 'Supervised',
+           'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline',
+           'Reinforce', 'propose', 'remembered', 'KirschEM', 'e_full']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -31,33 +33,36 @@ class Step(NamedTuple):
 
 class Estimator:
     "Base of all estimators: `objective` says what is maximized."
-    detach = False # stop the gradient of the router's part into the modules below, through what the router sees; for a `look` that leaves it open
+    detach = False # stop the router's gradient into what it sees, for a view that leaves it open
 
     def __init__(self,
-        look: Callable, # Batch -> candidates (`Table`, `Rollouts`)
+        look: View, # Batch -> candidates
         ent_coef: float = 0.0, # bonus for the entropy of the whole routing, in nats
         bonus: Callable | None = None, # more to maximize: candidates -> [] or [R], such as a balance of modules
     ):
-        self.look, self.ent_coef, self.bonus, self.steps = look, ent_coef, bonus, 0
+        self.look: Any = look
+        self.ent_coef = ent_coef
+        self.bonus = bonus
+        self.steps = 0
 
-    def view(self, batch: Batch): # candidates
+    def candidates(self, batch: Batch) -> Candidates:
         "What the estimator sees of a minibatch. Raises `ValueError` naming `batch` or the part of it that has another size."
-        view = self.look(batch)
-        check_sizes(batch, view.shape)
-        if getattr(view, "detach", False) is None: view.detach = self.detach
-        return view
+        candidates = self.look(batch)
+        check_sizes(batch, candidates.shape)
+        if getattr(candidates, "detach", False) is None: candidates.detach = self.detach
+        return candidates
 
-    def objective(self, batch: Batch, more: Callable) -> tuple: # candidates, J [*batch], metrics
+    def objective(self, batch: Batch, more: Callable[[], Batch]) -> tuple: # candidates, J [*batch], metrics
         raise NotImplementedError
 
     def step(self,
         batch: Batch,
-        more: Callable[[], Batch] | None = None, # another minibatch, for estimators that search on other examples than they update on; None: the same
+        more: Callable[[], Batch] | None = None, # another minibatch, for estimators that search on it; None: the same
     ) -> Step:
         "The loss of a minibatch. The buffer, if there is one, moves on."
-        view, value, metrics = self.objective(batch, more or (lambda: batch))
-        if self.ent_coef: value = value + self.ent_coef * view.entropy()
-        loss = -total(value) - (self.bonus(view).sum() if self.bonus else 0.0)
+        candidates, value, metrics = self.objective(batch, more or (lambda: batch))
+        if self.ent_coef: value = value + self.ent_coef * candidates.entropy()
+        loss = -total(value) - (self.bonus(candidates).sum() if self.bonus else 0.0)
         self.steps += 1
         return Step(loss, {"objective": value.detach().mean(-1)} | {n: v.detach() for n, v in metrics.items()})
 
@@ -75,19 +80,31 @@ def at_least(**counts: int):
 ESTIMATORS = Registry("estimator")
 
 
+def make_buffer(
+    look: Any, # a view with `choices`
+    examples: int | None, # N (or the number of tasks)
+    size: int = 1, # Q
+    seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
+    start: str = "uniform", # or "empty"
+    choices: Any = None, # of `Buffer`; None: what the view says
+) -> Buffer:
+    "A buffer for the routings of a view. Raises `ValueError` naming `examples`."
+    if examples is None: raise ValueError("examples: None given; routings are remembered by example, say how many there are")
+    kind = getattr(look, "buffer", Buffer)
+    return kind(examples, look.choices if choices is None else choices, size, seed, start=start)
+
+
 def make_estimator(
     name: str, # one of `ESTIMATORS`
-    look: Callable, # Batch -> candidates
+    look: View, # Batch -> candidates
     examples: int | None = None, # N, for those that remember routings
-    seed: int | Sequence[int] = 0, # of the first routings, and of parameters of its own; several: of stacked seeds
+    seed: int | Sequence[int] = 0, # of the first routings, and of own parameters; several: of stacked seeds
     **options, # of the estimator
 ) -> Estimator:
     "An estimator by name. Raises `ValueError` naming `estimator` or `examples`."
     make = ESTIMATORS[name]
     takes = inspect.signature(make).parameters
-    if "buffer" in takes and "buffer" not in options:
-        if examples is None: raise ValueError(f"examples: None given; {name} remembers routings by example, say how many there are")
-        options["buffer"] = Buffer(examples, look.choices, seed=seed)
+    if "buffer" in takes and "buffer" not in options: options["buffer"] = make_buffer(look, examples, seed=seed)
     given = {"examples": examples, "seed": seed}
     return make(look, **{n: v for n, v in given.items() if n in takes}, **options)
 
@@ -95,21 +112,26 @@ def make_estimator(
 @ESTIMATORS.register("supervised")
 class Supervised(Estimator):
     "Train on the true routing."
-    def __init__(self, look, router: float = 1.0, **options): # router: lambda, the weight of the router's own log-likelihood
+    def __init__(self,
+        look: View,
+        router: float = 1.0, # lambda, the weight of the router's own log-likelihood
+        **options,
+    ):
         super().__init__(look, **options)
         self.router = router
 
     def objective(self, batch, more):
-        if batch.oracle is None: raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
-        view = self.view(batch)
-        found = view.score(view.encode(batch.oracle[None]))
+        if batch.oracle is None:
+            raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
+        candidates = self.candidates(batch)
+        found = candidates.score(candidates.encode(batch.oracle[None]))
         finite = found.joint.isfinite()
-        check_finite(view, found.a, finite, finite[0])
-        return view, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
+        check_finite(candidates, found.a, finite, finite[0])
+        return candidates, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40
 def log_marginal(
-    every, # all routings, `Compared`
+    every: Compared, # all routings
     exact: bool, # the scores with gradient are the ones that are compared
 ) -> Tensor: # [*batch] log p(y | x)
     "Log of the sum over all routings, with the gradient of an exact E-step."
@@ -123,15 +145,19 @@ def log_marginal(
 @ESTIMATORS.register("exact_marginal")
 class ExactMarginal(Estimator):
     "Sum over all routings."
-    def __init__(self, look, log: bool = True, **options): # log: maximize log p(y|x); False: p(y|x)
+    def __init__(self,
+        look: View,
+        log: bool = True, # maximize log p(y|x); False: p(y|x)
+        **options,
+    ):
         super().__init__(look, **options)
         self.log = log
 
     def objective(self, batch, more):
-        view = self.view(batch)
-        every = compared(view, view.everything())
-        value = log_marginal(every, not view.noisy and bool(every.valid.all()))
-        return view, value if self.log else value.exp(), {"likelihood": value.mean(-1)}
+        candidates = self.candidates(batch)
+        every = compared(candidates, candidates.everything())
+        value = log_marginal(every, not candidates.noisy and bool(every.valid.all()))
+        return candidates, value if self.log else value.exp(), {"likelihood": value.mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #1869b6d5
 BASELINES = Registry("baseline")
@@ -140,8 +166,8 @@ BASELINES = Registry("baseline")
 @BASELINES.register("none")
 class NoBaseline:
     "The reward itself."
-    def __call__(self, reward: Tensor, batch) -> Tensor: return reward # [S, *batch] -> [S, *batch]
-    def loss(self, reward: Tensor, batch) -> Tensor | float: return 0.0 # what the baseline itself learns from
+    def __call__(self, reward: Tensor, batch: Batch) -> Tensor: return reward # [S, *batch] -> [S, *batch]
+    def loss(self, reward: Tensor, batch: Batch) -> Tensor | float: return 0.0 # what the baseline itself learns from
     def parameters(self) -> list: return []
     def state_dict(self) -> dict: return {}
     def load_state_dict(self, state: dict): pass
@@ -158,12 +184,18 @@ class LeaveOneOut(NoBaseline):
 @BASELINES.register("moving_average")
 class MovingAverage(NoBaseline):
     "One number per seed, or one per seed and task, that follows the mean reward."
-    def __init__(self, decay: float = 0.99, tasks: int | None = None): # tasks: how many; None: one number for all
-        self.decay, self.tasks, self.value = decay, tasks, None
+    def __init__(self,
+        decay: float = 0.99,
+        tasks: int | None = None, # how many; None: one number for all
+    ):
+        self.decay = decay
+        self.tasks = tasks
+        self.value: Tensor | None = None
 
     def __call__(self, reward, batch):
         if self.value is None: self.value = reward.new_zeros(*reward.shape[1:-1], self.tasks or 1)
-        task = torch.zeros_like(reward[0], dtype=torch.int64) if self.tasks is None else batch.task.expand(reward.shape[1:])
+        if self.tasks is None: task = torch.zeros_like(reward[0], dtype=torch.int64)
+        else: task = batch.task.expand(reward.shape[1:])
         advantage = reward - self.value.gather(-1, task)
         counts = torch.zeros_like(self.value).scatter_add(-1, task, torch.ones_like(reward[0]))
         means = torch.zeros_like(self.value).scatter_add(-1, task, reward.mean(0)) / counts.clamp_min(1)
@@ -192,7 +224,7 @@ def make_baseline(
     return baseline if isinstance(baseline, NoBaseline) else BASELINES[baseline]()
 
 # %% ../../nbs/routing/13_estimators.ipynb #d24de56a
-REWARDS = {"log_prob": lambda ll: ll, "prob": lambda ll: ll.exp()}
+REWARDS: dict[str, Callable[[Tensor], Tensor]] = {"log_prob": torch.Tensor.clone, "prob": torch.exp}
 
 
 @ESTIMATORS.register("reinforce")
@@ -200,28 +232,32 @@ class Reinforce(Estimator):
     "The score-function estimator."
     detach = True
 
-    def __init__(self, look,
+    def __init__(self,
+        look: View,
         samples: int = 10, # S
-        baseline="leave_one_out", # a name or an object, see `make_baseline`
+        baseline: str | NoBaseline = "leave_one_out", # see `make_baseline`
         reward: str = "log_prob", # or "prob"
         **options,
     ):
         super().__init__(look, **options)
         at_least(samples=samples)
-        if reward not in REWARDS: raise ValueError(f"reward: {reward!r} is unknown; there are {', '.join(REWARDS)}")
-        self.samples, self.baseline, self.reward = samples, make_baseline(baseline), reward
+        check_choice("reward", reward, REWARDS)
+        self.samples = samples
+        self.baseline = make_baseline(baseline)
+        self.reward = reward
 
     def objective(self, batch, more):
-        view = self.view(batch)
-        drawn = view.draw(self.samples)
-        fixed = view.fixed(drawn)
+        candidates = self.candidates(batch)
+        drawn = candidates.draw(self.samples)
+        fixed = candidates.fixed(drawn)
         finite = fixed.joint.isfinite()
-        check_finite(view, fixed.a, finite, finite.all(0))
+        check_finite(candidates, fixed.a, finite, finite.all(0))
         reward = REWARDS[self.reward](fixed.ll)
         weight = 1.0 if self.reward == "log_prob" else reward
         advantage = self.baseline(reward, batch)
         value = (weight * drawn.ll + advantage * drawn.lp).mean(0) - self.baseline.loss(reward, batch)
-        return view, value, {"likelihood": drawn.ll.mean((0, -1)), "advantage": advantage.square().mean((0, -1)).sqrt()}
+        metrics = {"likelihood": drawn.ll.mean((0, -1)), "advantage": advantage.square().mean((0, -1)).sqrt()}
+        return candidates, value, metrics
 
     def parameters(self): return self.baseline.parameters()
     def state_dict(self): return super().state_dict() | {"baseline": self.baseline.state_dict()}
@@ -232,75 +268,86 @@ class Reinforce(Estimator):
 
 # %% ../../nbs/routing/13_estimators.ipynb #2f1acd25
 def propose(
-    view, # candidates
-    old: Tensor, # int64 [*batch, *slot], the routings to improve on
+    candidates: Candidates,
+    old: Any, # [*batch, *slot], the routings to improve on
     samples: int, # S
     epsilon: float = 0.0, # share of uniform proposals
     coordinate: bool = False, # change one slot of `old` at a time
 ) -> Scored: # S candidates
     "New candidates for an E-step."
-    a = view.draw(samples).a
+    a = candidates.draw(samples).a
     if epsilon:
-        chosen = view.noise.uniform(samples, *view.shape) < epsilon
-        a = torch.where(chosen.view(*chosen.shape, *[1] * view.slot), view.uniform(samples), a)
+        chosen = candidates.noise.uniform(samples, *candidates.shape) < epsilon
+        a = candidates.where(chosen, candidates.uniform(samples), a)
     if coordinate:
-        new = view.decode(a)
-        few = samples < new.shape[-2]      # then each search begins at another slot
-        a = view.encode(one_slot_changed(new, view.decode(old), int(view.noise.uniform(1, 1).flatten()[0] * new.shape[-2]) if few else 0))
-    return view.score(a)
+        new = candidates.decode(a)
+        slots = new.shape[-2]
+        first = 0
+        if samples < slots: first = int(candidates.noise.uniform(1, 1).flatten()[0] * slots) # each search begins elsewhere
+        a = candidates.encode(one_slot_changed(new, candidates.decode(old), first))
+    return candidates.score(a)
 
 # %% ../../nbs/routing/13_estimators.ipynb #da4a39b1
 def remembered(
     buffer: Buffer,
     batch: Batch, # with `index`
-    view, # candidates
-) -> Tensor: # int64 [Q, *batch, *slot]
+    candidates: Candidates,
+) -> Any: # [Q, *batch, *slot]
     "The routings that a buffer holds for a minibatch. Raises `ValueError` naming `index` or `buffer`."
-    check_index(batch.index, len(buffer), view.shape)
-    if buffer.slot != view.slot:
-        raise ValueError(f"buffer: its routings have {buffer.slot} axes, those of the network {view.slot}; make it with the `choices` of `look`")
+    check_index(batch.index, len(buffer), candidates.shape)
+    if buffer.slot != candidates.slot:
+        raise ValueError(f"buffer: its routings have {buffer.slot} axes, those of the network {candidates.slot}; "
+                         "make it with the `choices` of the view")
     return buffer[batch.index]
 
 # %% ../../nbs/routing/13_estimators.ipynb #0519f572
 @ESTIMATORS.register("kirsch_em")
 class KirschEM(Estimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
-    def __init__(self, look,
+    def __init__(self,
+        look: View,
         buffer: Buffer, # one routing per example
         samples: int = 10, # S, new candidates of an E-step
         e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
-        epsilon: float = 0.0, coordinate: bool = False, # of `propose`
+        epsilon: float = 0.0, # share of uniform proposals
+        coordinate: bool = False, # change one slot at a time
         phi_warmup: int = 0, # first steps, in which only the modules learn, on the random first routings
         **options,
     ):
         super().__init__(look, **options)
         at_least(samples=samples, e_every=e_every)
         if buffer.size != 1 or buffer.start != "uniform":
-            raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; need 1 that starts uniform")
-        self.buffer, self.samples, self.e_every, self.phi_warmup = buffer, samples, e_every, phi_warmup
-        self.how = {"epsilon": epsilon, "coordinate": coordinate}
+            raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; "
+                             "need 1 that starts uniform")
+        self.buffer = buffer
+        self.samples = samples
+        self.e_every = e_every
+        self.phi_warmup = phi_warmup
+        self.how: dict[str, Any] = {"epsilon": epsilon, "coordinate": coordinate}
 
     @torch.no_grad()
-    def e_step(self, view, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
+    def e_step(self, candidates: Candidates, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
         "Search for better routings, and remember them."
-        old = remembered(self.buffer, batch, view)
-        if any(self.how.values()): found = join(view.score(old), propose(view, old[0], self.samples, **self.how))
-        else: found = view.with_draws(old, self.samples)
-        found = compared(view, found).fixed
-        new = pick(found.a, ranking(found.a, found.joint, 1, slot=view.slot)[0])
+        old = remembered(self.buffer, batch, candidates)
+        if not any(self.how.values()): found = candidates.with_draws(old, self.samples)
+        else: found = join(candidates, candidates.score(old), propose(candidates, old[0], self.samples, **self.how))
+        found = compared(candidates, found).fixed
+        new = candidates.pick(found.a, ranking(found.joint, 1)[0])
         self.buffer[batch.index] = new
-        return 1 - same(new, old, view.slot)[0].to(found.ll.dtype).mean(-1)
+        return 1 - candidates.same(new, old)[0].to(found.ll.dtype).mean(-1)
 
     def objective(self, batch, more):
-        view, metrics, warm = self.view(batch), {}, self.steps < self.phi_warmup
+        candidates = self.candidates(batch)
+        metrics = {}
+        warm = self.steps < self.phi_warmup
         if self.steps % self.e_every == 0 and not warm:
             other = more() if self.e_every > 1 else batch
-            metrics["churn"] = self.e_step(view if other is batch else self.view(other), other)
-        found = view.score(remembered(self.buffer, batch, view))
+            metrics["churn"] = self.e_step(candidates if other is batch else self.candidates(other), other)
+        found = candidates.score(remembered(self.buffer, batch, candidates))
         finite = found.joint.isfinite()
-        check_finite(view, found.a, finite, finite[0])
+        check_finite(candidates, found.a, finite, finite[0])
         value = found.ll[0] + (0.0 if warm else 1.0) * found.lp[0]
-        return view, value, metrics | {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
+        return candidates, value, metrics | {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
 
     def state_dict(self): return super().state_dict() | {"buffer": self.buffer.state_dict()}
 
@@ -311,9 +358,9 @@ class KirschEM(Estimator):
 # %% ../../nbs/routing/13_estimators.ipynb #e2117c17
 def e_full(
     estimator: KirschEM,
-    batches, # iterable of Batch: the whole data set
+    batches: Iterable[Batch], # the whole data set
 ) -> Tensor: # share of changed routings
     "E-steps on all examples. Raises `ValueError` naming `batches` if there are none."
-    changed = [estimator.e_step(estimator.view(batch), batch) for batch in batches]
+    changed = [estimator.e_step(estimator.candidates(batch), batch) for batch in batches]
     if not changed: raise ValueError("batches: none given")
     return torch.stack(changed).mean(0)

@@ -93,7 +93,7 @@ def z_loss(
 class SoftOutput(Estimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
-        view = self.view(batch)
+        view = self.candidates(batch)
         ll = view.relaxed(lambda l, scores, z: soft(scores), "soft")
         return view, ll, {"likelihood": ll.mean(-1)}
 
@@ -115,7 +115,7 @@ class Gumbel(Estimator):
     def temperature(self) -> float: return self.first * (self.last / self.first) ** min(self.steps / self.anneal, 1)
 
     def objective(self, batch, more):
-        view = self.view(batch)
+        view = self.candidates(batch)
         gate = lambda l, scores, z: gumbel(scores, view.noise.like(scores), self.temperature, self.hard)
         ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
         return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
@@ -182,7 +182,7 @@ class NoisyTopK(Estimator):
         return noisy, importance_loss(top_k(noisy, self.k)) + variation(load(clean, noisy, std, self.k))
 
     def objective(self, batch, more):
-        view, costs = self.view(batch), []
+        view, costs = self.candidates(batch), []
         def adjust(l, scores, z):
             noisy, cost = self.disturb(l, scores[..., 0, :], z, view)
             costs.append(cost)

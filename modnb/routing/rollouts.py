@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from .buffers import IntegerRoutings
 from .candidates import Batch, Noise, Scored, join
 from .composition import Composition, modular_layers
 from .heads import Head, make_head
@@ -85,7 +86,7 @@ def first_not_finite(
     return f"module {modules} of slot {slot}, {name} ({kind}), gives values that are not finite"
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c0744720
-class Passes:
+class Passes(IntegerRoutings):
     "Passes of a network with a minibatch, and their scores."
     slot = 2 # a routing is [L, K]
     axes = 1 # of a minibatch, [B]
@@ -144,7 +145,7 @@ class Rollouts(Passes):
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
         "Known routings, then draws; in one pass where drawing needs no module."
-        if self.of.net.sequential: return join(self.score(old), self.draw(samples))
+        if self.of.net.sequential: return join(self, self.score(old), self.draw(samples))
         return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
 
     def encode(self, routing: Tensor) -> Tensor: return routing
@@ -258,7 +259,7 @@ class EnsembleRollouts(Rollouts):
         return self.scored(S=samples, generators=self.noise.generators)
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # Q + S candidates
-        return join(self.score(old), self.draw(samples))
+        return join(self, self.score(old), self.draw(samples))
 
     def everything(self) -> Scored:
         "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
