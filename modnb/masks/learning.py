@@ -53,7 +53,8 @@ def named_number(key: str, value, functions: Sequence) -> tuple: # function, met
 
 
 def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
-    "What `evaluate` says of the current masks, and weights where they are trained, too."
+    """Results of `evaluate` for the current masks, and for the weights where they are trained. Raises `TypeError` or
+    `ValueError` naming `evaluate`."""
     nets = range(len(learner.nets))
     given = [[learner.masks(s) for s in nets]]
     if learner.train_weights: given.append([learner.weights(s) for s in nets])
@@ -186,7 +187,8 @@ def functions_of(data, count: int) -> list[str | int]:
 
 # %% ../../nbs/masks/11_learning.ipynb #9c2a2260
 def checkpoint_path(checkpoint, function) -> str:
-    "File of one function's training, or of all where it is None. A name that fits no file is replaced by its checksum."
+    """File of one function's training, or of all where it is None; a name that fits no file is replaced by its checksum.
+    Raises `ValueError` if `checkpoint` is a folder."""
     if os.path.isdir(checkpoint): raise ValueError(f"checkpoint: {str(checkpoint)!r} is a folder; name a file in it")
     if function is None: return f"{checkpoint}"
     name = str(function)

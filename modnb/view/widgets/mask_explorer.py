@@ -86,6 +86,7 @@ class MaskView:
 
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #5651a037
 def checkbox(text: str, tip: str, value: bool = False) -> w.Checkbox:
+    "A checkbox with its text beside it."
     layout = w.Layout(width="auto", margin="0 18px 0 0")
     return w.Checkbox(value=value, description=text, indent=False, tooltip=tip, layout=layout)
 
