@@ -17,15 +17,16 @@ from .sampling import Place
 from ..checks import check_choice
 
 # %% auto #0
-__all__ = ['GROUPS', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen', 'frozen_parameters']
+__all__ = ['GROUPS', 'Granularity', 'group_index', 'Units', 'dense', 'gates', 'draw_copies', 'make_units', 'Frozen',
+           'frozen_parameters']
 
 # %% ../../nbs/masks/07_units.ipynb #94370828
 GROUPS = ("weight", "row", "column", "tensor")
+Granularity = str | Callable[[str, Tensor], Tensor]
 
 
 def group_index(
-    granularity: str | Callable[[str, Tensor],
-    Tensor], # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
+    granularity: Granularity, # "weight", "row", "column", "tensor", or (name, param) -> int tensor of its shape
     name: str, # name of the parameter
     param: Tensor, # the parameter; rows are its first axis, columns its second (or only) one; without axes, one unit
 ) -> Tensor | None: # int64, flattened: unit of each weight; None if every weight is its own

@@ -46,13 +46,13 @@ class Members(NamedTuple):
 
 # %% ../../nbs/routing/14_buffered.ipynb #dbc6868e
 def softmax_over(score: Tensor, valid: Tensor) -> Tensor:
-    "Softmax of a score over the members of each example's set; 0 for all where the set is empty."
+    "Softmax of a score [N, B] over the members of each example's set; 0 for all where the set is empty."
     score = score.masked_fill(~valid, -math.inf)
     return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
 
 
 def divided_over(value: Tensor, valid: Tensor) -> Tensor:
-    "A value, divided by the size of the set; 0 for all where the set is empty."
+    "A value [N, B], divided by the size of each example's set; 0 for all where the set is empty."
     return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
 
 
