@@ -32,7 +32,7 @@ def check_choice(
     known = ", ".join(map(repr, allowed))
     raise ValueError(f"{argument}: {value!r} is unknown; choose one of {known}{nearest(value, allowed)}")
 
-
+# %% ../nbs/00_checks.ipynb #4f27175f
 def check_count(
     argument: str, # its name
     value: object, # what was given

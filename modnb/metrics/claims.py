@@ -32,7 +32,7 @@ def rows(
     "Rows of one part of a result, in the common columns."
     return frame.assign(part=part, **columns).reindex(columns=[*more, *COLUMNS])
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #9f8bb512
 def part(
     frame, # DataFrame, a result
     name: str, # of the table
@@ -54,7 +54,7 @@ def percent(
     return [f"{100 * m:.{digits}f}{interval(n, low, high)}" if n else "–"
             for n, m, low, high in zip(table.n, table["mean"], table.low, table.high)]
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #19f5ef1b
 def percent_table(
     frame, # DataFrame: value (shares), the columns of `index` and `columns`; a row per seed
     index: str | Sequence[str] = "function", # rows of the table
@@ -68,7 +68,7 @@ def percent_table(
     down = _order(t, index)
     return wide.reindex(index=down, columns=list(dict.fromkeys(t[columns]))).rename_axis(columns=None)
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #f568e98e
 def _order(table, names: list[str]):
     "The distinct values of some columns, as an index in order of appearance."
     unique = table[names].drop_duplicates()
@@ -92,7 +92,7 @@ def judge(
     worst = float(x.min() if sign.startswith(">") else x.max())
     return worst, bool(rule(worst, limit))
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #0edd500f
 def claims_table(
     claims: Iterable[tuple], # (claim, what the paper says, what is measured, bound, one number per seed)
 ) -> pd.DataFrame: # claim, the paper, our measure, bound, worst seed, mean, holds, low, high, seeds
@@ -106,7 +106,7 @@ def claims_table(
     return pd.DataFrame(found, columns=["claim", "the paper", "our measure", "bound", "worst seed", "mean", "holds",
                                         "low", "high", "seeds"]).astype({"holds": bool})
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #e98e1764
 def outcome(
     table, # DataFrame of `claims_table`
     seeds: int, # how many

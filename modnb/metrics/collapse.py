@@ -41,7 +41,7 @@ def collapse_avg(
     M = p.shape[-1]
     return M / (M - 1) * np.maximum(0, 1 / M - p).sum(-1)
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #ea99780e
 def collapse_worst(
     P, # [..., R, M] joint distribution
 ) -> float | np.ndarray: # [...], from 0 (all modules used equally) to 1 (one is never used)
@@ -70,7 +70,7 @@ def _over_matrices(f: Callable, P) -> float | np.ndarray: # [...]
     values = np.array([f(p) for p in P.reshape(-1, *P.shape[-2:])])
     return values.reshape(P.shape[:-2])[()]
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #7a18d821
 def alignment(
     P, # [..., R, M] joint distribution
 ) -> float | np.ndarray: # [...], from 0 (a module for each rule) to 1 - 1 / max(R, M) (uniform or collapsed)
@@ -92,7 +92,7 @@ def mutual_information(
     ratio = np.divide(P, independent + eps, out=np.zeros_like(P), where=P > 0) + eps
     return (P * np.log(np.where(P > 0, ratio, 1))).sum((-2, -1))
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #19f3dbb4
 def inverse_mutual_information(
     P, # [..., R, M] joint distribution
     eps: float = 1e-8, # inside the logarithm, as in the reference; 0 is exact
@@ -110,7 +110,7 @@ def rule_draws(
     if rules < 2: raise ValueError(f"rules: {rules} given; need 2 or more")
     return np.stack([np.random.RandomState(k).dirichlet(np.ones(rules)) for k in range(draws)])
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #6bfb56f0
 def sorted_distance(
     p, # [..., K, R] frequencies of rules
     q, # [..., K, M] use of modules under them
@@ -134,7 +134,7 @@ def modules_in_order(
     share = joint(P).sum(0)
     return np.array([*serving, *sorted(set(range(len(share))) - set(serving), key=lambda m: -share[m])])
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #ca82eebb
 def adaptation(
     P, # [..., R, M] joint distribution
     draws: int = 100, # distributions of rules

@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
         "Whether a is below b: yes, no, or the interval contains 0 (or there is none)."
         return "holds" if self.low > 0 else "contradicted" if self.high < 0 else "open"
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #8d161152
 def judge_differences(
     differences, # Series of b - a; its index has the level `unit`
     a: str, # name of what is claimed to be lower
@@ -89,7 +89,7 @@ def judge_differences(
     return Comparison(a, b, len(per_unit), *interval(per_unit), sign_flip_test(per_unit),
         float((1 + signs.mean()) / 2) if len(signs) else math.nan, float(per_unit.min()) if len(per_unit) else math.nan)
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #150959c5
 def compare(
     frame, # tidy DataFrame; lower values are better
     a: str, # method that is claimed to be lower
@@ -120,7 +120,7 @@ def winners(
     tied = [m for m in table if ties(m)]
     return {m: (m in tied) / len(tied) for m in table}
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #a1c6ed47
 def contests(
     frame, # tidy DataFrame; lower values are better
     by: str, # column of the methods
@@ -148,7 +148,7 @@ def all_of(
     found = set(verdicts)
     return "contradicted" if "contradicted" in found else "open" if "open" in found or not found else "holds"
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #5c096deb
 def ordering(
     frame, # tidy DataFrame; lower values are better
     methods: Sequence[str], # from the lowest to the highest, as claimed

@@ -31,7 +31,7 @@ def _entropy(p: Tensor) -> Tensor: # [..., M] -> [...] nats
     some = p > 0
     return -(p * torch.where(some, p, torch.ones_like(p)).log()).sum(-1)
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #0495fca1
 def _rows_first(p, heads: bool) -> Tensor: # [B, ..., L, M], or [B, ..., L, K, M]
     "Check, and move rows to the front. Raises `ValueError` naming `p`."
     p = torch.as_tensor(p)
@@ -41,7 +41,7 @@ def _rows_first(p, heads: bool) -> Tensor: # [B, ..., L, M], or [B, ..., L, K, M
                          f"{'heads, ' if heads else ''}modules] with 2 modules or more")
     return p.movedim(-after, 0)
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #c5b65991
 def entropy_a(
     p, # [..., B, L, M] probabilities; with heads [..., B, L, K, M]
     heads: bool = False, # average over heads
@@ -50,7 +50,7 @@ def entropy_a(
     h = _entropy(_rows_first(p, heads)).mean(0)
     return h.mean(-1) if heads else h
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #c5eee9f4
 def entropy_b(
     p, # [..., B, L, M] probabilities; with heads [..., B, L, K, M]
     heads: bool = False, # average over heads
@@ -59,7 +59,7 @@ def entropy_b(
     h = _entropy(_rows_first(p, heads).mean(0))
     return h.mean(-1) if heads else h
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #01914adb
 def information(
     p, # [..., B, L, M] probabilities; with heads [..., B, L, K, M]
     heads: bool = False, # average over heads
@@ -121,7 +121,7 @@ def joint_from_samples(
     most = math.inf if routings is None else math.log(routings)
     return Joint(-among.mean().item(), min(-others.mean().item(), most), -cross.diagonal(dim1=1, dim2=2).mean().item())
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #33100b12
 def joint_entropies(
     log_p, # [A, B] log-probabilities of every routing
 ) -> Joint:
@@ -158,7 +158,7 @@ def usage(
     best = p.argmax(-1, keepdim=True) == torch.arange(p.shape[-1], device=p.device)
     return (best.any(-2) if heads else best).double().mean(0)
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #d73d1c98
 def changed(
     old, # int [..., B, L, K]
     new, # int [..., B, L, K]
@@ -172,7 +172,7 @@ def changed(
             f"new: shape {tuple(new.shape)} given; need that of `old`, {tuple(old.shape)}, [rows, slots, K]")
     return (old != new).flatten(-2).any(-1).double().mean().item()
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #8936337f
 def bound_gap(
     log_marginal, # [B] log p(y | x)
     best_joint, # [B] log p(y, a* | x) of the buffered routing
@@ -197,7 +197,7 @@ def rule_information(
     h = _entropy(P.sum(-1))
     return (h + _entropy(P.sum(-2)) - _entropy(P.flatten(-2))) / h.clamp_min(1e-12)
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #4fece0ff
 def rule_alignment(
     rule, # int [B]
     a, # [B, L, M] probabilities, or int [B, L] modules
@@ -268,7 +268,7 @@ def _selection_frame(report: Selection) -> pd.DataFrame:
     frame = pd.concat(frames, ignore_index=True)
     return frame if report.H_a.ndim > 1 else frame.drop(columns="seed")
 
-
+# %% ../../nbs/metrics/06_entropy.ipynb #3a0c4347
 def _selection_html(report: Selection) -> str:
     "Metrics by slot, and the verdict."
     frame = report.to_frame()

@@ -22,7 +22,7 @@ def use_of(
     total = inside.sum(1, keepdim=True)
     return torch.where(total > 0, inside / total.clamp(min=1), 1 / modules)
 
-
+# %% ../../nbs/metrics/07_hidden.ipynb #7c511e3b
 def in_common(
     P: Tensor, # [..., M] use of modules, rows sum to 1
     Q: Tensor, # [..., M], rows sum to 1

@@ -102,7 +102,7 @@ def _same(a: Mapping, b: Mapping, names: tuple[str, str]):
         x, y = (tuple(np.shape(m[n])) for m in (a, b))
         if x != y: raise ValueError(f"{names[1]}: {n!r} has shape {y}, in {names[0]} it has {x}")
 
-
+# %% ../../nbs/metrics/00_sharing.ipynb #1669e955
 def _pair(a: Mapping, b: Mapping, n: str, names: tuple[str, str]):
     "One tensor of both masks, ready for `&`."
     x = _flat(a, n, names[0])

@@ -66,7 +66,7 @@ def _resampled(strata: Mapping[str, np.ndarray], resamples: int,
     return {t: x[rng.integers(0, len(x), (resamples, len(x)))] if len(x) else np.empty((resamples, 0))
             for t, x in strata.items()}
 
-
+# %% ../../nbs/metrics/02_statistics.ipynb #71e1bc41
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
     if not 0 < level < 1: raise ValueError(f"level: {level} is not between 0 and 1")
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])

@@ -19,7 +19,7 @@ def generator_for(seed: int | None) -> torch.Generator: # None: the global one, 
     "The source of an initialization."
     return torch.default_generator if seed is None else torch.Generator("cpu").manual_seed(seed)
 
-
+# %% ../../nbs/models/00_feedforward.ipynb #400e6524
 @torch.no_grad()
 def draw_(
     parameter: Tensor, # filled in place, unless on the meta device
@@ -30,7 +30,7 @@ def draw_(
     if parameter.is_meta: return parameter
     return parameter.copy_(init(torch.empty_like(parameter, device="cpu"), generator=generator))
 
-
+# %% ../../nbs/models/00_feedforward.ipynb #37bfb4d6
 def init_linear(layer: nn.Linear, generator: torch.Generator):
     "PyTorch's default initialization: weights and biases from U(-k, k) with k = 1 / sqrt(inputs)."
     draw_(layer.weight, partial(nn.init.kaiming_uniform_, a=5**0.5), generator)

@@ -64,7 +64,7 @@ def _unroll(cells: nn.ModuleList, x: Tensor) -> Tensor: # [B, T, n] -> [B, T, H]
         x = torch.stack(out, 1)
     return x
 
-
+# %% ../../nbs/models/01_recurrent.ipynb #85643d1d
 @torch.no_grad()
 def _one_bias(lstm: nn.LSTM) -> nn.LSTM:
     "Zero and freeze the second bias vectors."

@@ -27,7 +27,7 @@ def unroll(
     hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c)
     return hs.transpose(0, 1), cs.transpose(0, 1)
 
-
+# %% ../../nbs/models/04_seq2seq.ipynb #2a54860e
 def encode(
     net: EncoderDecoderLSTM,
     source: Tensor, # int64 [B, Ti]

@@ -94,7 +94,7 @@ def difference(
     "The first thing in which two networks differ, apart from the values of parameters and buffers."
     return _difference(a, b, gradients, frozenset())
 
-
+# %% ../../nbs/models/08_stacked.ipynb #fe05960e
 def same_shape(
     a: nn.Module, # network
     b: nn.Module, # another
@@ -117,7 +117,7 @@ def stacked_pass(
         return run
     return add
 
-
+# %% ../../nbs/models/08_stacked.ipynb #7eadad82
 def hand_written_pass(net: nn.Module) -> Callable | None:
     "The pass that is written for a network's class; None where there is none, or where it does not fit."
     run, fits = HAND_WRITTEN.get(type(net), (None, None))
@@ -132,7 +132,7 @@ def _call(net: Callable, inputs):
 
 def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
 
-
+# %% ../../nbs/models/08_stacked.ipynb #5ec6c273
 def _losses(stack: Stack, loss: Callable, inputs, targets) -> Tensor: # [S]
     "The loss of each network on its own batch."
     if stack.by_hand:
@@ -145,7 +145,7 @@ def _losses(stack: Stack, loss: Callable, inputs, targets) -> Tensor: # [S]
     def one(t, x, y): return loss(_call(partial(_functional, stack.template, t), x), y)
     return torch.vmap(one, randomness="different")(stack.tensors, inputs, targets)
 
-
+# %% ../../nbs/models/08_stacked.ipynb #fb58cae3
 def _arrange(stack: Stack, gradients: Sequence[Tensor | None]):
     "Store parameters in the memory layout of their gradients."
     for (name, t), g in zip(stack.trained.items(), gradients):

@@ -67,7 +67,7 @@ class Attention(nn.Module):
         weights = F.dropout(torch.softmax(q @ keys.mT + mask, -1), self.dropout, self.training)
         return self.merge((weights @ values).transpose(1, 2).flatten(2))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #f05b8c9a
 def additive(
     hidden: Tensor, # bool, True where nothing may be seen
     like: Tensor, # of the dtype wanted
@@ -87,7 +87,7 @@ class PositionwiseFF(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # [B, T, width]
         return self.linear2(self.dropout(torch.relu(self.linear1(x))))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #2f3f643d
 class EncoderLayer(nn.Module):
     "Attention to all positions, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
@@ -102,7 +102,7 @@ class EncoderLayer(nn.Module):
         x = self.norm1(x + self.dropout(self.attention(x, *self.attention.keys_values(x), mask)))
         return self.norm2(x + self.dropout(self.feedforward(x)))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #81652b87
 class DecoderLayer(nn.Module):
     "Attention to earlier positions, attention to the source, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
 def _embed(net: Transformer, embedding: nn.Embedding, tokens: Tensor, first: int = 0) -> Tensor: # [B, T, width]
     return net.dropout(embedding(tokens) + net.positions[first:first + tokens.shape[1]])
 
-
+# %% ../../nbs/models/05_transformer.ipynb #4bde3351
 def encode(
     net: Transformer,
     source: Tensor, # int64 [B, Ti]

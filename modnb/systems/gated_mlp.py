@@ -110,7 +110,7 @@ def _push(weight: Tensor, bias: Tensor, offset: Tensor) -> Tensor: # [S, o, i], 
     "What a constant adds to the output of an affine map, with its bias."
     return torch.baddbmm(bias.unsqueeze(-1), weight, offset.unsqueeze(-1)).squeeze(-1)
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #74bae048
 def affine_twice(
     x: Tensor, # [S, B, i]
     inner: tuple[Tensor, Tensor], # weight [S, m, i], bias [S, m]
@@ -153,7 +153,7 @@ def _gates(net: GatedMLP, t: dict[str, Tensor], x: Tensor, noise: Tensor | None,
     own = torch.diag_embed(t["score.weight"].squeeze(-1).mT).transpose(1, 2).flatten(1, 2)
     return net.choose(torch.baddbmm(t["score.bias"].mT, hidden, own), noise)
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #c185876b
 def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tensor,
                       c: Tensor) -> Tensor: # [S, B, M * k], [S, B, M] -> [S, B, e]
     "Second layers W, b of all modules, summed, then the first layer V, c of the decoder."
@@ -161,7 +161,7 @@ def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tens
         return torch.baddbmm(torch.baddbmm(c.unsqueeze(-2), p, b @ V.mT), weighted, W @ V.mT)
     return affine(torch.baddbmm(p @ b, weighted, W), V, c)
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #aecf3762
 def _fits(net: GatedMLP) -> bool:
     "Is there nothing in a gated MLP that the pass by hand does not know?"
     gate = getattr(net, "gate", None)

@@ -41,7 +41,7 @@ def lstm_step(
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
-
+# %% ../../nbs/systems/04_gated_recurrent.ipynb #07d507f2
 class Cell(nn.Module):
     "A standard LSTM cell with two biases."
     def __init__(self,

@@ -27,7 +27,7 @@ def predict(
     "The most probable label of each image."
     return torch.cat([net(part).argmax(-1) for part in x.split(rows)])
 
-
+# %% ../../nbs/training/07_classifiers.ipynb #9de77de0
 def spread(
     data: tuple[Tensor, ...], # tensors of n rows
     n: int | None, # None: all
@@ -36,7 +36,7 @@ def spread(
     step = 1 if n is None else max(1, -(-len(data[0]) // n))
     return tuple(t[::step] for t in data)
 
-
+# %% ../../nbs/training/07_classifiers.ipynb #adf1c791
 def image_net(
     kind: str, # "cnn" or "resnet"
     images, # ImageSet
@@ -59,7 +59,7 @@ def stepped(
     "A learning rate that falls in steps."
     return lambda step: lr * factor ** sum(step >= d for d in drops)
 
-
+# %% ../../nbs/training/07_classifiers.ipynb #0bd1938f
 def train_classifier(
     net: nn.Module, # trained in place; left in eval mode
     images, # ImageSet

@@ -40,7 +40,7 @@ class MemberLoop(FitLoop):
     "The training of one member, whose steps its ensemble does."
     learner: Member
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #cc321feb
 def kinds_of(members: Sequence[MemberLoop]) -> list[list[int]]:
     "Members that may be stacked, together."
     kinds: list[list[int]] = []
@@ -53,7 +53,7 @@ def kinds_of(members: Sequence[MemberLoop]) -> list[list[int]]:
         else: kinds.append([i])
     return kinds
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #8b8531e2
 def arrange(loop: EnsembleLoop) -> None:
     "Decide the size of groups on a first batch, and form them. Raises `ValueError` naming `group`."
     for kind in kinds_of(loop.members):
@@ -76,7 +76,7 @@ def leave(loop: EnsembleLoop, member: int) -> None:
             rest = [m for m in members if m != member]
             if rest: loop.form([rest])
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #e314049d
 def give_up(loop: EnsembleLoop, member: int) -> None:
     "End a member that has failed, and log it."
     failed = loop.members[member]
@@ -85,7 +85,7 @@ def give_up(loop: EnsembleLoop, member: int) -> None:
     logging.getLogger("modnb").warning("fit_ensemble: member %d is given up: %s, of %d (%s); the others continue",
                                        member, failed.learner.failed, loop.steps, loop.stage)
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #f4b8d405
 def update_group(loop: EnsembleLoop, members: tuple[int, ...]) -> None:
     "One update of a group; members whose loss is not finite leave it before."
     batch = loop.data.next(members, loop.groups[members].first.step)
@@ -105,13 +105,13 @@ def check_members(loop: EnsembleLoop) -> None:
         except FloatingPointError as error: learner.failed = str(error)
         if learner.failed: give_up(loop, i)
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #68d74365
 def across(values: dict[int, dict], members: int) -> dict[str, list]: # name -> a number for each member
     "Values of some members, side by side."
     names = dict.fromkeys(n for v in values.values() for n in v)
     return {n: [values.get(i, {}).get(n, math.nan) for i in range(members)] for n in names}
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #81a7fe90
 def ensemble_state(loop: EnsembleLoop) -> dict:
     "For each member what `fit` would save, the groups, and who has failed."
     for group in loop.groups.values(): group.sync()
@@ -120,7 +120,7 @@ def ensemble_state(loop: EnsembleLoop) -> dict:
     failed = [m.learner.failed for m in loop.members]
     return {"members": members, "groups": [list(m) for m in loop.groups], "failed": failed}
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #a0b99200
 def restore_ensemble(loop: EnsembleLoop, state: dict) -> None:
     "Put an ensemble where `ensemble_state` found it. Raises `CheckpointError` if it had other members."
     given, saved = len(loop.members), len(state["members"])
@@ -296,7 +296,7 @@ def _check_ensemble(nets: Sequence, streams, losses, measures, group) -> None:
     if group != "auto" and (isinstance(group, bool) or not isinstance(group, int) or group < 1):
         raise ValueError(f"group={group!r} must be 'auto' or a whole number, 1 or more")
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #73267e2d
 def each(value, n: int) -> list:
     "A list of values for n members, or one value for all of them."
     return list(value) if isinstance(value, (list, tuple)) else [value] * n

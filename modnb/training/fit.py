@@ -46,12 +46,12 @@ def checked_optimizer(made: object) -> torch.optim.Optimizer:
                         "choose one that takes a step without")
     return made
 
-
+# %% ../../nbs/training/04_fit.ipynb #9ed6373e
 def rate_at(lr, step: int) -> float:
     "The learning rate after so many updates."
     return float(lr(step) if callable(lr) else lr)
 
-
+# %% ../../nbs/training/04_fit.ipynb #410d74ea
 def make_optimizer(params: list,  # trainable parameters
                    optimizer="adam",  # a name, or a callable from parameters to an Optimizer, which sets its own rate
                    lr=1e-3,  # rate, or a function from updates done to the rate
@@ -66,7 +66,7 @@ def make_optimizer(params: list,  # trainable parameters
         options["fused"] = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in params) or None
     return checked_optimizer(OPTIMIZERS[optimizer](params, lr=rate_at(lr, 0), **options))
 
-
+# %% ../../nbs/training/04_fit.ipynb #ea6fcaaf
 def set_rate(optimizer: torch.optim.Optimizer, lr, step: int) -> None:
     "Set the rate of a step, if it is a function of it."
     if callable(lr):
@@ -82,6 +82,7 @@ def move(value, device: torch.device):
         return value.to(device, non_blocking=True)
     return _rebuilt(value, lambda v: move(v, device)) if isinstance(value, (tuple, list)) else value
 
+# %% ../../nbs/training/04_fit.ipynb #5f4bcc57
 def own(value):
     "`value` with a copy of every tensor in it: whatever a network writes into its inputs, the batch stays as it is."
     if isinstance(value, Mapping):
@@ -90,6 +91,7 @@ def own(value):
         return value.clone()
     return _rebuilt(value, own) if isinstance(value, (tuple, list)) and not hasattr(value, "to") else value
 
+# %% ../../nbs/training/04_fit.ipynb #5fd9c347
 def _rebuilt(value, change: Callable):
     "A tuple with changed items; a named tuple keeps its type."
     items = [change(item) for item in value]
@@ -165,6 +167,7 @@ def scalar_loss(loss) -> torch.Tensor:  # without dimensions
     what = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, torch.Tensor) else f"a {type(loss).__name__}"
     raise ValueError(f"loss: returned {what}; it must return one number as a tensor, such as the mean over the batch")
 
+# %% ../../nbs/training/04_fit.ipynb #f778731d
 def differentiable_loss(loss) -> torch.Tensor:  # without dimensions
     "The loss as a scalar. Raises `ValueError` if it does not depend on trainable parameters."
     loss = scalar_loss(loss)
@@ -182,7 +185,7 @@ def check_updates(lr, clip, accumulate, autocast) -> None:
     check_count("accumulate", accumulate)
     check_choice("autocast", autocast, (None, torch.bfloat16))
 
-
+# %% ../../nbs/training/04_fit.ipynb #8c5f0216
 class Learner:
     "A network, its optimizer and its loss: knows how to do one update."
     def __init__(self, net: nn.Module, loss: Callable, optimizer="adam", lr=1e-3, clip: float | None = None,

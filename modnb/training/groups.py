@@ -71,7 +71,7 @@ def stacked_state(
             made[name] = first.clone() if isinstance(first, Tensor) else first
     return made
 
-
+# %% ../../nbs/training/08_groups.ipynb #984b93aa
 def stacked_optimizer(
     members: Sequence[Member],
     tensors: Sequence[Tensor], # [S, ...], in the order of the members' `params`
@@ -108,7 +108,7 @@ def _moved(optimizer: torch.optim.Optimizer, tensors: Sequence[Tensor], gradient
         optimizer.step()
     return [t.detach() for t in tensors]
 
-
+# %% ../../nbs/training/08_groups.ipynb #75d20f0d
 def _both_ways(two: Sequence[Member], start: list, gradients: list) -> tuple: # two lists of tensors [2, ...]
     "Where two members come with these gradients, each alone and stacked."
     alone = []
@@ -155,7 +155,7 @@ def _one_number(loss: Callable) -> Callable:
     "The loss with its one number as a scalar."
     return lambda outputs, targets: scalar_loss(loss(outputs, targets))
 
-
+# %% ../../nbs/training/08_groups.ipynb #7115c4b4
 def stacked_members(members: Sequence[Member], inputs, targets) -> Stack: # a first batch, tensors [S, ...]
     "The members' parameters, stacked in the memory layout of their gradients."
     first = members[0]
@@ -166,7 +166,7 @@ def stacked_members(members: Sequence[Member], inputs, targets) -> Stack: # a fi
     set_rng_state(random, first.device)
     return stack
 
-
+# %% ../../nbs/training/08_groups.ipynb #2a3f13bc
 def member_losses(members: Sequence[Member], stack: Stack | None, inputs, targets) -> Tensor: # [S]
     "The members' losses."
     first = members[0]
@@ -189,7 +189,7 @@ def update_together(members: Sequence[Member], stack: Stack | None, optimizer: t
     optimizer.step()
     for m in members: m.step += 1
 
-
+# %% ../../nbs/training/08_groups.ipynb #52317972
 def note_losses(members: Sequence[Member], step: int, values: Sequence[float], keep: bool) -> list[int]:
     "Note the losses of a step; give positions of members that fail with it. `keep`: note the others' even then."
     bad = [i for i, value in enumerate(values) if not math.isfinite(value) and not members[i].failed]
@@ -265,7 +265,7 @@ def _gradients(m: Member, inputs, targets) -> list[Tensor]:
         loss = scalar_loss(m.loss(call_net(m.net, own(inputs)), own(targets)))
         return list(torch.autograd.grad(loss, m.params, allow_unused=True))
 
-
+# %% ../../nbs/training/08_groups.ipynb #61847568
 def _stacked_gradients(members: Sequence[Member], batch: tuple) -> list[Tensor]: # [S, ...]
     "The gradients of members in a stack, in evaluation mode."
     stack = Stack([m.net for m in members])
@@ -275,7 +275,7 @@ def _stacked_gradients(members: Sequence[Member], batch: tuple) -> list[Tensor]:
     finally:
         stack.release()
 
-
+# %% ../../nbs/training/08_groups.ipynb #00d68edd
 def gradient_gap(both: Sequence[Tensor], members: Sequence[Member], batch: tuple) -> float: # relative to the largest
     "How far the gradients of a stack are from those of each member alone."
     gaps = []
@@ -317,7 +317,7 @@ def stacked_batches(pairs: Sequence[tuple], members: tuple[int, ...]) -> tuple: 
         raise ValueError(f"streams: batches of members {members} cannot be stacked ({error}); "
                          "give them one form, or pass group=1") from None
 
-
+# %% ../../nbs/training/08_groups.ipynb #39afb43a
 class MemberBatches:
     "Batches of members."
     def __init__(self,
@@ -354,14 +354,14 @@ def rows_of(
     "The batch of some members."
     return tree_map(lambda t: t[keep[0]] if len(keep) == 1 else t[list(keep)], batch)
 
-
+# %% ../../nbs/training/08_groups.ipynb #b208b0be
 def free_bytes(device: torch.device) -> float:
     "Memory that is free; infinite where the system does not tell."
     if device.type == "cuda": return torch.cuda.mem_get_info(device)[0]
     try: return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError): return math.inf
 
-
+# %% ../../nbs/training/08_groups.ipynb #083bdf13
 def bytes_per_member(m: Member, batch: tuple) -> int: # batch of this member
     "What a step holds: parameters, gradients, two moments, and what the backward pass needs."
     seen: dict[int, int] = {}
@@ -383,7 +383,7 @@ def _copied(m: Member) -> Member:
     same = {id(m.net): net} | {id(p): q for p, q in zip(m.net.parameters(), net.parameters())}
     return copy.deepcopy(m, same)
 
-
+# %% ../../nbs/training/08_groups.ipynb #b6d6e524
 def _timed(group: Group, batch: tuple, clock: Callable[[], float], wait: Callable[[], object]) -> float:
     "Seconds of one update."
     wait()
@@ -438,7 +438,7 @@ def choose_size(
     fastest = min(share.values())
     return 1 if fastest > 0.9 else max(n for n, s in share.items() if s <= 1.05 * fastest)
 
-
+# %% ../../nbs/training/08_groups.ipynb #86278e57
 def split_evenly(items: Sequence, size: int) -> list[tuple]:
     "Parts of at most this size, as equal as can be."
     parts = -(-len(items) // size)

@@ -22,7 +22,7 @@ def _library():
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt") else None
 
-
+# %% ../../nbs/training/10_memory.ipynb #0bf3fe25
 @contextlib.contextmanager
 def kept_memory(
     active: bool = True, # False: changes nothing
