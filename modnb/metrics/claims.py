@@ -65,32 +65,27 @@ def percent_table(
     index = [index] if isinstance(index, str) else list(index)
     t = summarize(frame, [*index, columns])
     wide = t.assign(_text=percent(t, **options)).set_index([*index, columns])["_text"].unstack(columns, fill_value="")
-    down = _order(t, index)
+    down = t[index].drop_duplicates().set_index(index).index
     return wide.reindex(index=down, columns=list(dict.fromkeys(t[columns]))).rename_axis(columns=None)
-
-# %% ../../nbs/metrics/03_claims.ipynb #f568e98e
-def _order(table, names: list[str]):
-    "The distinct values of some columns, as an index in order of appearance."
-    unique = table[names].drop_duplicates()
-    return unique.set_index(names).index
 
 # %% ../../nbs/metrics/03_claims.ipynb #360568cc
 SIGNS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def judge(
-    values: Sequence[float], # one number per seed
+    values: Sequence[float] | np.ndarray, # one number per seed
     bound: str, # such as ">= 0.99"
 ) -> tuple[float, bool]: # the worst number, whether it keeps to the bound
     "The worst seed against a bound. Raises `ValueError` naming `bound`."
-    sign, _, limit = bound.partition(" ")
-    try: rule, limit = SIGNS[sign], float(limit)
-    except (KeyError, ValueError):
-        raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number") from None
+    sign, _, number = bound.partition(" ")
+    try: limit = float(number)
+    except ValueError: sign = ""
+    if sign not in SIGNS:
+        raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number")
     x = np.asarray(values, float)
     if not x.size or np.isnan(x).any(): return float("nan"), False
     worst = float(x.min() if sign.startswith(">") else x.max())
-    return worst, bool(rule(worst, limit))
+    return worst, bool(SIGNS[sign](worst, limit))
 
 # %% ../../nbs/metrics/03_claims.ipynb #0edd500f
 def claims_table(
@@ -115,8 +110,7 @@ def outcome(
     failed = list(table.claim[~table.holds])
     on = "the one seed" if seeds == 1 else f"every one of {seeds} seeds"
     if not len(table): return "This run tests no claim."
-    if not failed:
-        return f"All {len(table)} claims hold on {on}." if len(
-            table) > 1 else f"The claim holds on {on}: {table.claim[0]}."
+    if not failed and len(table) > 1: return f"All {len(table)} claims hold on {on}."
+    if not failed: return f"The claim holds on {on}: {table.claim[0]}."
     do = "do" if len(failed) > 1 else "does"
     return f"{len(failed)} of {len(table)} claims {do} not hold on {on}: {'; '.join(failed)}."

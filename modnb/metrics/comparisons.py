@@ -52,8 +52,8 @@ def sign_flip_test(
     d = np.asarray(differences, float)
     if not len(d): return math.nan
     few = 2 ** len(d) <= resamples
-    flips = np.array(list(itertools.product((1, -1), repeat=len(d)))) if few else np.random.default_rng(seed).choice(
-        (1, -1), (resamples, len(d)))
+    flips = (np.array(list(itertools.product((1, -1), repeat=len(d)))) if few
+             else np.random.default_rng(seed).choice((1, -1), (resamples, len(d))))
     extreme = np.abs(flips @ d) >= abs(d.sum()) * (1 - 1e-12)
     # the real signs are one of the ways
     return float(extreme.mean()) if few else float((extreme.sum() + 1) / (resamples + 1))
@@ -86,8 +86,10 @@ def judge_differences(
     "A comparison from paired differences, averaged within each unit."
     per_unit = differences.groupby(level=unit, sort=False).mean().to_numpy()
     signs = np.sign(differences.to_numpy())
-    return Comparison(a, b, len(per_unit), *interval(per_unit), sign_flip_test(per_unit),
-        float((1 + signs.mean()) / 2) if len(signs) else math.nan, float(per_unit.min()) if len(per_unit) else math.nan)
+    mean, low, high = interval(per_unit)
+    wins = float((1 + signs.mean()) / 2) if len(signs) else math.nan
+    least = float(per_unit.min()) if len(per_unit) else math.nan
+    return Comparison(a, b, len(per_unit), mean, low, high, sign_flip_test(per_unit), wins, least)
 
 # %% ../../nbs/metrics/05_comparisons.ipynb #150959c5
 def compare(
