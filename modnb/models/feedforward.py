@@ -51,10 +51,11 @@ class FeedForward(nn.Module):
         names = ["n_inputs", *["layer_sizes"] * (len(sizes) - 2), "n_outputs"]
         for name, size in zip(names, sizes):
             if size < 1: raise ValueError(f"{name}: {size} given; every layer needs one unit or more")
-        self.layers = nn.ModuleList(nn.Linear(a, b, device="meta") for a, b in zip(sizes, sizes[1:]))
+        layers = [nn.Linear(a, b, device="meta") for a, b in zip(sizes, sizes[1:])]
+        self.layers = nn.ModuleList(layers)
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)
-        for layer in self.layers: init_linear(layer, generator)
+        for layer in layers: init_linear(layer, generator)
 
     def forward(self, x: Tensor) -> Tensor: # [..., n_inputs] -> [..., n_outputs]
         for layer in self.layers[:-1]: x = torch.relu(layer(x))
