@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import difflib
 import importlib.util
+import operator
 from collections.abc import Collection, Iterable
+from typing import SupportsIndex
 
 # %% auto #0
 __all__ = ['nearest', 'check_choice', 'check_count', 'choose_device', 'Missing', 'need']
@@ -32,15 +34,15 @@ def check_choice(
     known = ", ".join(map(repr, allowed))
     raise ValueError(f"{argument}: {value!r} is unknown; choose one of {known}{nearest(value, allowed)}")
 
-
+# %% ../nbs/00_checks.ipynb #4f27175f
 def check_count(
     argument: str, # its name
     value: object, # what was given
     least: int = 1,
 ):
     "Raises `ValueError` naming the argument if the value is not a whole number or is below the minimum."
-    whole = hasattr(value, "__index__") and not isinstance(value, bool) and not hasattr(value, "dim")
-    if whole and value >= least: return
+    whole = isinstance(value, SupportsIndex) and not isinstance(value, bool) and not hasattr(value, "dim")
+    if whole and operator.index(value) >= least: return # type: ignore[arg-type]
     raise ValueError(f"{argument}: {value!r} given; need a whole number, {least} or more")
 
 # %% ../nbs/00_checks.ipynb #3144e1bd

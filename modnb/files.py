@@ -17,7 +17,7 @@ __all__ = ['sync', 'write_whole', 'sweep']
 
 # %% ../nbs/01_files.ipynb #16a26dd6
 def sync(path: Path) -> None:
-    "Force a file or a folder to the disk; file systems that cannot sync folders are let be."
+    "Force a file or a folder to the disk; ignores file systems that cannot sync folders."
     with contextlib.suppress(OSError) if path.is_dir() else contextlib.nullcontext():
         handle = os.open(path, os.O_RDONLY)
         try:
@@ -28,9 +28,8 @@ def sync(path: Path) -> None:
 # %% ../nbs/01_files.ipynb #96dfe52a
 def write_whole(
     path: str | Path, # file to write or to replace; missing folders are made
-    content: bytes
-    | str
-    | Callable[[Path], object], # what it will hold (text as UTF-8), or a function that writes to the path it is given
+    # text becomes UTF-8; a function writes to the path that it is given
+    content: bytes | str | Callable[[Path], object],
 ) -> Path: # `path`
     "Write a file whole or not at all: an unfinished file next to it, `fsync`, one atomic rename."
     path = Path(path)
@@ -53,7 +52,7 @@ def write_whole(
 
 # %% ../nbs/01_files.ipynb #eb6c5d7b
 def sweep(
-    folder: Path, # where unfinished files may lie
+    folder: Path, # where unfinished files may be
     age: float = 600.0, # seconds; younger ones may still be written
 ) -> list[Path]: # what was removed
     "Remove the unfinished files that killed processes left behind."

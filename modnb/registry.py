@@ -22,7 +22,7 @@ def is_same_definition(known: Any, entry: Any) -> bool:
     modules = {known.__module__, entry.__module__} - {"__main__"}
     return known.__qualname__ == entry.__qualname__ and len(modules) < 2
 
-
+# %% ../nbs/02_registry.ipynb #d01a2484
 class Registry(Mapping[str, Any]):
     "Names and what they stand for, in the order of registration."
 

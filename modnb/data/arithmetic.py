@@ -5,13 +5,12 @@
 # %% ../../nbs/data/01_arithmetic.ipynb #0e146fae
 from __future__ import annotations
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice, check_count
 from .stream import Stream
-from ..checks import check_choice
 
 # %% auto #0
 __all__ = ['SPLITS', 'to_digits', 'from_digits', 'DigitCode', 'reference_problems', 'AddMul']
@@ -34,7 +33,7 @@ def from_digits(places: Tensor, base: int = 10) -> Tensor: # int64 [..., digits]
 def _one_hot(index: Tensor, classes: int) -> Tensor: # [...] -> bool [..., classes]
     return index[..., None] == torch.arange(classes, device=index.device)
 
-
+# %% ../../nbs/data/01_arithmetic.ipynb #42c87ab3
 class DigitCode:
     "Two numbers and an operation as one-hot digits; the answers as digits."
     ops = ("add", "mul")
@@ -43,9 +42,8 @@ class DigitCode:
         digits: int = 2, # digits of each number
         base: int = 10, # of the number system
     ):
-        for name, value, least in (("digits", digits, 1), ("base", base, 2)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
+        check_count("digits", digits)
+        check_count("base", base, 2)
         if base ** (2 * digits) > 2**62:
             raise ValueError(f"digits: products of {digits} digits in base {base} do not fit 64 bits")
         self.digits = digits
@@ -96,7 +94,8 @@ def reference_problems(
     random = np.random.RandomState(0x12345678 + number)
     pairs = random.randint(0, modulus, size=(size, 2))
     op = random.randint(0, 2, size=size)
-    return tuple(torch.from_numpy(np.ascontiguousarray(t, dtype=np.int64)) for t in (*pairs.T, op))
+    a, b = torch.from_numpy(np.ascontiguousarray(pairs.T, dtype=np.int64))
+    return a, b, torch.from_numpy(op.astype(np.int64))
 
 # %% ../../nbs/data/01_arithmetic.ipynb #2d277ffb
 class AddMul(DigitCode):
@@ -141,8 +140,10 @@ class AddMul(DigitCode):
         "Share of problems with all digits right."
         return (self.predict(logits) == y).all(-1).float().mean()
 
-    def operations(self, logits: Tensor,
-        x: Tensor) -> Tensor: # [n, n_outputs], [n, n_inputs] -> int64 [3 (add, mul, none), 2 (true operation)]
+    def operations(self,
+        logits: Tensor, # [n, n_outputs]
+        x: Tensor, # [n, n_inputs]
+    ) -> Tensor: # int64 [3 (add, mul, none), 2 (true operation)]
         "Counts of predictions that equal the answer of each operation, by true operation."
         a, b, op = self.decode(x)
         equal = (self.predict(logits)[:, None] == self.answers(a, b)).all(-1)

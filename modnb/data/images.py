@@ -6,20 +6,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import check_choice, need
 from .downloads import DataSet, Route, fetch, gunzip, untar
 from .stream import Stream
-from ..checks import check_choice, need
 
 # %% auto #0
-__all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows', 'pixel_order',
-           'crop_and_flip', 'ImageSet', 'image_set']
+__all__ = ['MNIST', 'CIFAR10', 'CLASSES', 'Loaded', 'SPLITS', 'read_idx', 'untar_png', 'read_records', 'split_rows',
+           'pixel_order', 'crop_and_flip', 'ImageSet', 'image_set']
 
 # %% ../../nbs/data/05_images.ipynb #7aa865b4
 _MNIST = {
@@ -96,28 +96,30 @@ CLASSES = {
 }
 
 
-def _mnist():
+Loaded = tuple[np.ndarray, np.ndarray, int, str] # images [N, C, H, W], labels [N], length of the training file, source
+
+
+def _mnist() -> Loaded:
     files, source = fetch(MNIST)
     images, labels, test_images, test_labels = (read_idx(path) for path in files.values())
     return np.concatenate([images, test_images])[:, None], np.concatenate([labels, test_labels]), len(labels), source
 
-
-def _cifar10():
+# %% ../../nbs/data/05_images.ipynb #aa1ea1db
+def _cifar10() -> Loaded:
     files, source = fetch(CIFAR10)
     parts = [read_records(path) for path in files.values()]
     images, labels = (np.concatenate(arrays) for arrays in zip(*parts))
     return images, labels, len(labels) - len(parts[-1][1]), source
 
-
-def _digits():
+# %% ../../nbs/data/05_images.ipynb #746144a6
+def _digits() -> Loaded:
     need("sklearn", extra="data")
-    from sklearn.datasets import load_digits
+    from sklearn.datasets import load_digits # type: ignore[import-untyped]
     found = load_digits()
     return found.images[:, None].astype(np.uint8), found.target, 1500, "scikit-learn"
 
 
-# name: images [N, C, H, W], labels [N], length of the training file, source
-_LOADERS = {"mnist": _mnist, "cifar10": _cifar10, "digits": _digits}
+_LOADERS: dict[str, Callable[[], Loaded]] = {"mnist": _mnist, "cifar10": _cifar10, "digits": _digits}
 
 # %% ../../nbs/data/05_images.ipynb #ae412c8f
 SPLITS = ("train", "valid", "full", "test")
@@ -131,7 +133,7 @@ def split_rows(split: str, n_train: int, n: int) -> np.ndarray: # int64, sorted
     train = np.random.RandomState(0xC1CAFA52).rand(n_train) > 0.2
     return np.flatnonzero({"train": train, "valid": ~train, "full": train | True}[split])
 
-
+# %% ../../nbs/data/05_images.ipynb #ff8f16fe
 def pixel_order(p: int, pixels: int) -> Tensor: # int64 [pixels]
     """Where each pixel of task `p` of permuted MNIST is taken from; 0 is the identity.
     Raises `ValueError` naming `permutation`."""
@@ -146,9 +148,8 @@ def crop_and_flip(
     "Random shifts by up to an eighth of the width, and random flips from left to right."
     b, c, h, w = images.shape
     pad = w // 8
-    at = {"generator": generator, "device": images.device}
-    dy, dx = torch.randint(2 * pad + 1, (2, b, 1), **at)
-    flip = torch.rand(b, 1, **at) < 0.5
+    dy, dx = torch.randint(2 * pad + 1, (2, b, 1), generator=generator, device=images.device)
+    flip = torch.rand(b, 1, generator=generator, device=images.device) < 0.5
     x = torch.arange(w, device=images.device)
     x = dx + torch.where(flip, w - 1 - x, x)
     y = dy + torch.arange(h, device=images.device)
@@ -165,7 +166,7 @@ def _channel_statistics(images: np.ndarray, device) -> tuple[Tensor, Tensor]: # 
     return (torch.tensor(mean, dtype=torch.float32, device=device),
             torch.tensor(std, dtype=torch.float32, device=device))
 
-
+# %% ../../nbs/data/05_images.ipynb #01373985
 def _class_numbers(classes: Iterable[int], n: int, device) -> Tensor: # int64
     "Classes as a tensor. Raises `ValueError` naming `classes` unless they are numbers below n."
     kept = torch.tensor(list(classes), dtype=torch.int64, device=device)

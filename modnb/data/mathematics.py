@@ -15,6 +15,7 @@ import os
 import random
 import string
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,7 @@ from ..checks import Missing, check_choice
 __all__ = ['MODULES', 'LEVELS', 'REGIMES', 'LONGEST', 'ARCHIVE', 'CHARACTERS', 'END', 'SOURCES', 'full_name', 'Over', 'Settable',
            'swapped', 'generator', 'polynomial_text', 'Printed', 'repaired', 'scaled', 'sampler', 'draw', 'chunk_size',
            'seeded', 'chunk', 'write_pairs', 'read_pairs', 'make', 'generated', 'about', 'make_in_processes', 'unpack',
-           'published', 'first_seen', 'held_out', 'splits', 'encode', 'decode', 'Pairs', 'Mathematics']
+           'published', 'first_seen', 'held_out', 'splits', 'encode', 'decode', 'Pairs', 'Questions', 'Mathematics']
 
 # %% ../../nbs/data/07_mathematics.ipynb #3ee9818f
 MODULES = { # ours: the generator's name, and that of its extrapolation
@@ -57,7 +58,7 @@ def full_name(module: str, regime: str) -> str: # as files and generator call it
 
 # %% ../../nbs/data/07_mathematics.ipynb #7f90d364
 class Over:
-    "A module with some names replaced, for whoever holds this in the module's place."
+    "Stands for a module, with some names replaced."
     def __init__(self, module, **own): self.__dict__.update(own, _module=module)
     def __getattr__(self, name): return getattr(self._module, name)
 
@@ -95,7 +96,7 @@ def generator(name: str = "modules.modules"): # a part of the package
 def _term(value: int, factors: list[str]) -> str: # without its sign
     return "*".join(factors if abs(value) == 1 and factors else [str(abs(value)), *factors])
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #d209e257
 def polynomial_text(
     coefficients, # integers; element [i, j, ...] belongs to x**i * y**j * ...
     variables: list[str], # one per axis
@@ -114,7 +115,7 @@ def polynomial_text(
 
 # %% ../../nbs/data/07_mathematics.ipynb #b03bd631
 class Printed:
-    "The text of a polynomial, for those who ask for it as for an expression."
+    "The text of a polynomial, in the place of an expression."
     def __init__(self, text: str): self.text = text
     def __str__(self): return self.text
     def __format__(self, spec): return self.text
@@ -136,7 +137,7 @@ def _pop(self): # as in the generator's Context, but sorted
 # %% ../../nbs/data/07_mathematics.ipynb #ac162aa7
 def repaired(fast: bool = True): # False: without the fast path; the text is the same
     "Context in which the generator works."
-    import sympy
+    import sympy # type: ignore[import-untyped]
     composition, polynomials, number, calculus = map(generator,
         ("util.composition", "sample.polynomials", "sample.number", "modules.calculus"))
     changes = [(polynomials, "np", Over(np, object=object, zeros=_settable(np.zeros), empty=_settable(np.empty))),
@@ -158,7 +159,7 @@ def scaled(module: str, regime: str, scale: float): # what `sampler` takes
     return swapped(*((owner, name, tuple(scale * e for e in values)) for name, values in vars(owner).items()
                      if "ENTROPY" in name))
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #6e1657f7
 def sampler(module: str, regime: str): # -> function without arguments that draws a problem
     "Questions of one kind."
     subject, _, kind = full_name(module, regime).partition("__")
@@ -167,7 +168,7 @@ def sampler(module: str, regime: str): # -> function without arguments that draw
     level = LEVELS.index(regime.removeprefix("train-"))
     return owner.train(lambda r: tuple(r[0] + third / 3 * (r[1] - r[0]) for third in (level, level + 1)))[kind]
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #89e18233
 def draw(sample) -> tuple[str, str]: # question, answer
     "One pair that is not too long."
     while True:
@@ -181,7 +182,7 @@ def chunk_size(regime: str) -> int:
     "Questions per file of the cache: fewer in `extrapolate`, where of `sort` 272 draws in 273 are too long."
     return 50 if regime == "extrapolate" else 500
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #7a3a4cc2
 @contextlib.contextmanager
 def seeded(text: str): # whatever names the seed
     "Context: the global random numbers of Python and NumPy begin at a seed; afterwards they go on where they were."
@@ -222,7 +223,7 @@ def read_pairs(path: Path) -> list[tuple[str, str]]: # (question, answer)s; rais
                          "lines; remove it")
     return list(zip(lines[::2], lines[1::2]))
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #f5d496e9
 def make(jobs: list): # lists of a path and the arguments of `chunk`
     "Write one file for each job."
     for path, *what in jobs: write_pairs(Path(path), chunk(*what))
@@ -254,19 +255,23 @@ def about(seed: int, scale: float) -> dict:
     from importlib.metadata import version
     return {"seed": seed, "scale": scale} | {name: version(name) for name in ("mathematics_dataset", "sympy", "numpy")}
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #4912f312
 def make_in_processes(jobs: list, processes: int):
     "`make`, here or in Python processes of their own. Raises `RuntimeError` where one of them fails."
     import subprocess
     import sys
     if processes < 2 or len(jobs) < 2: return make(jobs)
     code = "import json, sys; from modnb.data.mathematics import make; make(json.load(sys.stdin))"
-    pipes = dict.fromkeys(("stdin", "stderr"), subprocess.PIPE) | {"text": True}
-    workers = [subprocess.Popen([sys.executable, "-c", code], **pipes) for _ in range(min(processes, len(jobs)))]
+    workers = [subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+               for _ in range(min(processes, len(jobs)))]
+    errors = []
     for i, worker in enumerate(workers):
+        assert worker.stdin is not None
         json.dump(jobs[i::len(workers)], worker.stdin)
         worker.stdin.close()
-    errors = [worker.stderr.read() for worker in workers]
+    for worker in workers:
+        assert worker.stderr is not None
+        errors.append(worker.stderr.read())
     if any([worker.wait() for worker in workers]):
         raise RuntimeError(f"processes: one that made questions failed: {''.join(errors)[-2000:]}")
 
@@ -288,17 +293,19 @@ def unpack(
     with tarfile.open(path, "r|*") as archive:
         for member in archive:
             name = "/".join(member.name.split("/")[-2:])
-            if member.isfile() and name in wanted:
-                written.append(write_whole(cache_folder() / "mathematics" / "published" / name,
-                                           archive.extractfile(member).read()))
+            if member.isfile() and name in wanted and (file := archive.extractfile(member)):
+                written.append(write_whole(cache_folder() / "mathematics" / "published" / name, file.read()))
     if not written:
         raise ValueError(
             f"path: {Path(path).name} holds none of the files, such as train-easy/{MODULES['sort'][0]}.txt")
     return written
 
 # %% ../../nbs/data/07_mathematics.ipynb #45b41efe
-def published(module: str, regime: str, n: int
-              | None = None) -> list[tuple[str, str]]: # (question, answer)s; n: of them the first, None: all
+def published(
+    module: str, # one of `MODULES`
+    regime: str, # one of `REGIMES`
+    n: int | None = None, # the first of them; None: all
+) -> list[tuple[str, str]]: # (question, answer)s
     "Pairs of the published files. Raises `FileNotFoundError` before `unpack`."
     path = cache_folder() / "mathematics" / "published" / regime / f"{full_name(module, regime)}.txt"
     if not path.exists():
@@ -309,11 +316,12 @@ def published(module: str, regime: str, n: int
 # %% ../../nbs/data/07_mathematics.ipynb #ffc90102
 def first_seen(sets: dict[str, list]) -> dict[str, list]: # name -> pairs, in the order in which they count
     "Each question only where it occurs first."
-    known: set[str] = set()
-    return {name: [pair for pair in pairs if not (pair[0] in known or known.add(pair[0]))]
-            for name, pairs in sets.items()}
+    place: dict[str, tuple[str, int]] = {} # question: where it counts
+    for name, pairs in sets.items():
+        for i, (question, _) in enumerate(pairs): place.setdefault(question, (name, i))
+    return {name: [pair for i, pair in enumerate(pairs) if place[pair[0]] == (name, i)] for name, pairs in sets.items()}
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #20ab5cd1
 def held_out(pairs: list, n: int) -> tuple[list, list]: # training, test; raises ValueError
     "Part of a level's questions becomes its test, the same part in every run."
     if not 0 <= n < len(pairs):
@@ -339,7 +347,7 @@ CHARACTERS = "".join(map(chr, range(32, 127)))
 END = len(CHARACTERS)
 
 
-def encode(texts: list[str]) -> tuple[Tensor, Tensor]: # uint8 [N, T] with the end token, zeros behind; int64 [N]
+def encode(texts: Sequence[str]) -> tuple[Tensor, Tensor]: # uint8 [N, T] with the end token, zeros behind; int64 [N]
     "Texts as character numbers. Raises `ValueError` naming `texts`."
     if bad := next((text for text in texts if not (text.isascii() and text.isprintable())), None):
         raise ValueError(f"texts: {bad!r} has characters that are not printable ASCII")
@@ -349,7 +357,7 @@ def encode(texts: list[str]) -> tuple[Tensor, Tensor]: # uint8 [N, T] with the e
     tokens[np.arange(tokens.shape[1]) < lengths[:, None]] = np.frombuffer(ends, np.uint8) - 32
     return torch.from_numpy(tokens), torch.from_numpy(lengths)
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #e7eb13a6
 def decode(tokens: Tensor) -> list[str]: # int [N, T]
     "Character numbers as texts, up to the first end."
     return ["".join(CHARACTERS[i] if i < END else "?" for i in row) for row in sequences.unpack(tokens, END)]
@@ -367,14 +375,14 @@ class Pairs:
 
     def __len__(self) -> int: return len(self.tensors[0])
 
-    def __getitem__(self, rows) -> tuple: # a slice or an int tensor -> inputs, targets; int64, trimmed
+    def __getitem__(self, rows: slice | Tensor) -> tuple[sequences.Inputs, sequences.Targets]: # int64, trimmed
         source, source_lengths, tokens, lengths = (t[rows].long() for t in self.tensors)
         shifted = tokens.roll(1, dims=1) * sequences.within(lengths, tokens.shape[1])
         shifted[:, 0] = END
         return sequences.trim((source, source_lengths, shifted), (tokens, lengths))
 
 # %% ../../nbs/data/07_mathematics.ipynb #9c5a832d
-def _load(m: Mathematics) -> dict[str, list]: # split -> pairs
+def _load(m: Questions) -> dict[str, list]: # split -> pairs
     "All splits, made or read."
     found = {}
     for regime, n in m.sizes.items():
@@ -384,7 +392,7 @@ def _load(m: Mathematics) -> dict[str, list]: # split -> pairs
         found[regime] = pairs
     return splits(found, m.n_test, m.reference_extrapolate)
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #ba1be141
 SOURCES = ("generated", "published")
 
 
@@ -402,7 +410,7 @@ def _sizes(module: str, n: int, n_interpolate: int, n_extrapolate: int) -> dict[
     return found | {"extrapolate": n_extrapolate} if MODULES[module][1] else found
 
 
-def _origin(m: Mathematics) -> str:
+def _origin(m: Questions) -> str:
     "Where the questions come from, in words."
     made = f"generated by mathematics_dataset 1.0.1, seed {m.seed}, scale {m.scale:g}"
     if m.kind == "published": made = "published mathematics_dataset-v1.0"
@@ -422,19 +430,14 @@ def _stream(pairs: list[tuple[str, str]], batch_size: int, seed: int, device) ->
     coded = Pairs(pairs, device)
     return Stream(lambda g: coded[torch.randint(len(coded), (batch_size,), generator=g, device=g.device)], seed, device)
 
-
+# %% ../../nbs/data/07_mathematics.ipynb #5a93c523
 def _accuracy(predicted: Tensor, targets: tuple[Tensor, Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
     "Share of answers with every character right, and no more of them."
     return sequences.accuracy(predicted, targets, END)
 
 # %% ../../nbs/data/07_mathematics.ipynb #1699d07d
-class Mathematics:
-    "Questions of one module into answers, as a sequence task over characters."
-    n_tokens = END + 1
-    end = END # tokens with the end, which is also the decoder's start
-    loss, read, by_length, trim = map(staticmethod, (sequences.loss, decode, sequences.by_length, sequences.trim))
-    accuracy = staticmethod(_accuracy)
-
+class Questions:
+    "Questions of one module: which ones, where they come from, and their splits."
     def __init__(self,
         module: str = "add_or_sub", # one of `MODULES`
         n: int = 20_000, # questions made for each level of training
@@ -445,7 +448,7 @@ class Mathematics:
         seed: int = 0, # of the text
         source: str = "generated", # or "published": all of those files, whatever n says
         max_question: int | None = None, # only questions with at most so many characters; None: all
-        reference_extrapolate: bool = False, # True: the reference's fault, see `splits`
+        reference_extrapolate: bool = False, # True: the reference's error, see `splits`
         processes: int = 1, # that make what is missing
     ):
         _check_source(module, source, scale)
@@ -464,14 +467,25 @@ class Mathematics:
         "Where the questions come from, in words."
         return _origin(self)
 
-    def __repr__(self): return f"Mathematics({self.module!r}): {self.source}"
-
     @functools.cached_property
     def _splits(self) -> dict[str, list]: return _load(self)
 
     def splits(self) -> dict[str, list]: # split -> pairs
         "All splits; made or read at the first call."
         return self._splits
+
+# %% ../../nbs/data/07_mathematics.ipynb #b5a143a7
+class Mathematics(Questions):
+    "Questions of one module into answers, as a sequence task over characters."
+    n_tokens = END + 1 # with the end, which is also the decoder's start
+    end = END
+    loss = staticmethod(sequences.loss)
+    read = staticmethod(decode)
+    by_length = staticmethod(sequences.by_length)
+    trim = staticmethod(sequences.trim)
+    accuracy = staticmethod(_accuracy)
+
+    def __repr__(self): return f"Mathematics({self.module!r}): {self.source}"
 
     def pairs(self,
         split: str = "train", # train_easy ..., test_easy ..., interpolate, extrapolate; "train" and "test": all levels
@@ -483,7 +497,7 @@ class Mathematics:
         split: str = "test", # as in `pairs`
         n: int | None = None, # the first of them; None: all
         device: str | torch.device = "cpu",
-    ): # inputs, targets
+    ) -> tuple[sequences.Inputs, sequences.Targets]:
         "A split as one batch. Raises `ValueError` naming `split`."
         return Pairs(self.pairs(split)[:n], device)[:]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .rules import RuleTask, draw_contexts
+from .rules import RuleTask, draw_contexts, sequence_shape
 from .stream import Stream
 
 # %% auto #0
@@ -24,7 +24,7 @@ def stacked_targets(
     x: Tensor, # [S, ..., n_features]
     rule: Tensor, # int64 [S, ...]
 ) -> Tensor: # [S, ...]
-    "What tasks of one kind make of features, each of its own."
+    "Answers of several tasks of one kind, each for its own features."
     def one(parameters, x, rule):
         twin = copy.copy(task)
         twin.on = lambda like: parameters
@@ -37,11 +37,11 @@ def _raw(streams: RuleStreams, i: int, seed: int) -> tuple[Tensor, Tensor]: # [B
     task = streams.tasks[0]
     dtype = streams.options.get("dtype", torch.float32)
     generator = Stream(lambda g: g, seed, streams.device)[i]
-    shape = streams.batch_size, *task._lengths(streams.options.get("length"))
+    shape = streams.batch_size, *sequence_shape(task, streams.options.get("length"))
     x = task.features(*shape, generator=generator, device=streams.device, dtype=dtype)
     return x, draw_contexts(shape, task.rules, streams.options.get("probs"), generator, streams.device)
 
-
+# %% ../../nbs/data/09_rule_streams.ipynb #28689e31
 def _draw(streams: RuleStreams, i: int, members: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     "Batch i of several members. Equal seeds are drawn once."
     seeds = [streams.seeds[m] for m in members]
@@ -79,10 +79,10 @@ class RuleStreams(Sequence):
         for i, kind in enumerate(kinds):
             if kind != kinds[0]:
                 raise ValueError(f"tasks: {self.tasks[i]} differs from {self.tasks[0]} in more than its data seed")
-        self.streams = [Stream(lambda g, t=t: t.sample(batch_size, g, **options)[:2], seed, device)
-                        for t, seed in zip(self.tasks, self.seeds)]
+        def pairs(task): return lambda g: task.sample(batch_size, g, **options)[:2]
+        self.streams = [Stream(pairs(task), seed, device) for task, seed in zip(self.tasks, self.seeds)]
         self.tasks[0].stream(batch_size, device=device, **options) # raises at once what sampling would raise
-        self._parameters = {}
+        self._parameters: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
     def __len__(self): return len(self.streams)
     def __getitem__(self, member): return self.streams[member]

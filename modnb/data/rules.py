@@ -12,18 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..checks import check_choice, check_count
 from .stream import Stream
-from ..checks import check_choice
 
 # %% auto #0
-__all__ = ['draw_contexts', 'Rules', 'RuleTask', 'linear_answers', 'LinearRules', 'MLPRules', 'winners', 'retrieve', 'MHARules',
-           'switching_states', 'RNNRules']
-
-# %% ../../nbs/data/08_rules.ipynb #2f01f747
-def _check_whole(argument: str, value, least: int):
-    "Raise `ValueError` unless a number is whole and not too small."
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least: return
-    raise ValueError(f"{argument}: {value!r} given; need a whole number, {least} or more")
+__all__ = ['draw_contexts', 'Rules', 'sequence_shape', 'RuleTask', 'linear_answers', 'LinearRules', 'MLPRules', 'winners',
+           'retrieve', 'MHARules', 'switching_states', 'RNNRules']
 
 # %% ../../nbs/data/08_rules.ipynb #76d0a1a1
 def draw_contexts(
@@ -35,32 +29,36 @@ def draw_contexts(
 ) -> Tensor: # int64 [*shape], from 0 to R - 1
     "Draw independent rule numbers. Raises `ValueError` naming `probs`."
     if probs is None: return torch.randint(rules, shape, generator=generator, device=device)
-    probs = torch.as_tensor(probs, dtype=torch.float64, device="cpu")
-    if probs.shape != (rules,) or not (probs >= 0).all() or not 0 < probs.sum() < math.inf:
-        raise ValueError(f"probs: need {rules} weights, none negative and not all zero; got {probs.tolist()}")
-    below = (probs.cumsum(0) / probs.sum()).float()
+    p = torch.as_tensor(probs, dtype=torch.float64, device="cpu")
+    if p.shape != (rules,) or not (p >= 0).all() or not 0 < p.sum() < math.inf:
+        raise ValueError(f"probs: need {rules} weights, none negative and not all zero; got {p.tolist()}")
+    below = (p.cumsum(0) / p.sum()).float()
     below[-1] = 1.0
     return torch.searchsorted(below.to(device), torch.rand(shape, generator=generator, device=device), right=True)
 
 # %% ../../nbs/data/08_rules.ipynb #e0d31975
 class Rules:
-    "`R` rules of a data seed, and examples of them. Subclasses say how rules, features and answers are made."
-    tasks, options = ("regression", "classification"), () # what `task` may be; names of a subclass's own arguments
-    length, shortest = None, 1 # tokens of a sequence in training, fewest possible; None: there are no sequences
-    n_features, n_outputs = 0, 1 # numbers per token without the one-hot; numbers to predict per token
+    "`R` rules of a data seed, and examples of them. Subclasses define rules, features and answers."
+    tasks = ("regression", "classification") # what `task` may be
+    options: tuple[str, ...] = () # names of a subclass's own arguments
+    length: int | None = None # tokens of a sequence in training; None: there are no sequences
+    shortest = 1 # fewest tokens of a sequence
+    n_features = 0 # numbers per token without the one-hot
+    n_outputs = 1 # numbers to predict per token
 
     def __init__(self,
         rules: int, # R
         data_seed: int = 0, # of the rules, as published
         task: str = "regression", # or "classification"
     ):
-        _check_whole("rules", rules, 1)
-        _check_whole("data_seed", data_seed, 0); check_choice("task", task, self.tasks)
         import numpy as np
+        check_count("rules", rules)
+        check_count("data_seed", data_seed, 0)
+        check_choice("task", task, self.tasks)
         self.rules = rules
         self.data_seed = data_seed
         self.task = task
-        self._moved = {}
+        self._moved: dict[tuple, dict[str, Tensor]] = {}
         self.parameters = {name: torch.from_numpy(p) for name, p in self.draw(np.random.RandomState(data_seed)).items()}
         self.n_inputs = self.n_features + rules
 
@@ -78,9 +76,8 @@ class Rules:
         "Continuous inputs at scale 1; normal unless a subclass says otherwise."
         return torch.randn(*shape, self.n_features, **like)
 
-    def answers(self, x: Tensor,
-        rule: Tensor) -> Tensor: # [..., n_features], int64 [...] -> real numbers, before classes are made of them
-        "What the rules make of features."
+    def answers(self, x: Tensor, rule: Tensor) -> Tensor: # [..., n_features], int64 [...] -> real numbers
+        "What the rules make of features, before classes are made of it."
         raise NotImplementedError
 
     def on(self, like: Tensor) -> dict[str, Tensor]:
@@ -94,9 +91,25 @@ class Rules:
         y = self.answers(x, rule)
         return y if self.task == "regression" else (y >= 0).to(y.dtype)
 
+# %% ../../nbs/data/08_rules.ipynb #ce0ef653
+def sequence_shape(task: Rules, length: int | None) -> tuple[int, ...]: # (length,); () without sequences
+    "Axes of tokens. Raises `ValueError` naming `length`."
+    if task.length is None and length is not None:
+        raise ValueError(f"length: {length!r} given, but {type(task).__name__} has no sequences; leave it out")
+    if length is not None: check_count("length", length, task.shortest)
+    return () if task.length is None else (task.length if length is None else length,)
+
+# %% ../../nbs/data/08_rules.ipynb #97833ab7
+def _device_of(generator: torch.Generator | None, device: str | torch.device | None) -> torch.device:
+    "Where to draw. Raises `ValueError` naming `device` if the generator is elsewhere."
+    if device is None: return generator.device if generator else torch.device("cpu")
+    if generator and generator.device.type != torch.device(device).type:
+        raise ValueError(f"device: {str(device)!r} given, but the generator is on {str(generator.device)!r}")
+    return torch.device(device)
+
 # %% ../../nbs/data/08_rules.ipynb #63858746
 class RuleTask(Rules):
-    "Rules with samples, streams of samples, and what a prediction costs."
+    "Rules with samples, streams of samples, and losses."
     def sample(self,
         n: int, # examples or sequences
         generator: torch.Generator | None = None, # None: PyTorch's global one
@@ -105,24 +118,16 @@ class RuleTask(Rules):
         scale: float = 1.0, # of the continuous inputs; 2: out of distribution
         probs: Iterable[float] | None = None, # [R], weights of the contexts; None: uniform
         dtype: torch.dtype = torch.float32, # of inputs and targets
-    ) -> tuple[Tensor, Tensor, Tensor]: # inputs [n(, length), n_inputs] that end in the one-hot, targets, rule int64 [n(, length)]
-        "Draw examples. Raises `ValueError` naming `n`, `length`, `device` or `probs`."
-        _check_whole("n", n, 1)
-        if device is None: device = generator.device if generator else "cpu"
-        device = torch.device(device)
-        if generator and generator.device.type != device.type:
-            raise ValueError(f"device: {str(device)!r} given, but the generator is on {str(generator.device)!r}")
-        shape = (n, *self._lengths(length))
+    ) -> tuple[Tensor, Tensor, Tensor]: # inputs [n(, length), n_inputs], targets, rules int64 [n(, length)]
+        """Draw examples; inputs end in the one-hot.
+        Raises `ValueError` naming `n`, `length`, `device` or `probs`."""
+        check_count("n", n)
+        device = _device_of(generator, device)
+        shape = (n, *sequence_shape(self, length))
         x = self.features(*shape, generator=generator, device=device, dtype=dtype) * scale
         rule = draw_contexts(shape, self.rules, probs, generator, device)
         one_hot = rule[..., None] == torch.arange(self.rules, device=device)
         return torch.cat([x, one_hot.to(dtype)], -1), self.targets(x, rule), rule
-
-    def _lengths(self, length: int | None) -> tuple[int, ...]:
-        if self.length is None and length is not None:
-            raise ValueError(f"length: {length!r} given, but {type(self).__name__} has no sequences; leave it out")
-        if length is not None: _check_whole("length", length, self.shortest)
-        return () if self.length is None else (self.length if length is None else length,)
 
     def stream(self,
         batch_size: int, # examples or sequences per batch
@@ -131,7 +136,7 @@ class RuleTask(Rules):
         **options, # `length`, `scale`, `probs`, `dtype` of `sample`
     ) -> Stream: # of (inputs, targets, rule)
         "Endless batches. Raises at once what `sample` would raise."
-        _check_whole("batch_size", batch_size, 1)
+        check_count("batch_size", batch_size)
         self.sample(batch_size, device="meta", **options)
         return Stream(lambda generator: self.sample(batch_size, generator, **options), seed, device)
 
@@ -139,8 +144,7 @@ class RuleTask(Rules):
         "Mean absolute error, or cross-entropy of logits. Raises `ValueError` naming `outputs`."
         if outputs.shape != targets.shape:
             raise ValueError(f"outputs: shape {tuple(outputs.shape)} given; the targets have {tuple(targets.shape)}")
-        return F.l1_loss(outputs, targets) if self.task == "regression" else F.binary_cross_entropy_with_logits(outputs,
-            targets)
+        return (F.l1_loss if self.task == "regression" else F.binary_cross_entropy_with_logits)(outputs, targets)
 
     def error(self, outputs: Tensor, targets: Tensor) -> Tensor: # of one shape -> scalar
         """Mean absolute error, or percent of wrong classes (class 1: a logit of 0 or more); lower is better.
@@ -171,7 +175,7 @@ class LinearRules(RuleTask):
 
     def zero_loss(self, length: int | None = None, scale: float = 1.0) -> float: # as in `sample`
         "Loss of always answering zero, exactly."
-        self._lengths(length)
+        sequence_shape(self, length)
         size = torch.hypot(*self.parameters.values()).mean().item()
         return math.log(2) if self.task == "classification" else abs(scale) * math.sqrt(2 / math.pi) * size
 
@@ -225,7 +229,8 @@ class MHARules(LinearRules):
         task: str = "regression", # or "classification"
         search: int = 1, # 1: the closest number; 2: the largest inner product of unit vectors
     ):
-        check_choice("search", search, (1, 2)); _check_whole("rules", rules, 1)
+        check_choice("search", search, (1, 2))
+        check_count("rules", rules)
         self.search = search
         self.n_features = (4 if search == 1 else 6) * rules
         super().__init__(rules, data_seed, task)
@@ -249,7 +254,7 @@ def _apply_rule(x: Tensor, matrices: Tensor, rule: Tensor) -> Tensor: # [..., D]
     by_rule = (x @ matrices.transpose(0, 1).flatten(1)).unflatten(-1, matrices.shape[:2])
     return by_rule.gather(-2, rule[..., None, None].expand(*rule.shape, 1, x.shape[-1])).squeeze(-2)
 
-
+# %% ../../nbs/data/08_rules.ipynb #6e5d3b78
 def switching_states(
     x: Tensor, # [..., N, D], inputs
     rule: Tensor, # int64 [..., N], of each step
@@ -275,7 +280,7 @@ class RNNRules(RuleTask):
         width: int = 32, # D, of inputs and states
         readout: bool = False, # regression: on s . w, as in the paper, not on the whole state
     ):
-        _check_whole("width", width, 1)
+        check_count("width", width)
         self.width = width
         self.readout = readout or task == "classification"
         self.n_features = width

@@ -8,16 +8,17 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from ..checks import check_choice
 from . import sequences
 from .stream import Stream
-from ..checks import check_choice
 
 # %% auto #0
-__all__ = ['VERBS', 'ADDED', 'TEMPLATES', 'SPLITS', 'PARTS', 'WORDS', 'ACTIONS', 'pairs', 'lines', 'Scan']
+__all__ = ['VERBS', 'ADDED', 'TEMPLATES', 'SPLITS', 'PARTS', 'WORDS', 'ACTIONS', 'pairs', 'lines', 'encode', 'Scan']
 
 # %% ../../nbs/data/03_scan.ipynb #8d25ed31
 VERBS = ("walk", "look", "run", "jump")
@@ -32,7 +33,7 @@ def _phrases(): # -> pairs (words, actions)
         yield from ((f"{verb} {side}", turn + act), (f"{verb} opposite {side}", 2 * turn + act),
                     (f"{verb} around {side}", 4 * (turn + act)))
 
-
+# %% ../../nbs/data/03_scan.ipynb #e3cb6af1
 @functools.cache
 def pairs() -> tuple[tuple[str, str], ...]: # (command, actions), each words with blanks between
     "All 20,910 commands of the language with their actions, in the order of the grammar."
@@ -69,7 +70,7 @@ def _simple_test() -> set[str]:
     return set(sorted((command for command, _ in pairs()),
                       key=lambda c: hashlib.sha256(f"simple 0 {c}".encode()).digest())[:4182])
 
-
+# %% ../../nbs/data/03_scan.ipynb #efd1efb5
 def _split(name: str):
     "Rules of a split: whether a pair is in the train part, whether in the test part."
     if name == "simple":
@@ -81,8 +82,8 @@ def _split(name: str):
         alone = ADDED[name]
         return (lambda c, a: c == alone or part not in f" {c} "), (lambda c, a: c != alone and part in f" {c} ")
     template, tested, withheld = TEMPLATES[name]
-    return (lambda c, a: not _has(c, ("turn", *withheld), template)), (lambda c,
-        a: not _has(c, ("turn",), template) and _has(c, tested, template))
+    return ((lambda c, a: not _has(c, ("turn", *withheld), template)),
+            (lambda c, a: not _has(c, ("turn",), template) and _has(c, tested, template)))
 
 # %% ../../nbs/data/03_scan.ipynb #fc7b1aa7
 @functools.cache
@@ -91,7 +92,8 @@ def lines(
     part: str = "train", # "train" or "test"
 ) -> tuple[tuple[str, str], ...]: # (command, actions) in the order of the grammar, repeated ones last
     "The pairs in a part of a split. Raises `ValueError` naming `split` or `part`."
-    check_choice("split", split, SPLITS); check_choice("part", part, PARTS)
+    check_choice("split", split, SPLITS)
+    check_choice("part", part, PARTS)
     belongs = _split(split)[PARTS.index(part)]
     found = tuple(pair for pair in pairs() if belongs(*pair))
     if split not in ADDED or part == "test": return found
@@ -111,42 +113,50 @@ def _numbers(argument: str, text: str, vocabulary: tuple[str, ...]) -> list[int]
     return [vocabulary.index(word) for word in words]
 
 
+def _texts(tokens: Tensor, vocabulary: tuple[str, ...]) -> list[str]: # int64 [B, T]
+    "Rows as words, up to the first end."
+    return [" ".join(vocabulary[i] for i in row) for row in sequences.unpack(tokens, len(vocabulary))]
+
+# %% ../../nbs/data/03_scan.ipynb #b131c461
+def encode(
+    texts: Sequence[tuple[str, str]], # (command, actions) each
+    device: str | torch.device = "cpu", # where the tensors go
+) -> tuple[sequences.Inputs, sequences.Targets]:
+    "Pairs of texts as tensors. Raises `ValueError` naming `command` or `actions` if a word is unknown."
+    sources = [_numbers("command", command, WORDS) for command, _ in texts]
+    targets = [_numbers("actions", actions, ACTIONS) for _, actions in texts]
+    return sequences.pack(sources, targets, len(WORDS), len(ACTIONS), device=device)
+
+# %% ../../nbs/data/03_scan.ipynb #7f41971f
 class Scan:
     "Commands into actions as a sequence task. Its split 'simple' is a stand-in for the published draw."
     words = WORDS
     actions = ACTIONS
-    n_inputs = len(WORDS) + 1
-    n_outputs = len(ACTIONS) + 1 # token numbers, the end included
+    n_inputs = len(WORDS) + 1 # with the end
+    n_outputs = len(ACTIONS) + 1
     end_source = len(WORDS)
-    end_target = len(ACTIONS) # the latter is the decoder's start, too
+    end_target = len(ACTIONS) # also the decoder's start
     lines = staticmethod(lines)
+    encode = staticmethod(encode)
     loss = staticmethod(sequences.loss)
 
     def __repr__(self):
         return (f"Scan(): {len(pairs()):,} commands, {self.n_inputs} input and {self.n_outputs} output tokens; "
                 "'simple' is a seeded stand-in for the published draw")
 
-    def encode(self,
-        texts, # sequence of pairs (command, actions)
-        device: str | torch.device = "cpu", # where the tensors go
-    ): # -> inputs, targets
-        "Pairs of texts as tensors. Raises `ValueError` naming `command` or `actions` where a word is unknown."
-        sources = [_numbers("command", command, WORDS) for command, _ in texts]
-        targets = [_numbers("actions", actions, ACTIONS) for _, actions in texts]
-        batch = sequences.pack(sources, targets, self.end_source, self.end_target)
-        return tuple(tuple(t.to(device) for t in part) for part in batch)
-
-    def decode(self, inputs, targets) -> list[tuple[str, str]]: # as `encode` gives them -> (command, actions)s
-        "The texts of a batch, without the padding."
-        commands = (" ".join(self.words[i] for i in row) for row in sequences.unpack(inputs[0], self.end_source))
-        return list(zip(commands, self.read(targets[0])))
+    def decode(self, inputs: sequences.Inputs, targets: sequences.Targets) -> list[tuple[str, str]]:
+        "The texts of a batch, (command, actions) each, without the padding."
+        return list(zip(_texts(inputs[0], self.words), self.read(targets[0])))
 
     def read(self, tokens: Tensor) -> list[str]: # int64 [B, T]
         "Actions as text, up to the first end: answers of a network."
-        return [" ".join(self.actions[i] for i in row) for row in sequences.unpack(tokens, self.end_target)]
+        return _texts(tokens, self.actions)
 
-    def tensors(self, split: str = "simple", part: str = "train",
-                device: str | torch.device = "cpu"): # -> inputs, targets
+    def tensors(self,
+        split: str = "simple", # one of `SPLITS`
+        part: str = "train", # or "test"
+        device: str | torch.device = "cpu", # where the tensors go
+    ) -> tuple[sequences.Inputs, sequences.Targets]:
         "A part of a split as one batch. Raises `ValueError` naming `split` or `part`."
         return self.encode(self.lines(split, part), device)
 
@@ -159,7 +169,6 @@ class Scan:
         "Endless batches of training pairs, drawn with replacement. Raises `ValueError` naming `split` or `batch_size`."
         return sequences.resampled(*self.tensors(split, "train", device), batch_size, seed)
 
-    def accuracy(self, predicted: Tensor, targets: tuple[Tensor,
-                                                         Tensor]) -> Tensor: # int64 [..., B, T], targets -> scalar
+    def accuracy(self, predicted: Tensor, targets: sequences.Targets) -> Tensor: # int64 [..., B, T] -> scalar
         "Share of commands with all actions right, and no more of them."
         return sequences.accuracy(predicted, targets, self.end_target)

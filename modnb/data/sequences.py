@@ -12,8 +12,11 @@ from torch import Tensor
 
 from .stream import Stream, resample
 
+Inputs = tuple[Tensor, Tensor, Tensor] # source, source_lengths, decoder_inputs
+Targets = tuple[Tensor, Tensor] # tokens, lengths
+
 # %% auto #0
-__all__ = ['within', 'pack', 'unpack', 'trim', 'by_length', 'loss', 'accuracy', 'resampled']
+__all__ = ['Inputs', 'Targets', 'within', 'pack', 'unpack', 'trim', 'by_length', 'loss', 'accuracy', 'resampled']
 
 # %% ../../nbs/data/02_sequences.ipynb #d5562aaf
 def within(lengths: Tensor, width: int) -> Tensor: # int64 [...] -> bool [..., width]
@@ -21,27 +24,28 @@ def within(lengths: Tensor, width: int) -> Tensor: # int64 [...] -> bool [..., w
     return torch.arange(width, device=lengths.device) < lengths[..., None]
 
 
-def _pad(rows: list[list[int]], end: int) -> tuple[Tensor, Tensor]: # -> int64 [B, T], int64 [B]
+def _pad(rows: list[list[int]], end: int, device: str | torch.device) -> tuple[Tensor, Tensor]: # int64 [B, T], [B]
     lengths = torch.tensor([len(row) + 1 for row in rows])
     tokens = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
     tokens[within(lengths, tokens.shape[1])] = torch.tensor(
         list(itertools.chain.from_iterable((*row, end) for row in rows)))
-    return tokens, lengths
+    return tokens.to(device), lengths.to(device)
 
-
+# %% ../../nbs/data/02_sequences.ipynb #316c06e7
 def pack(
     sources: list[list[int]], # token numbers of each source, without the end
     targets: list[list[int]], # of each target
     end_source: int, # closes a source
     end_target: int, # closes a target
     start: int | None = None, # what the decoder sees first; None: `end_target`
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]: # (source, source_lengths, decoder_inputs), (tokens, lengths)
+    device: str | torch.device = "cpu", # where the tensors go
+) -> tuple[Inputs, Targets]:
     "A finite set as inputs and targets. Raises `ValueError` naming `sources` or `targets`."
     if not sources: raise ValueError("sources: need one sequence at least, got none")
     if len(sources) != len(targets):
         raise ValueError(f"targets: {len(targets)} given for {len(sources)} sources; need as many")
-    source, source_lengths = _pad(sources, end_source)
-    tokens, lengths = _pad(targets, end_target)
+    source, source_lengths = _pad(sources, end_source, device)
+    tokens, lengths = _pad(targets, end_target, device)
     shifted = tokens.roll(1, dims=1) * within(lengths, tokens.shape[1])
     shifted[:, 0] = end_target if start is None else start
     return (source, source_lengths, shifted), (tokens, lengths)
@@ -54,17 +58,17 @@ def unpack(tokens: Tensor, end: int) -> list[list[int]]: # int64 [B, T] -> token
 
 # %% ../../nbs/data/02_sequences.ipynb #798938f7
 def trim(
-    inputs: tuple[Tensor, Tensor, Tensor], # source [..., Ti], source_lengths [...], decoder_inputs [..., To]
-    targets: tuple[Tensor, Tensor], # tokens [..., To], lengths [...]
-) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]: # the same with fewer columns
+    inputs: Inputs, # source [..., Ti], source_lengths [...], decoder_inputs [..., To]
+    targets: Targets, # tokens [..., To], lengths [...]
+) -> tuple[Inputs, Targets]: # the same with fewer columns
     "A batch without the columns that are padding in all rows. Waits for the device, as widths depend on lengths."
     source, source_lengths, decoder_inputs = inputs
     tokens, lengths = targets
     n_source, n_target = torch.stack([source_lengths.max(), lengths.max()]).tolist()
     return (source[..., :n_source], source_lengths, decoder_inputs[..., :n_target]), (tokens[..., :n_target], lengths)
 
-
-def by_length(inputs: tuple[Tensor, Tensor, Tensor], targets: tuple[Tensor, Tensor]) -> Tensor: # -> int64 [B]
+# %% ../../nbs/data/02_sequences.ipynb #5fe08059
+def by_length(inputs: Inputs, targets: Targets) -> Tensor: # int64 [B]
     "A key to sort by: the target's length, then the source's."
     source, source_lengths, _ = inputs
     return targets[1] * (source.shape[-1] + 1) + source_lengths
@@ -72,7 +76,7 @@ def by_length(inputs: tuple[Tensor, Tensor, Tensor], targets: tuple[Tensor, Tens
 # %% ../../nbs/data/02_sequences.ipynb #d1eb8b05
 def loss(
     logits: Tensor, # [..., B, To, V]
-    targets: tuple[Tensor, Tensor], # tokens [..., B, To], lengths [..., B]
+    targets: Targets, # tokens [..., B, To], lengths [..., B]
 ) -> Tensor: # scalar
     """Cross-entropy in nats, summed over the tokens of a sequence, averaged over sequences.
     Raises `ValueError` naming `logits`."""
@@ -85,7 +89,7 @@ def loss(
 # %% ../../nbs/data/02_sequences.ipynb #e8740728
 def accuracy(
     predicted: Tensor, # int64 [..., B, T], any T; what follows the first end does not count
-    targets: tuple[Tensor, Tensor], # tokens [..., B, To], lengths [..., B]
+    targets: Targets, # tokens [..., B, To], lengths [..., B]
     end: int, # the token that closes an answer
 ) -> Tensor: # scalar
     "Share of sequences with every token and the length right."
@@ -98,8 +102,8 @@ def accuracy(
 
 # %% ../../nbs/data/02_sequences.ipynb #53295e4c
 def resampled(
-    inputs: tuple[Tensor, Tensor, Tensor], # a finite set, as `pack` gives it
-    targets: tuple[Tensor, Tensor], # of it
+    inputs: Inputs, # a finite set, as `pack` gives it
+    targets: Targets, # of it
     batch_size: int, # rows per batch
     seed: int = 0, # equal seeds give equal batches
     trimmed: bool = True, # cut each batch to its own longest rows

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import operator
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 
 import torch
 from torch import Tensor
@@ -83,6 +83,6 @@ def batches(
     if isinstance(data, Stream): return (data[i] for i in itertools.count(start))
     if not isinstance(data, Iterable):
         raise ValueError(f"data: need a Stream or an iterable of batches, got {type(data).__name__}")
-    try: length = len(data)
-    except TypeError: length = 0          # an iterable without a length, a DataLoader over one
+    try: length = len(data) if isinstance(data, Sized) else 0
+    except TypeError: length = 0          # a DataLoader over an iterable without a length
     return _cycle(data, start % length if length else start)

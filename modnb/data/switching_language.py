@@ -20,7 +20,7 @@ __all__ = ['draw_text', 'forward_algorithm', 'SwitchingLanguage', 'windows', 're
 def _drawn(cumulative, u: float) -> int: # row of a cumulative table, uniform number -> index
     return min(int(np.searchsorted(cumulative, u * cumulative[-1], side="right")), len(cumulative) - 1)
 
-
+# %% ../../nbs/data/10_switching_language.ipynb #954b4e1f
 def draw_text(
     language: SwitchingLanguage,
     n: int, # steps
@@ -125,7 +125,7 @@ def read_words(path) -> list[str]: # path: a pathlib.Path
     return [w for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
             for w in (*line.split(), "<eos>")]
 
-
+# %% ../../nbs/data/10_switching_language.ipynb #63539337
 def text_files(
     text, # path of a file or a folder
 ) -> dict[str, list[str]]: # "train", "valid", "test" -> words

@@ -28,13 +28,13 @@ class Task:
     sees: list[slice] | slice = field(default_factory=lambda: slice(None)) # features of x that each slot's router sees
     tests: dict = field(default_factory=dict) # name -> (x, y, rule) of fresh examples
 
+# %% auto #0
+__all__ = ['Task', 'stacked', 'two_maps', 'random_maps', 'regimes', 'compositions']
 
+# %% ../../nbs/data/11_toy_maps.ipynb #59a7151c
 def stacked(make: Callable, seeds: Sequence[int]) -> list[Tensor]:
     "What `make(generator)` returns for each seed, stacked."
     return [torch.stack(t) for t in zip(*(make(torch.Generator().manual_seed(10_000 + s)) for s in seeds))]
-
-# %% auto #0
-__all__ = ['Task', 'stacked', 'two_maps', 'random_maps', 'regimes', 'compositions']
 
 # %% ../../nbs/data/11_toy_maps.ipynb #165ea542
 def two_maps(g: torch.Generator) -> tuple: # means [2, 2], maps [2, 2, 2]
@@ -46,7 +46,7 @@ def two_maps(g: torch.Generator) -> tuple: # means [2, 2], maps [2, 2, 2]
     means = torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / math.sqrt(2)
     return means, torch.stack([torch.stack([torch.stack([c, -s]), torch.stack([s, c])]), scales.diag()])
 
-
+# %% ../../nbs/data/11_toy_maps.ipynb #28df34a0
 def random_maps(g: torch.Generator, rules: int, d: int) -> tuple: # means [C, d] of length 1, maps [C, d, d]
     "Standard normal maps, and clusters in random directions."
     means = torch.randn(rules, d, generator=g)
@@ -70,7 +70,8 @@ def regimes(
         x = (0 if hidden else radius) * means[rule] + torch.randn(n, d, generator=g)
         y = torch.einsum("nij,nj->ni", maps[rule], x) + noise * torch.randn(n, d, generator=g)
         return x, y, rule[:, None]
-    return Task(*stacked(make, seeds), (rules,), (d, d), modules or rules)
+    x, y, rule = stacked(make, seeds)
+    return Task(x, y, rule, (rules,), (d, d), modules or rules)
 
 # %% ../../nbs/data/11_toy_maps.ipynb #6191d70b
 def compositions(
@@ -94,9 +95,8 @@ def compositions(
             y = torch.einsum("nij,nj->ni", second[s2], torch.tanh(torch.einsum("nij,nj->ni", first[s1], x)))
             sets += [torch.cat([x, F.one_hot(s1, choices), F.one_hot(s2, choices)], 1), y, torch.stack([s1, s2], 1)]
         return sets
-    t = stacked(make, seeds)
-    one = slice(d, d + choices)
-    two = slice(d + choices, d + 2 * choices)
-    sees = [one, two] if own_view else slice(d, d + 2 * choices)
-    tests = {"seen pairs": tuple(t[3:6]), "held-out pairs": tuple(t[6:9])}
-    return Task(*t[:3], (choices, choices), (d, d, d), modules or choices, torch.tanh, slice(0, d), sees, tests)
+    x, y, rule, *fresh = stacked(make, seeds)
+    factors = [slice(d, d + choices), slice(d + choices, d + 2 * choices)]
+    sees = factors if own_view else slice(d, d + 2 * choices)
+    tests = {"seen pairs": tuple(fresh[:3]), "held-out pairs": tuple(fresh[3:])}
+    return Task(x, y, rule, (choices, choices), (d, d, d), modules or choices, torch.tanh, slice(0, d), sees, tests)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 from .arithmetic import SPLITS, _one_hot, to_digits
 from .stream import Stream
 
@@ -36,8 +36,8 @@ MODES = {"separate": 1, "together": 3, "only_one_io": 3}    # steps per pair
 def visible(mode: str) -> Tensor: # bool [steps, 2 pairs]
     "Whose inputs are shown at each step."
     n = MODES[mode]
-    return torch.ones(2 * n, 2, dtype=torch.bool) if mode == "together" else torch.eye(2,
-        dtype=torch.bool).repeat_interleave(n, 0)
+    if mode == "together": return torch.ones(2 * n, 2, dtype=torch.bool)
+    return torch.eye(2, dtype=torch.bool).repeat_interleave(n, 0)
 
 # %% ../../nbs/data/06_tuples.ipynb #c5cf1d69
 NOT_ASKED = -100    # the digit that cross-entropy ignores
@@ -52,9 +52,8 @@ class PairCode:
         base: int = 10, # of the number system
         mode: str = "separate", # how the pairs are shown: "separate", "together" or "only_one_io"
     ):
-        for name, value, least in (("digits", digits, 1), ("base", base, 2)):
-            if not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}: {value!r} given; need a whole number, {least} or more")
+        check_count("digits", digits)
+        check_count("base", base, 2)
         check_choice("mode", mode, MODES)
         self.digits = digits
         self.base = base
@@ -83,8 +82,8 @@ class PairCode:
         shown = visible(self.mode).to(numbers.device)[0 if self.mode == "together" else slice(None)] & asked
         hot = _one_hot(to_digits(numbers, self.digits, self.base), self.base).flatten(-3)
         x = (hot if self.mode == "together" else hot[:, None]) & shown[..., None]
-        return x.flatten(-2).float(), to_digits(numbers.sum(-1), self.digits, self.base).where(asked[:, None],
-            NOT_ASKED)
+        sums = to_digits(numbers.sum(-1), self.digits, self.base)
+        return x.flatten(-2).float(), sums.where(asked[:, None], NOT_ASKED)
 
 # %% ../../nbs/data/06_tuples.ipynb #38d67605
 class DoubleAdd(PairCode):
@@ -111,12 +110,13 @@ class DoubleAdd(PairCode):
         return self.encode(reference_pairs(split, self.modulus)[:n].to(device), pair)
 
     def read(self,
-        logits: Tensor) -> Tensor: # [..., calls or steps, n_outputs], in mode "together" [..., n_outputs] -> [..., 2, digits, base]
+        logits: Tensor, # [..., calls or steps, n_outputs], in mode "together" [..., n_outputs]
+    ) -> Tensor: # [..., 2, digits, base]
         "The logits of each pair, where they are read."
-        if self.mode == "together": return logits.unflatten(-1, (2, self.digits, self.base))
-        own = [logits[..., (t + 1) * logits.shape[-2] // 2 - 1, :].unflatten(-1, (2, self.digits, self.base))[..., t, :,
-            :] for t in range(2)]
-        return torch.stack(own, -3)
+        pairs = logits.unflatten(-1, (2, self.digits, self.base))
+        if self.mode == "together": return pairs
+        steps = logits.shape[-2]
+        return torch.stack([pairs[..., steps // 2 - 1, 0, :, :], pairs[..., steps - 1, 1, :, :]], -3)
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor: # outputs of the network, int64 [..., 2, digits] -> scalar
         "Mean cross-entropy over problems, digits and the pairs that are asked for."

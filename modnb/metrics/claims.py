@@ -32,7 +32,7 @@ def rows(
     "Rows of one part of a result, in the common columns."
     return frame.assign(part=part, **columns).reindex(columns=[*more, *COLUMNS])
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #9f8bb512
 def part(
     frame, # DataFrame, a result
     name: str, # of the table
@@ -54,7 +54,7 @@ def percent(
     return [f"{100 * m:.{digits}f}{interval(n, low, high)}" if n else "–"
             for n, m, low, high in zip(table.n, table["mean"], table.low, table.high)]
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #19f5ef1b
 def percent_table(
     frame, # DataFrame: value (shares), the columns of `index` and `columns`; a row per seed
     index: str | Sequence[str] = "function", # rows of the table
@@ -65,34 +65,29 @@ def percent_table(
     index = [index] if isinstance(index, str) else list(index)
     t = summarize(frame, [*index, columns])
     wide = t.assign(_text=percent(t, **options)).set_index([*index, columns])["_text"].unstack(columns, fill_value="")
-    down = _order(t, index)
+    down = t[index].drop_duplicates().set_index(index).index
     return wide.reindex(index=down, columns=list(dict.fromkeys(t[columns]))).rename_axis(columns=None)
-
-
-def _order(table, names: list[str]):
-    "The distinct values of some columns, as an index in order of appearance."
-    unique = table[names].drop_duplicates()
-    return unique.set_index(names).index
 
 # %% ../../nbs/metrics/03_claims.ipynb #360568cc
 SIGNS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": operator.lt}
 
 
 def judge(
-    values: Sequence[float], # one number per seed
+    values: Sequence[float] | np.ndarray, # one number per seed
     bound: str, # such as ">= 0.99"
 ) -> tuple[float, bool]: # the worst number, whether it keeps to the bound
     "The worst seed against a bound. Raises `ValueError` naming `bound`."
-    sign, _, limit = bound.partition(" ")
-    try: rule, limit = SIGNS[sign], float(limit)
-    except (KeyError, ValueError):
-        raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number") from None
+    sign, _, number = bound.partition(" ")
+    try: limit = float(number)
+    except ValueError: sign = ""
+    if sign not in SIGNS:
+        raise ValueError(f"bound: {bound!r} given; write one of {', '.join(SIGNS)}, a blank and a number")
     x = np.asarray(values, float)
     if not x.size or np.isnan(x).any(): return float("nan"), False
     worst = float(x.min() if sign.startswith(">") else x.max())
-    return worst, bool(rule(worst, limit))
+    return worst, bool(SIGNS[sign](worst, limit))
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #0edd500f
 def claims_table(
     claims: Iterable[tuple], # (claim, what the paper says, what is measured, bound, one number per seed)
 ) -> pd.DataFrame: # claim, the paper, our measure, bound, worst seed, mean, holds, low, high, seeds
@@ -106,7 +101,7 @@ def claims_table(
     return pd.DataFrame(found, columns=["claim", "the paper", "our measure", "bound", "worst seed", "mean", "holds",
                                         "low", "high", "seeds"]).astype({"holds": bool})
 
-
+# %% ../../nbs/metrics/03_claims.ipynb #e98e1764
 def outcome(
     table, # DataFrame of `claims_table`
     seeds: int, # how many
@@ -115,8 +110,7 @@ def outcome(
     failed = list(table.claim[~table.holds])
     on = "the one seed" if seeds == 1 else f"every one of {seeds} seeds"
     if not len(table): return "This run tests no claim."
-    if not failed:
-        return f"All {len(table)} claims hold on {on}." if len(
-            table) > 1 else f"The claim holds on {on}: {table.claim[0]}."
+    if not failed and len(table) > 1: return f"All {len(table)} claims hold on {on}."
+    if not failed: return f"The claim holds on {on}: {table.claim[0]}."
     do = "do" if len(failed) > 1 else "does"
     return f"{len(failed)} of {len(table)} claims {do} not hold on {on}: {'; '.join(failed)}."

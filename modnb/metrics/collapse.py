@@ -41,7 +41,7 @@ def collapse_avg(
     M = p.shape[-1]
     return M / (M - 1) * np.maximum(0, 1 / M - p).sum(-1)
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #ea99780e
 def collapse_worst(
     P, # [..., R, M] joint distribution
 ) -> float | np.ndarray: # [...], from 0 (all modules used equally) to 1 (one is never used)
@@ -55,7 +55,7 @@ def matching(
 ) -> np.ndarray: # [R] the module that serves each rule; -1 for rules that are left without, where modules are fewer
     """One module for each rule, such that together they cover as much of the distribution as possible.
     Raises `ValueError` naming `P`."""
-    from scipy.optimize import linear_sum_assignment
+    from scipy.optimize import linear_sum_assignment # type: ignore[import-untyped]
     P = joint(P)
     if P.ndim > 2: raise ValueError(f"P: shape {P.shape} given; need one matrix [rules, modules]")
     rules, served_by = linear_sum_assignment(P, maximize=True)
@@ -70,7 +70,7 @@ def _over_matrices(f: Callable, P) -> float | np.ndarray: # [...]
     values = np.array([f(p) for p in P.reshape(-1, *P.shape[-2:])])
     return values.reshape(P.shape[:-2])[()]
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #7a18d821
 def alignment(
     P, # [..., R, M] joint distribution
 ) -> float | np.ndarray: # [...], from 0 (a module for each rule) to 1 - 1 / max(R, M) (uniform or collapsed)
@@ -92,7 +92,7 @@ def mutual_information(
     ratio = np.divide(P, independent + eps, out=np.zeros_like(P), where=P > 0) + eps
     return (P * np.log(np.where(P > 0, ratio, 1))).sum((-2, -1))
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #19f3dbb4
 def inverse_mutual_information(
     P, # [..., R, M] joint distribution
     eps: float = 1e-8, # inside the logarithm, as in the reference; 0 is exact
@@ -110,7 +110,7 @@ def rule_draws(
     if rules < 2: raise ValueError(f"rules: {rules} given; need 2 or more")
     return np.stack([np.random.RandomState(k).dirichlet(np.ones(rules)) for k in range(draws)])
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #6bfb56f0
 def sorted_distance(
     p, # [..., K, R] frequencies of rules
     q, # [..., K, M] use of modules under them
@@ -127,14 +127,14 @@ def sorted_distance(
 # %% ../../nbs/metrics/04_collapse.ipynb #e1756345
 def modules_in_order(
     P, # [R, M] joint distribution
-) -> np.ndarray: # [M] modules in the order of the rules that they serve; those that serve none come last, the most used first
-    """The order of columns that brings an activation matrix as near to the diagonal as it gets.
-    Raises `ValueError` naming `P`."""
+) -> np.ndarray: # [M]
+    """Modules in the order of the rules that they serve, which makes an activation matrix as diagonal as possible.
+    Those that serve none come last, the most used first. Raises `ValueError` naming `P`."""
     serving = [m for m in matching(P) if m >= 0]
     share = joint(P).sum(0)
     return np.array([*serving, *sorted(set(range(len(share))) - set(serving), key=lambda m: -share[m])])
 
-
+# %% ../../nbs/metrics/04_collapse.ipynb #ca82eebb
 def adaptation(
     P, # [..., R, M] joint distribution
     draws: int = 100, # distributions of rules
@@ -170,7 +170,8 @@ def mean_gates(
     """Average gate of each rule.
     Raises `ValueError` naming `batches` where shapes do not fit, or a rule never occurs or is not below `rules`."""
     import torch
-    sums, tokens = 0, 0
+    found = []
+    tokens = 0
     for p, rule in batches:
         p = torch.as_tensor(p).detach()
         rule = torch.as_tensor(rule).detach()
@@ -179,10 +180,10 @@ def mean_gates(
                              "axis")
         has = (rule.reshape(-1, 1) == torch.arange(rules, device=rule.device)).double()
         # the last column counts
-        sums = sums + has.T @ torch.cat([p, torch.ones_like(p[..., :1])], -1).reshape(len(has), -1).double()
+        found.append(has.T @ torch.cat([p, torch.ones_like(p[..., :1])], -1).reshape(len(has), -1).double())
         tokens += len(has)
     if not tokens: raise ValueError("batches: has none")
-    sums, counts = np.split(sums.cpu().numpy(), [-1], 1)
+    sums, counts = np.split(sum(found[1:], found[0]).cpu().numpy(), [-1], 1)
     if counts.sum() < tokens: raise ValueError(f"batches: has a rule that is not between 0 and {rules - 1}")
     if every and not counts.all():
         raise ValueError(f"batches: rule {int(counts.argmin())} never occurs; give more examples")
@@ -227,19 +228,13 @@ class Activation:
         if self.joint.ndim > 2: raise ValueError(f"P: shape {self.joint.shape} given; need one matrix [rules, modules]")
 
     @classmethod
-    def of(cls,
-        batches: Iterable[tuple], # (gates [..., M], rule int [...]) of each batch
-        rules: int, # R
-    ) -> Activation:
+    def of(cls, batches: Iterable[tuple], rules: int) -> Activation: # as in `mean_gates`
         "The activation matrix of a network whose gates were recorded."
         return cls(mean_gates(batches, rules))
 
     @classmethod
-    def random(cls,
-        rules: int, # R
-        modules: int | None = None, # M; None: as many as rules
-    ) -> Activation:
-        "The baseline of a network that uses every module for every rule alike."
+    def random(cls, rules: int, modules: int | None = None) -> Activation: # None: as many as rules
+        "The baseline of a network that uses every module equally for every rule."
         return cls(np.ones((rules, rules if modules is None else modules)))
 
     @property
@@ -253,8 +248,8 @@ class Activation:
 
     def __repr__(self) -> str:
         R, M = self.joint.shape
-        return f"Activation({R} rules × {M} modules)\n" + " · ".join(f"{name} {v:.3f}"
-                                                                     for name, v in self.metrics.items())
+        metrics = " · ".join(f"{name} {v:.3f}" for name, v in self.metrics.items())
+        return f"Activation({R} rules × {M} modules)\n{metrics}"
 
     def to_frame(self) -> pd.DataFrame: # a row per rule and module
         "Columns: rule, module, joint, gate (the probability of the module given the rule)."

@@ -52,8 +52,8 @@ def sign_flip_test(
     d = np.asarray(differences, float)
     if not len(d): return math.nan
     few = 2 ** len(d) <= resamples
-    flips = np.array(list(itertools.product((1, -1), repeat=len(d)))) if few else np.random.default_rng(seed).choice(
-        (1, -1), (resamples, len(d)))
+    flips = (np.array(list(itertools.product((1, -1), repeat=len(d)))) if few
+             else np.random.default_rng(seed).choice((1, -1), (resamples, len(d))))
     extreme = np.abs(flips @ d) >= abs(d.sum()) * (1 - 1e-12)
     # the real signs are one of the ways
     return float(extreme.mean()) if few else float((extreme.sum() + 1) / (resamples + 1))
@@ -76,7 +76,7 @@ class Comparison(NamedTuple):
         "Whether a is below b: yes, no, or the interval contains 0 (or there is none)."
         return "holds" if self.low > 0 else "contradicted" if self.high < 0 else "open"
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #8d161152
 def judge_differences(
     differences, # Series of b - a; its index has the level `unit`
     a: str, # name of what is claimed to be lower
@@ -86,10 +86,12 @@ def judge_differences(
     "A comparison from paired differences, averaged within each unit."
     per_unit = differences.groupby(level=unit, sort=False).mean().to_numpy()
     signs = np.sign(differences.to_numpy())
-    return Comparison(a, b, len(per_unit), *interval(per_unit), sign_flip_test(per_unit),
-        float((1 + signs.mean()) / 2) if len(signs) else math.nan, float(per_unit.min()) if len(per_unit) else math.nan)
+    mean, low, high = interval(per_unit)
+    wins = float((1 + signs.mean()) / 2) if len(signs) else math.nan
+    least = float(per_unit.min()) if len(per_unit) else math.nan
+    return Comparison(a, b, len(per_unit), mean, low, high, sign_flip_test(per_unit), wins, least)
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #150959c5
 def compare(
     frame, # tidy DataFrame; lower values are better
     a: str, # method that is claimed to be lower
@@ -120,7 +122,7 @@ def winners(
     tied = [m for m in table if ties(m)]
     return {m: (m in tied) / len(tied) for m in table}
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #a1c6ed47
 def contests(
     frame, # tidy DataFrame; lower values are better
     by: str, # column of the methods
@@ -148,7 +150,7 @@ def all_of(
     found = set(verdicts)
     return "contradicted" if "contradicted" in found else "open" if "open" in found or not found else "holds"
 
-
+# %% ../../nbs/metrics/05_comparisons.ipynb #5c096deb
 def ordering(
     frame, # tidy DataFrame; lower values are better
     methods: Sequence[str], # from the lowest to the highest, as claimed

@@ -5,8 +5,13 @@
 # %% ../../nbs/metrics/07_hidden.ipynb #5f92c3b7
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # %% auto #0
 __all__ = ['use_of', 'in_common', 'found_modules', 'sharing_index']
@@ -22,7 +27,7 @@ def use_of(
     total = inside.sum(1, keepdim=True)
     return torch.where(total > 0, inside / total.clamp(min=1), 1 / modules)
 
-
+# %% ../../nbs/metrics/07_hidden.ipynb #7c511e3b
 def in_common(
     P: Tensor, # [..., M] use of modules, rows sum to 1
     Q: Tensor, # [..., M], rows sum to 1
@@ -41,9 +46,11 @@ def found_modules(
 
 # %% ../../nbs/metrics/07_hidden.ipynb #c96185ce
 def sharing_index(
-    table, # DataFrame, a row per pair: mask ("between" two rules, or "again" for the two masks of one), function ("i|j", "i|i"), iou, iou_chance
-):  # Series by pair "i|j" of different rules
-    "Where the overlap of two rules lies between chance (0) and that of a rule with itself (1)."
+    table: pd.DataFrame, # a row per pair; columns mask, function, iou, iou_chance
+) -> pd.Series: # by pair "i|j" of different rules
+    """Where the overlap of two rules is between chance (0) and that of a rule with itself (1).
+
+    Column mask is "between" for two rules (function "i|j"), and "again" for the two masks of one (function "i|i")."""
     pairs = table.set_index("function")
     above = pairs.iou - pairs.iou_chance
     ceiling = above[pairs["mask"] == "again"].rename(lambda name: name.split("|")[0])

@@ -48,7 +48,7 @@ def relative_error(h: Tensor, y: Tensor) -> Tensor: # [R, N, d] twice -> [R]
     "Squared error over the square of the targets."
     return (h - y).square().sum((1, 2)) / y.square().sum((1, 2))
 
-
+# %% ../../nbs/metrics/08_routed.ipynb #226f8d76
 @torch.no_grad()
 def measure(
     net: RoutedStack,
@@ -109,7 +109,7 @@ def on_set(frame: pd.DataFrame, test: str) -> pd.Series: # bool, for each row
     "Rows of one set, also where empty names were read from a file as missing."
     return frame.layer.astype(object).where(frame.layer.notna(), "") == test
 
-
+# %% ../../nbs/metrics/08_routed.ipynb #2b18340f
 def result_table(
     frame: pd.DataFrame, # rows of the comparison, in the common columns
     test: str = "", # which set; "": the training inputs

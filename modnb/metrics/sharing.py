@@ -80,7 +80,7 @@ def total_law(
 
 # %% ../../nbs/metrics/00_sharing.ipynb #6c8059b9
 def _flat(mask: Mapping, name: str, argument: str):
-    "A tensor of a mask, flat: NumPy without a copy where it lies in main memory, else where it is."
+    "A tensor of a mask, flat: NumPy without a copy if it is in main memory, else on its device."
     x = mask[name]
     x = np.asarray(x) if not hasattr(x, "detach") else x.detach().numpy() if x.device.type == "cpu" else x.detach()
     if str(x.dtype) not in ("bool", "torch.bool"):
@@ -102,7 +102,7 @@ def _same(a: Mapping, b: Mapping, names: tuple[str, str]):
         x, y = (tuple(np.shape(m[n])) for m in (a, b))
         if x != y: raise ValueError(f"{names[1]}: {n!r} has shape {y}, in {names[0]} it has {x}")
 
-
+# %% ../../nbs/metrics/00_sharing.ipynb #1669e955
 def _pair(a: Mapping, b: Mapping, n: str, names: tuple[str, str]):
     "One tensor of both masks, ready for `&`."
     x = _flat(a, n, names[0])
@@ -120,8 +120,14 @@ def _reason(n: int, a: int, b: int, sd: float, names: tuple[str, str]) -> str:
     return "" if sd > 0 else "the sizes leave nothing to chance"
 
 # %% ../../nbs/metrics/00_sharing.ipynb #f1fbf3c2
-def _measures(a: int, b: int, both: int, mean: float, sd: float,
-              law) -> dict[str, tuple[float, float, float]]: # measure -> value, expectation, standard deviation
+def _measures(
+    a: int, # size of one mask
+    b: int, # size of the other
+    both: int, # of their intersection
+    mean: float, # of the intersection under chance
+    sd: float,
+    law: tuple[np.ndarray, np.ndarray], # sizes of the intersection, their probabilities
+) -> dict[str, tuple[float, float, float]]: # measure -> value, expectation, standard deviation
     "The measures made of the intersection, with the moments that chance gives."
     nan = (math.nan,) * 3
     by = lambda d: (both / d, mean / d, sd / d) if d else nan
@@ -177,8 +183,8 @@ def overlap(
 def _functions(masks: Mapping[str, Mapping], reference: str | None) -> list[str]:
     "Names of the functions without the reference. Raises `ValueError` naming `masks` or `reference`."
     if reference is not None and reference not in masks:
-        raise ValueError(
-            f"reference: {reference!r} is not in masks, which has {list(masks)}{nearest(reference, masks)}")
+        raise ValueError(f"reference: {reference!r} is not in masks, which has "
+                         f"{list(masks)}{nearest(reference, masks)}")
     names = [f for f in masks if f != reference]
     if len(names) < 2: raise ValueError(f"masks: sharing needs at least two functions, got {names}")
     for f in names[1:]: _same(masks[names[0]], masks[f], (f"masks[{names[0]!r}]", f"masks[{f!r}]"))
@@ -186,8 +192,10 @@ def _functions(masks: Mapping[str, Mapping], reference: str | None) -> list[str]
 
 # %% ../../nbs/metrics/00_sharing.ipynb #9541e589
 def _shared_counts(
-    tensors: Sequence) -> tuple[int, list[tuple[int, int, int, int]]]: # |union|; per function: n, size, size of the union of the others, shared
-    "Counts of one tensor. A weight is in the union of the others if it is in two masks, or in one that is not mine."
+    tensors: Sequence, # one per function
+) -> tuple[int, list[tuple[int, int, int, int]]]: # union; per function: weights, its size, size of the others, shared
+    """Counts of one tensor.
+    A weight is in the union of the others if it is in two masks, or in one that is not the function's."""
     once = tensors[0].copy() if isinstance(tensors[0], np.ndarray) else tensors[0].clone()
     twice = tensors[0] & ~tensors[0]
     for t in tensors[1:]:

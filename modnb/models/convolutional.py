@@ -33,7 +33,7 @@ def _check_sizes(**sizes: int):
     for name, size in sizes.items():
         if size < 1: raise ValueError(f"{name}: {size} given; need 1 or more")
 
-
+# %% ../../nbs/models/02_convolutional.ipynb #7675fe75
 class CNN(nn.Module):
     """Four 3x3 convolutions, global mean and a linear output;
     parameters are named `features.{0,3,6,10}.*` and `out_layer.*`."""

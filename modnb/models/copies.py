@@ -23,13 +23,13 @@ def _refused(error: Exception) -> object:
         trace = trace.tb_next
     return found
 
-
+# %% ../../nbs/models/07_copies.ipynb #061d95e7
 def _without_history(net: nn.Module) -> dict[int, Tensor]: # id -> copy
     "Copies of tensors that a network keeps and that are results of a computation."
     kept = [value for module in net.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     return {id(t): t.detach().clone() for t in kept if not t.is_leaf}
 
-
+# %% ../../nbs/models/07_copies.ipynb #5640d197
 def _copied(net: nn.Module, known: dict) -> nn.Module: # known: id of an object -> what takes its place
     "A deep copy. Raises `ValueError` naming `net` and the part of it that cannot be copied."
     known = known | _without_history(net)
@@ -49,7 +49,7 @@ def full_copy(
     "A copy that owns its parameters and buffers. Raises `ValueError` if a part of `net` forbids it."
     return _copied(net, {})
 
-
+# %% ../../nbs/models/07_copies.ipynb #0390bcf9
 def structural_copy(
     net: nn.Module, # network
     replace: Mapping[str, Tensor] = {}, # name of a parameter -> tensor that takes its place in the copy
@@ -65,7 +65,7 @@ def parameter_places(net: nn.Module) -> list[tuple[str, dict, str]]: # name, and
     return [(names[id(p)], m._parameters, key) for m in net.modules() for key, p in m._parameters.items()
             if p is not None]
 
-
+# %% ../../nbs/models/07_copies.ipynb #f60e8523
 def put_weights(
     places: list[tuple[str, dict, str]], # of `parameter_places`
     weights: Mapping[str, Tensor], # name -> tensor that takes the parameter's place

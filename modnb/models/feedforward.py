@@ -19,7 +19,7 @@ def generator_for(seed: int | None) -> torch.Generator: # None: the global one, 
     "The source of an initialization."
     return torch.default_generator if seed is None else torch.Generator("cpu").manual_seed(seed)
 
-
+# %% ../../nbs/models/00_feedforward.ipynb #400e6524
 @torch.no_grad()
 def draw_(
     parameter: Tensor, # filled in place, unless on the meta device
@@ -30,7 +30,7 @@ def draw_(
     if parameter.is_meta: return parameter
     return parameter.copy_(init(torch.empty_like(parameter, device="cpu"), generator=generator))
 
-
+# %% ../../nbs/models/00_feedforward.ipynb #37bfb4d6
 def init_linear(layer: nn.Linear, generator: torch.Generator):
     "PyTorch's default initialization: weights and biases from U(-k, k) with k = 1 / sqrt(inputs)."
     draw_(layer.weight, partial(nn.init.kaiming_uniform_, a=5**0.5), generator)
@@ -51,10 +51,11 @@ class FeedForward(nn.Module):
         names = ["n_inputs", *["layer_sizes"] * (len(sizes) - 2), "n_outputs"]
         for name, size in zip(names, sizes):
             if size < 1: raise ValueError(f"{name}: {size} given; every layer needs one unit or more")
-        self.layers = nn.ModuleList(nn.Linear(a, b, device="meta") for a, b in zip(sizes, sizes[1:]))
+        layers = [nn.Linear(a, b, device="meta") for a, b in zip(sizes, sizes[1:])]
+        self.layers = nn.ModuleList(layers)
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)
-        for layer in self.layers: init_linear(layer, generator)
+        for layer in layers: init_linear(layer, generator)
 
     def forward(self, x: Tensor) -> Tensor: # [..., n_inputs] -> [..., n_outputs]
         for layer in self.layers[:-1]: x = torch.relu(layer(x))

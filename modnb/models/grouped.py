@@ -66,7 +66,7 @@ def initialize(
         layer.to_empty(device=device)
         fill(generator)
 
-
+# %% ../../nbs/models/06_grouped.ipynb #379ea15f
 def two_layers(n_inputs: int, n_hidden: int, n_outputs: int, bias: bool = True) -> nn.Sequential:
     "Two linear layers with ReLU between them."
     return nn.Sequential(nn.Linear(n_inputs, n_hidden, bias=bias), nn.ReLU(), nn.Linear(n_hidden, n_outputs, bias=bias))

@@ -5,16 +5,18 @@
 # %% ../../nbs/models/01_recurrent.ipynb #e14d6922
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .feedforward import draw_, generator_for, init_linear
 from ..checks import check_choice
+from .feedforward import draw_, generator_for, init_linear
 
 # %% auto #0
-__all__ = ['init_cell', 'LSTMCell', 'LSTMClassifier', 'with_backend']
+__all__ = ['init_cell', 'LSTMCell', 'cell_stack', 'LSTMClassifier', 'with_backend']
 
 # %% ../../nbs/models/01_recurrent.ipynb #2f7c27b4
 @torch.no_grad()
@@ -52,8 +54,13 @@ class LSTMCell(nn.Module):
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
 
+# %% ../../nbs/models/01_recurrent.ipynb #36da8858
+def cell_stack(n_inputs: int, hidden_size: int, n_layers: int) -> nn.ModuleList: # of `LSTMCell`
+    "Cells of several layers, each of which reads the one before."
+    return nn.ModuleList(LSTMCell(hidden_size if i else n_inputs, hidden_size) for i in range(n_layers))
+
 # %% ../../nbs/models/01_recurrent.ipynb #89ddd6b1
-def _unroll(cells: nn.ModuleList, x: Tensor) -> Tensor: # [B, T, n] -> [B, T, H]
+def _unroll(cells: Iterable[LSTMCell], x: Tensor) -> Tensor: # [B, T, n] -> [B, T, H]
     "A stack of cells, layer by layer, from a state of zeros."
     for cell in cells:
         h = c = x.new_zeros(x.shape[0], cell.weight_hh.shape[-1])
@@ -64,7 +71,7 @@ def _unroll(cells: nn.ModuleList, x: Tensor) -> Tensor: # [B, T, n] -> [B, T, H]
         x = torch.stack(out, 1)
     return x
 
-
+# %% ../../nbs/models/01_recurrent.ipynb #85643d1d
 @torch.no_grad()
 def _one_bias(lstm: nn.LSTM) -> nn.LSTM:
     "Zero and freeze the second bias vectors."
@@ -97,9 +104,7 @@ class LSTMClassifier(nn.Module):
         with torch.device("meta"):
             self.output_projection = nn.Linear(hidden_size, n_outputs)
             if backend == "torch": self.lstm = nn.LSTM(n_inputs, hidden_size, n_layers, batch_first=True)
-            else:
-                self.lstm_cells = nn.ModuleList(LSTMCell(hidden_size if i else n_inputs, hidden_size)
-                                                for i in range(n_layers))
+            else: self.lstm_cells: Iterable[Any] = cell_stack(n_inputs, hidden_size, n_layers)
         self.to_empty(device=torch.get_default_device())
         generator = generator_for(seed)
         if backend == "torch": _one_bias(self.lstm)
@@ -109,7 +114,8 @@ class LSTMClassifier(nn.Module):
     def cell_weights(self) -> list[tuple[Tensor, Tensor, Tensor]]: # weight_ih, weight_hh, bias of each layer
         "The parameters of the layers, whatever the backend calls them."
         if self.backend == "cells": return [(c.weight_ih, c.weight_hh, c.bias) for c in self.lstm_cells]
-        return [tuple(getattr(self.lstm, f"{n}_l{i}") for n in ("weight_ih", "weight_hh", "bias_ih"))
+        named = dict(self.lstm.named_parameters())
+        return [(named[f"weight_ih_l{i}"], named[f"weight_hh_l{i}"], named[f"bias_ih_l{i}"])
                 for i in range(self.n_layers)]
 
     def forward(self,

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
 from .lstm import lstm_layer
-from .recurrent import LSTMCell, init_cell
+from .recurrent import LSTMCell, cell_stack, init_cell
 
 # %% auto #0
-__all__ = ['unroll', 'encode', 'decode', 'check_batch', 'EncoderDecoderLSTM']
+__all__ = ['unroll', 'encode', 'decode', 'free_run', 'check_batch', 'check_sizes', 'init_seq2seq', 'EncoderDecoderLSTM']
 
 # %% ../../nbs/models/04_seq2seq.ipynb #d69f7b3c
 def unroll(
@@ -27,7 +27,7 @@ def unroll(
     hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c)
     return hs.transpose(0, 1), cs.transpose(0, 1)
 
-
+# %% ../../nbs/models/04_seq2seq.ipynb #2a54860e
 def encode(
     net: EncoderDecoderLSTM,
     source: Tensor, # int64 [B, Ti]
@@ -37,10 +37,11 @@ def encode(
     x = net.encoder_embedding(source)
     states = []
     for cell in net.encoder_cells:
+        assert isinstance(cell, LSTMCell)
         x, cs = unroll(cell, F.dropout(x, net.dropout, net.training))
         last = (source_lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, x.shape[-1])
-        states.append(tuple(torch.where(source_lengths[:, None] > 0, s.gather(1, last).squeeze(1), 0.0)
-                            for s in (x, cs)))
+        h, c = (torch.where(source_lengths[:, None] > 0, s.gather(1, last).squeeze(1), 0.0) for s in (x, cs))
+        states.append((h, c))
     return states
 
 # %% ../../nbs/models/04_seq2seq.ipynb #53c7ec42
@@ -53,9 +54,25 @@ def decode(
     x = net.decoder_embedding(tokens)
     after = []
     for cell, state in zip(net.decoder_cells, states):
+        assert isinstance(cell, LSTMCell)
         x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state)
         after.append((x[:, -1], cs[:, -1]))
     return net.output_projection(x), after
+
+# %% ../../nbs/models/04_seq2seq.ipynb #97cc1c11
+def free_run(
+    net: EncoderDecoderLSTM,
+    token: Tensor, # int64 [B, 1], the start token
+    steps: int, # tokens to write
+    states: list[tuple[Tensor, Tensor]], # of `encode`
+) -> Tensor: # logits [B, steps, n_outputs]
+    "Logits of a decoder that is fed with its own most probable tokens."
+    logits = []
+    for _ in range(steps):
+        step, states = decode(net, token, states)
+        logits.append(step)
+        token = step.argmax(-1)
+    return torch.cat(logits, 1)
 
 # %% ../../nbs/models/04_seq2seq.ipynb #f7368a62
 def check_batch(
@@ -64,7 +81,7 @@ def check_batch(
     decoder_inputs: Tensor, # to be [B, To]
     max_length: int | None = None, # of source and decoder_inputs; None: any
 ):
-    "ValueError where shapes do not fit together."
+    "Raises `ValueError` if shapes do not fit together."
     for name, x, dims in (("source", source, 2), ("source_lengths", source_lengths, 1),
                           ("decoder_inputs", decoder_inputs, 2)):
         if x.dim() != dims:
@@ -73,6 +90,29 @@ def check_batch(
             raise ValueError(f"{name}: {x.shape[0]} rows given, source has {source.shape[0]}")
         if dims == 2 and max_length and x.shape[1] > max_length:
             raise ValueError(f"{name}: {x.shape[1]} positions given, max_length is {max_length}")
+
+# %% ../../nbs/models/04_seq2seq.ipynb #bc77f8bf
+def check_sizes(
+    dropout: float, # share of zeros
+    **sizes: int, # of the argument's name
+):
+    "Raises `ValueError` naming the argument that is out of range."
+    for name, value in sizes.items():
+        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+    if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
+
+# %% ../../nbs/models/04_seq2seq.ipynb #1faf7fda
+def init_seq2seq(
+    net: EncoderDecoderLSTM, # filled in place
+    generator: torch.Generator, # on the CPU
+):
+    "The reference's initialization, part by part; embeddings are standard normal."
+    for embedding in (net.encoder_embedding, net.decoder_embedding):
+        draw_(embedding.weight, nn.init.normal_, generator)
+    for cell in (*net.encoder_cells, *net.decoder_cells):
+        assert isinstance(cell, LSTMCell)
+        init_cell(cell.weight_ih, cell.weight_hh, cell.bias, generator)
+    init_linear(net.output_projection, generator)
 
 # %% ../../nbs/models/04_seq2seq.ipynb #96d9afdc
 class EncoderDecoderLSTM(nn.Module):
@@ -87,26 +127,17 @@ class EncoderDecoderLSTM(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        sizes = dict(n_inputs=n_inputs, n_outputs=n_outputs, hidden_size=hidden_size, embedding_size=embedding_size,
-                     n_layers=n_layers)
-        for name, value in sizes.items():
-            if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
-        if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
+        check_sizes(dropout, n_inputs=n_inputs, n_outputs=n_outputs, hidden_size=hidden_size,
+                    embedding_size=embedding_size, n_layers=n_layers)
         self.dropout = dropout
         with torch.device("meta"):
             self.encoder_embedding = nn.Embedding(n_inputs, embedding_size)
             self.decoder_embedding = nn.Embedding(n_outputs, embedding_size)
-            self.encoder_cells, self.decoder_cells = (
-                nn.ModuleList(LSTMCell(hidden_size if i else embedding_size, hidden_size) for i in range(n_layers))
-                for _ in range(2))
+            self.encoder_cells = cell_stack(embedding_size, hidden_size, n_layers)
+            self.decoder_cells = cell_stack(embedding_size, hidden_size, n_layers)
             self.output_projection = nn.Linear(hidden_size, n_outputs)
         self.to_empty(device=torch.get_default_device())
-        generator = generator_for(seed)
-        for embedding in (self.encoder_embedding, self.decoder_embedding):
-            draw_(embedding.weight, nn.init.normal_, generator)
-        for cell in (*self.encoder_cells, *self.decoder_cells):
-            init_cell(cell.weight_ih, cell.weight_hh, cell.bias, generator)
-        init_linear(self.output_projection, generator)
+        init_seq2seq(self, generator_for(seed))
 
     def forward(self,
         source: Tensor, # int64 [B, Ti], padded on the right
@@ -116,14 +147,8 @@ class EncoderDecoderLSTM(nn.Module):
     ) -> Tensor: # logits [B, To, n_outputs]
         check_batch(source, source_lengths, decoder_inputs)
         states = encode(self, source, source_lengths)
-        if not free_running: return decode(self, decoder_inputs, states)[0]
-        token = decoder_inputs[:, :1]
-        logits = []
-        for _ in range(decoder_inputs.shape[1]):
-            step, states = decode(self, token, states)
-            logits.append(step)
-            token = step.argmax(-1)
-        return torch.cat(logits, 1)
+        if free_running: return free_run(self, decoder_inputs[:, :1], decoder_inputs.shape[1], states)
+        return decode(self, decoder_inputs, states)[0]
 
     @torch.no_grad()
     def generate(self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FunctionType, MethodType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -60,14 +61,15 @@ def _rest(module: nn.Module) -> dict:
     computed = {getattr(hook, "_tensor_name", getattr(hook, "name", None)) for hook in hooks}
     without = {"_parameters", "_buffers", "_modules", "training"} | computed
     numbered = ("_hooks", "_with_kwargs", "_always_called")
-    return {n: list(v.items() if n.endswith(numbered[1:]) else v.values()) if n.endswith(numbered)
-            and isinstance(v, dict) else v
-            for n, v in vars(module).items() if n not in without}
+    def plain(n, v):
+        if not (n.endswith(numbered) and isinstance(v, dict)): return v
+        return list(v.items() if n.endswith(numbered[1:]) else v.values())
+    return {n: plain(n, v) for n, v in vars(module).items() if n not in without}
 
 # %% ../../nbs/models/08_stacked.ipynb #d163ea4d
 def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) -> str:
     "`difference`, while the modules of `seen` are being compared."
-    def look(t): return t if t is None else (t.shape, t.dtype, t.device, t.requires_grad and gradients)
+    def kind(t): return t if t is None else (t.shape, t.dtype, t.device, t.requires_grad and gradients)
     def names(net):
         return [[n for n, _ in every] for every in (net.named_modules(), net.named_parameters(), net.named_buffers())]
     seen = seen | {(id(a), id(b))}
@@ -77,7 +79,7 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
         if type(m) is not type(n): return f"the class of {name!r}, {type(m).__name__} and {type(n).__name__}"
         for mine, other in ((m._parameters, n._parameters), (m._buffers, n._buffers)):
             for part in mine:
-                if look(mine[part]) != look(other.get(part)): return f"shape or kind of {at(part)!r}"
+                if kind(mine[part]) != kind(other.get(part)): return f"shape or kind of {at(part)!r}"
         mine = _rest(m)
         other = _rest(n)
         skipped = FLAT if isinstance(m, nn.RNNBase) and not gradients else set()
@@ -89,12 +91,12 @@ def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) ->
 def difference(
     a: nn.Module, # network
     b: nn.Module, # another
-    gradients: bool = True, # are to be trained: compare which parameters require a gradient, too; recurrent layers differ
+    gradients: bool = True, # for training: compare which parameters require a gradient, too; recurrent layers differ
 ) -> str: # empty if there is none
     "The first thing in which two networks differ, apart from the values of parameters and buffers."
     return _difference(a, b, gradients, frozenset())
 
-
+# %% ../../nbs/models/08_stacked.ipynb #fe05960e
 def same_shape(
     a: nn.Module, # network
     b: nn.Module, # another
@@ -108,7 +110,7 @@ HAND_WRITTEN: dict[type, tuple[Callable, Callable]] = {} # class -> (pass, does 
 
 def stacked_pass(
     network: type, # class of the networks
-    fits: Callable[[nn.Module], bool] = lambda net: True, # whether the pass knows all that this network does
+    fits: Callable[[Any], bool] = lambda net: True, # whether the pass covers all that this network does
 ) -> Callable:
     """Decorator of a function (network, tensors [S, ...], inputs [S, B, ...]) -> outputs:
     how a stack runs networks of that class."""
@@ -117,11 +119,12 @@ def stacked_pass(
         return run
     return add
 
-
+# %% ../../nbs/models/08_stacked.ipynb #7eadad82
 def hand_written_pass(net: nn.Module) -> Callable | None:
     "The pass that is written for a network's class; None where there is none, or where it does not fit."
-    run, fits = HAND_WRITTEN.get(type(net), (None, None))
-    return run if run is not None and fits(net) else None
+    if type(net) not in HAND_WRITTEN: return None
+    run, fits = HAND_WRITTEN[type(net)]
+    return run if fits(net) else None
 
 # %% ../../nbs/models/08_stacked.ipynb #b06d2c16
 def _call(net: Callable, inputs):
@@ -132,28 +135,29 @@ def _call(net: Callable, inputs):
 
 def _functional(net, tensors, *args, **kwargs): return torch.func.functional_call(net, tensors, args, kwargs)
 
-
+# %% ../../nbs/models/08_stacked.ipynb #5ec6c273
 def _losses(stack: Stack, loss: Callable, inputs, targets) -> Tensor: # [S]
     "The loss of each network on its own batch."
-    if stack.by_hand:
-        leaves, spec = tree_flatten(_call(partial(stack.by_hand, stack.template, stack.tensors), inputs))
-        at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-        def one(tensors, y):
-            return loss(tree_unflatten([tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)],
-                                       spec), y)
-        return torch.vmap(one, randomness="different")([leaves[i] for i in at], targets)
-    def one(t, x, y): return loss(_call(partial(_functional, stack.template, t), x), y)
-    return torch.vmap(one, randomness="different")(stack.tensors, inputs, targets)
+    if not stack.by_hand:
+        def one(t, x, y): return loss(_call(partial(_functional, stack.template, t), x), y)
+        return torch.vmap(one, randomness="different")(stack.tensors, inputs, targets)
+    leaves, spec = tree_flatten(_call(partial(stack.by_hand, stack.template, stack.tensors), inputs))
+    at = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    def of_outputs(tensors, y):
+        filled = [tensors[at.index(i)] if i in at else leaf for i, leaf in enumerate(leaves)]
+        return loss(tree_unflatten(filled, spec), y)
+    return torch.vmap(of_outputs, randomness="different")([leaves[i] for i in at], targets)
 
-
+# %% ../../nbs/models/08_stacked.ipynb #fb58cae3
 def _arrange(stack: Stack, gradients: Sequence[Tensor | None]):
     "Store parameters in the memory layout of their gradients."
     for (name, t), g in zip(stack.trained.items(), gradients):
         if g is None: continue
-        order = sorted(range(g.dim()), key=lambda axis: (-g.stride(axis), axis))
-        if t.stride() != g.stride() and g.permute(order).is_contiguous():
-            stack.tensors[name] = torch.empty_strided(g.shape, g.stride(), dtype=t.dtype,
-                                                     device=t.device).copy_(t.detach()).requires_grad_()
+        strides = g.stride()
+        order = sorted(range(g.dim()), key=lambda axis: (-strides[axis], axis))
+        if t.stride() != strides and g.permute(order).is_contiguous():
+            arranged = torch.empty_strided(g.shape, strides, dtype=t.dtype, device=t.device)
+            stack.tensors[name] = arranged.copy_(t.detach()).requires_grad_()
     stack.show()
 
 # %% ../../nbs/models/08_stacked.ipynb #fe7ae104

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
-from .seq2seq import check_batch
+from .seq2seq import check_batch, check_sizes
 
 # %% auto #0
-__all__ = ['LayerNorm', 'Attention', 'additive', 'PositionwiseFF', 'EncoderLayer', 'DecoderLayer', 'sinusoids',
-           'init_transformer', 'Transformer', 'encode', 'decode']
+__all__ = ['KeysValues', 'LayerNorm', 'Attention', 'additive', 'PositionwiseFF', 'EncoderLayer', 'DecoderLayer', 'sinusoids',
+           'init_transformer', 'check_tied', 'Transformer', 'encode', 'decode']
 
 # %% ../../nbs/models/05_transformer.ipynb #c29a4d27
 class LayerNorm(nn.Module):
@@ -36,6 +36,9 @@ class LayerNorm(nn.Module):
         return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps) * self.gamma + self.beta
 
 # %% ../../nbs/models/05_transformer.ipynb #bab98e79
+KeysValues = tuple[Tensor, Tensor] # [B, heads, T, width / heads] each
+
+
 class Attention(nn.Module):
     "Attention with several heads, without biases. Its weights are left uninitialized: see `init_transformer`."
     def __init__(self,
@@ -52,10 +55,10 @@ class Attention(nn.Module):
     def _split(self, x: Tensor) -> Tensor: # [B, T, width] -> [B, heads, T, width / heads]
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def keys_values(self,
-                    memory: Tensor) -> tuple[Tensor, Tensor]: # [B, T, width] -> two of [B, heads, T, width / heads]
+    def keys_values(self, memory: Tensor) -> KeysValues: # [B, T, width]
         "What can be attended to."
-        return tuple(map(self._split, self.key_value(memory).chunk(2, -1)))
+        keys, values = self.key_value(memory).chunk(2, -1)
+        return self._split(keys), self._split(values)
 
     def forward(self,
         x: Tensor, # [B, T, width], asks
@@ -67,7 +70,7 @@ class Attention(nn.Module):
         weights = F.dropout(torch.softmax(q @ keys.mT + mask, -1), self.dropout, self.training)
         return self.merge((weights @ values).transpose(1, 2).flatten(2))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #f05b8c9a
 def additive(
     hidden: Tensor, # bool, True where nothing may be seen
     like: Tensor, # of the dtype wanted
@@ -87,7 +90,7 @@ class PositionwiseFF(nn.Module):
     def forward(self, x: Tensor) -> Tensor: # [B, T, width]
         return self.linear2(self.dropout(torch.relu(self.linear1(x))))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #2f3f643d
 class EncoderLayer(nn.Module):
     "Attention to all positions, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
@@ -102,7 +105,7 @@ class EncoderLayer(nn.Module):
         x = self.norm1(x + self.dropout(self.attention(x, *self.attention.keys_values(x), mask)))
         return self.norm2(x + self.dropout(self.feedforward(x)))
 
-
+# %% ../../nbs/models/05_transformer.ipynb #81652b87
 class DecoderLayer(nn.Module):
     "Attention to earlier positions, attention to the source, then the feed-forward part."
     def __init__(self, width: int, heads: int, ff: int, dropout: float):
@@ -118,15 +121,17 @@ class DecoderLayer(nn.Module):
     def forward(self,
         x: Tensor, # [B, T, width]
         mask: Tensor, # additive [T, T], or [1, 1] for one step behind `past`
-        source: tuple[Tensor, Tensor], # keys and values of the source
+        source: KeysValues, # of the source
         source_mask: Tensor, # additive [B, 1, 1, Ti]
-        past: tuple[Tensor, Tensor] | None = None, # keys and values of the positions before x
-    ) -> tuple[Tensor, tuple[Tensor, Tensor]]: # [B, T, width], and keys and values of all positions so far
-        seen = self.self_attention.keys_values(x)
-        if past is not None: seen = tuple(torch.cat(pair, 2) for pair in zip(past, seen))
-        x = self.norm1(x + self.dropout(self.self_attention(x, *seen, mask)))
+        past: KeysValues | None = None, # of the positions before x
+    ) -> tuple[Tensor, KeysValues]: # [B, T, width], and keys and values of all positions so far
+        keys, values = self.self_attention.keys_values(x)
+        if past is not None:
+            keys = torch.cat([past[0], keys], 2)
+            values = torch.cat([past[1], values], 2)
+        x = self.norm1(x + self.dropout(self.self_attention(x, keys, values, mask)))
         x = self.norm2(x + self.dropout(self.source_attention(x, *source, source_mask)))
-        return self.norm3(x + self.dropout(self.feedforward(x))), seen
+        return self.norm3(x + self.dropout(self.feedforward(x))), (keys, values)
 
 # %% ../../nbs/models/05_transformer.ipynb #d3319b4e
 def sinusoids(
@@ -157,19 +162,16 @@ def init_transformer(
         elif isinstance(part, nn.Embedding): draw_(part.weight, nn.init.normal_, generator)
 
 # %% ../../nbs/models/05_transformer.ipynb #08bdf149
-def _check_sizes(dropout: float, tied: bool, **sizes: int):
-    "Raises `ValueError` naming the argument that is out of range."
-    for name, value in sizes.items():
-        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
-    if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
-    n_inputs = sizes["n_inputs"]
-    n_outputs = sizes["n_outputs"]
+def check_tied(tied: bool, n_inputs: int, n_outputs: int):
+    "Raises `ValueError` naming `tied` if the vocabularies have different sizes."
     if tied and n_inputs != n_outputs:
         raise ValueError(f"tied: one embedding needs n_inputs == n_outputs; {n_inputs} and {n_outputs} given")
 
 # %% ../../nbs/models/05_transformer.ipynb #f93349cc
 class Transformer(nn.Module):
     "A Transformer that reads the source and writes the target."
+    positions: Tensor # [max_length, width]
+
     def __init__(self,
         n_inputs: int, # size of the source's vocabulary, with its end token
         n_outputs: int, # size of the target's vocabulary, with the end token, which is also the start token
@@ -184,8 +186,9 @@ class Transformer(nn.Module):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        _check_sizes(dropout, tied, n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers,
-                     decoder_layers=decoder_layers, max_length=max_length)
+        check_sizes(dropout, n_inputs=n_inputs, n_outputs=n_outputs, ff=ff, encoder_layers=encoder_layers,
+                    decoder_layers=decoder_layers, max_length=max_length)
+        check_tied(tied, n_inputs, n_outputs)
         self.dropout = nn.Dropout(dropout)
         self.tied = tied
         with torch.device("meta"):
@@ -221,7 +224,7 @@ class Transformer(nn.Module):
         if not 1 <= steps <= len(self.positions):
             raise ValueError(f"steps: {steps} given; need 1 to max_length, {len(self.positions)}")
         tokens = [source.new_full((source.shape[0], 1), start)]
-        past = None
+        past: list[KeysValues] | None = None
         check_batch(source, source_lengths, tokens[0], len(self.positions))
         read = encode(self, source, source_lengths)
         for _ in range(steps):
@@ -233,26 +236,26 @@ class Transformer(nn.Module):
 def _embed(net: Transformer, embedding: nn.Embedding, tokens: Tensor, first: int = 0) -> Tensor: # [B, T, width]
     return net.dropout(embedding(tokens) + net.positions[first:first + tokens.shape[1]])
 
-
+# %% ../../nbs/models/05_transformer.ipynb #4bde3351
 def encode(
     net: Transformer,
     source: Tensor, # int64 [B, Ti]
     source_lengths: Tensor, # int64 [B]
-) -> tuple[list[tuple[Tensor, Tensor]], Tensor]: # keys and values for each decoder layer, [B, heads, Ti, width / heads]; additive mask [B, 1, 1, Ti]
+) -> tuple[list[KeysValues], Tensor]: # for each decoder layer; additive mask [B, 1, 1, Ti]
     "What the decoder may attend to."
     x = _embed(net, net.embedding if net.tied else net.encoder_embedding, source)
     mask = additive(torch.arange(source.shape[1], device=source.device) >= source_lengths[:, None, None, None], x)
     for layer in net.encoder: x = layer(x, mask)
-    return [layer.source_attention.keys_values(x) for layer in net.decoder], mask
+    return [layer.source_attention.keys_values(x) for layer in net.decoder if isinstance(layer, DecoderLayer)], mask
 
 # %% ../../nbs/models/05_transformer.ipynb #1c6eb020
 def decode(
     net: Transformer,
     tokens: Tensor, # int64 [B, T]; [B, 1] behind `past`
-    sources: list[tuple[Tensor, Tensor]], # of `encode`
+    sources: list[KeysValues], # of `encode`
     source_mask: Tensor, # of `encode`
-    past: list[tuple[Tensor, Tensor]] | None = None, # what an earlier call returned
-) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]: # logits [B, T, n_outputs]; keys and values so far of each layer
+    past: list[KeysValues] | None = None, # what an earlier call returned
+) -> tuple[Tensor, list[KeysValues]]: # logits [B, T, n_outputs]; keys and values so far of each layer
     "Logits of the tokens that follow `tokens`."
     embedding = net.embedding if net.tied else net.decoder_embedding
     x = _embed(net, embedding, tokens, past[0][0].shape[2] if past else 0)

@@ -33,7 +33,7 @@ def build(
     check_choice("arch", arch, ARCHITECTURES)
     return ARCHITECTURES[arch](gating, rules, width, seed=seed, **options)
 
-
+# %% ../../nbs/systems/00_gated.ipynb #12d17a3d
 def n_parameters(net: nn.Module) -> int:
     "Numbers that are learned."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..models.grouped import GroupLinear, initialize, two_layers
 from .gated_layers import GATINGS, Gated
 
 # %% auto #0
-__all__ = ['attention', 'attention_sizes', 'GatedAttention']
+__all__ = ['attention', 'attention_sizes', 'all_heads', 'attention_gates', 'GatedAttention']
 
 # %% ../../nbs/systems/03_gated_attention.ipynb #1f0f53d8
 def attention(
@@ -22,7 +24,7 @@ def attention(
     k: Tensor, # [..., N, h] what it is asked
 ) -> Tensor: # [..., N, N]; rows sum to 1, the diagonal is 0
     """Scaled attention of each token to the others.
-    Raises `ValueError` naming `q` for a single token, which has nobody to attend to."""
+    Raises `ValueError` naming `q` for a single token, which has no other to attend to."""
     if q.shape[-2] < 2:
         raise ValueError(f"q: a sequence of {q.shape[-2]} given; need two tokens or more, since none attends to itself")
     itself = torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
@@ -43,9 +45,29 @@ def attention_sizes(
     if not (h and hidden): raise ValueError(f"width: {width} given; too small for {2 * M} heads")
     return h, hidden
 
+# %% ../../nbs/systems/03_gated_attention.ipynb #a3a9b40d
+def all_heads(x: Tensor, heads: int) -> Tensor: # queries, keys, values [B, N, 3 * 2M * h]; 2M -> [B, N, 2M, h]
+    "Outputs of all heads."
+    q, k, v = x.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)       # [B, 2M, N, h] each
+    return (attention(q, k) @ v).transpose(1, 2)
+
+# %% ../../nbs/systems/03_gated_attention.ipynb #2611ecb1
+def attention_gates(
+    net: GatedAttention,
+    context: Tensor, # [B, N, R]
+    hidden: Tensor, # [B, N, M, I] hidden units of the modules
+    noise: Tensor | None, # [B, N, M]
+) -> Tensor: # [B, N, M]
+    "Gate probabilities."
+    if net.gating == "gt-modular": return context
+    return net.choose(net.score(context) if net.gating == "modular-op" else net.score.scores(hidden), noise)
+
 # %% ../../nbs/systems/03_gated_attention.ipynb #e0a74402
 class GatedAttention(Gated):
     "Token encoder, one attention layer, output networks, decoder."
+    second: Any # `nn.Linear`, or `GroupLinear` of modules
+    score: Any # scores of modules; what it is depends on the gating
+
     def __init__(self,
         gating: str, # one of `GATINGS`
         rules: int, # R
@@ -56,12 +78,11 @@ class GatedAttention(Gated):
         gate_width: int | None = None, # hidden units of the gate of "modular-op"; None: the size of a head
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
-        if search not in (1, 2): raise ValueError(f"search: {search!r} given; need 1 or 2")
+        check_choice("search", search, (1, 2))
         super().__init__(gating, rules, width, (2 + 2 * search) * rules, n_modules, gate)
         e = width
         M = self.n_modules
         h, hidden = attention_sizes(M, e)
-        self.head_size = h
         alone = gating == "monolithic"
         with torch.device("meta"):
             self.encoder = two_layers(self.n_inputs, e, e)
@@ -74,12 +95,6 @@ class GatedAttention(Gated):
             if gating == "modular-op": self.score = two_layers(rules, gate_width or h, M)
         initialize(self, seed)
 
-    def attend(self, z: Tensor) -> Tensor: # encoded tokens [B, N, e] -> [B, N, 2M, h]
-        "Outputs of all heads."
-        # [3, B, 2M, N, h]
-        q, k, v = self.query_key_value(z).unflatten(-1, (3, -1, self.head_size)).permute(2, 0, 3, 1, 4)
-        return (attention(q, k) @ v).transpose(1, 2)
-
     def forward(self,
         x: Tensor, # [B, N, inputs]
         noise: Tensor | None = None, # [B, N, M] for a Gumbel gate
@@ -87,13 +102,12 @@ class GatedAttention(Gated):
         c = self.context(x)
         if x.dim() != 3: raise ValueError(f"x: need [batch, tokens, inputs], got {x.dim()} dimensions")
         z = self.encoder(x)
-        heads = self.attend(z)
+        heads = all_heads(self.query_key_value(z), 2 * self.n_modules)
         own = self.own(z)
         if self.gating == "monolithic":
-            return self.decoder(self.second(torch.relu(self.first(torch.cat([heads.flatten(-2), own], -1))))).squeeze(
-                -1), None
-        seen = torch.cat([heads.unflatten(-2, (-1, 2)).flatten(-2), own.unflatten(-1, (-1, self.head_size))], -1)
+            out = self.second(torch.relu(self.first(torch.cat([heads.flatten(-2), own], -1))))
+            return self.decoder(out).squeeze(-1), None
+        seen = torch.cat([heads.unflatten(-2, (-1, 2)).flatten(-2), own.unflatten(-1, (self.n_modules, -1))], -1)
         h = torch.relu(self.first(seen))
-        p = c if self.gating == "gt-modular" else self.choose(self.score(c) if self.gating == "modular-op"
-                                                              else self.score.scores(h), noise)
+        p = attention_gates(self, c, h, noise)
         return self.decoder(self.second.blend(h, p)).squeeze(-1), p

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 
 # %% auto #0
 __all__ = ['GATINGS', 'gumbel_noise', 'Gate', 'load_balance', 'Gated']
@@ -51,7 +51,7 @@ class Gate(nn.Module):
         scores: Tensor, # [..., M]
         noise: Tensor | None = None, # [..., M] of `gumbel_noise`; None only in evaluation
     ) -> Tensor: # [..., M]
-        "Shares. Raises `ValueError` naming `noise` where it is missing, or given to a gate that has no use for it."
+        "Shares. Raises `ValueError` naming `noise` if it is missing, or given to a gate that does not use it."
         if noise is None and self.gumbel and self.training:
             raise ValueError("noise: missing; a Gumbel gate needs it in training (see `Gated.noise`), or call "
                              "`eval()` first")
@@ -77,14 +77,14 @@ def load_balance(
     "Squared coefficient of variation of the use of modules, over all axes but the last."
     return p.shape[-1] * p.flatten(0, -2).mean(0).square().sum() - 1
 
-# %% ../../nbs/systems/01_gated_layers.ipynb #25018f1f
+# %% ../../nbs/systems/01_gated_layers.ipynb #87225570
 GATINGS = ("monolithic", "modular", "modular-op", "gt-modular")
 
-
+# %% ../../nbs/systems/01_gated_layers.ipynb #25018f1f
 class Gated(nn.Module):
     """What gated networks share: the regime and the gate.
     Inputs end in the one-hot context; outputs come with gates [..., M], None if monolithic."""
-    gatings = GATINGS
+    gatings: tuple[str, ...] = GATINGS
 
     def __init__(self,
         gating: str, # one of `gatings`
@@ -97,9 +97,9 @@ class Gated(nn.Module):
         super().__init__()
         check_choice("gating", gating, self.gatings)
         M = rules if n_modules is None else n_modules
-        for name, value, least in (("rules", rules, 2), ("width", width, 1), ("n_modules", M, 1)):
-            if int(value) != value or value < least:
-                raise ValueError(f"{name}: {value} given; need a whole number of {least} or more")
+        check_count("rules", rules, 2)
+        check_count("width", width)
+        check_count("n_modules", M)
         if gating == "gt-modular" and M != rules:
             raise ValueError(f"n_modules: {M} given; 'gt-modular' needs one for each of the {rules} rules")
         self.gating = gating
@@ -122,13 +122,10 @@ class Gated(nn.Module):
     ) -> Tensor | None: # [..., M]; None where nothing is drawn
         "Noise for the gates of some inputs."
         drawn = getattr(self.gate, "gumbel", False) and self.gating not in ("monolithic", "gt-modular")
-        return gumbel_noise(*x.shape[:-1], self.n_modules, generator=generator, device=x.device,
-                            dtype=x.dtype) if drawn else None
+        if not drawn: return None
+        return gumbel_noise(*x.shape[:-1], self.n_modules, generator=generator, device=x.device, dtype=x.dtype)
 
-    def choose(self,
-        scores: Tensor, # [..., M]
-        noise: Tensor | None, # [..., M]
-    ) -> Tensor: # [..., M]
+    def choose(self, scores: Tensor, noise: Tensor | None) -> Tensor: # [..., M] each
         "The learned gates."
         return self.gate(scores) if noise is None else self.gate(scores, noise)
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,30 @@ from ..models.stacked import stacked_pass
 from .gated_layers import GATINGS, Gated
 
 # %% auto #0
-__all__ = ['GatedMLP', 'plain', 'affine', 'affine_twice', 'stacked_mlp']
+__all__ = ['mlp_gates', 'GatedMLP', 'plain', 'affine', 'affine_twice', 'stacked_mlp']
+
+# %% ../../nbs/systems/02_gated_mlp.ipynb #5665c802
+def mlp_gates(
+    net: GatedMLP,
+    x: Tensor, # [B, 2 + R]
+    rule: Tensor, # [B, e] encoded context
+    hidden: Tensor, # [B, M, k] hidden units of the modules
+    noise: Tensor | None, # [B, M]
+) -> Tensor: # [B, M]
+    "Gate probabilities."
+    if net.gating == "gt-modular": return net.context(x)
+    if net.gating == "modular-op": return net.choose(net.score(rule), noise)
+    if net.gating == "modular": return net.choose(net.score.scores(hidden), noise)
+    out = net.second(hidden)
+    seen = torch.cat([out, x.unsqueeze(-2).expand(*out.shape[:-1], -1)], -1)
+    return net.choose(net.score(seen).squeeze(-1), noise)
 
 # %% ../../nbs/systems/02_gated_mlp.ipynb #5123e521
 class GatedMLP(Gated):
     "Encoder of two numbers and a context, modules, decoder."
     gatings = (*GATINGS, "modular-separate")
+    second: Any # `nn.Linear`, or `GroupLinear` of modules
+    score: Any # scores of modules; what it is depends on the gating
 
     def __init__(self,
         gating: str, # one of `GatedMLP.gatings`
@@ -50,24 +69,10 @@ class GatedMLP(Gated):
             if gating == "modular-separate": self.score = two_layers(d + self.n_inputs, e, 1)
         initialize(self, seed)
 
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: # [B, 2 + R] -> encoded input [B, 3e], encoded context [B, e]
-        "What modules and gates read."
+    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]: # [B, 2 + R] -> [B, 3e], [B, e]
+        "Encoded input and encoded context, which modules and gates read."
         rule = self.rule(self.context(x))
         return torch.cat([self.digit(x[..., :1]), self.digit(x[..., 1:2]), rule], -1), rule
-
-    def gates(self,
-        x: Tensor, # [B, 2 + R]
-        rule: Tensor, # [B, e] encoded context
-        hidden: Tensor, # [B, M, k] hidden units of the modules
-        noise: Tensor | None, # [B, M]
-        out: Tensor | None = None, # [B, M, d] their outputs, which only the separate scorer reads
-    ) -> Tensor: # [B, M]
-        "Gate probabilities."
-        if self.gating == "gt-modular": return self.context(x)
-        if self.gating == "modular-op": return self.choose(self.score(rule), noise)
-        if self.gating == "modular": return self.choose(self.score.scores(hidden), noise)
-        seen = torch.cat([out, x.unsqueeze(-2).expand(*out.shape[:-1], -1)], -1)
-        return self.choose(self.score(seen).squeeze(-1), noise)
 
     def forward(self,
         x: Tensor, # [B, 2 + R]
@@ -77,7 +82,7 @@ class GatedMLP(Gated):
         h = torch.relu(self.first(z))
         if self.gating == "monolithic": return self.decoder(self.second(h)).squeeze(-1), None
         h = h.unflatten(-1, (self.n_modules, -1))
-        p = self.gates(x, rule, h, noise, self.second(h) if self.gating == "modular-separate" else None)
+        p = mlp_gates(self, x, rule, h, noise)
         return self.decoder(self.second.blend(h, p)).squeeze(-1), p
 
 # %% ../../nbs/systems/02_gated_mlp.ipynb #08750cab
@@ -93,7 +98,7 @@ def plain(
     repeated = z.unsqueeze(-2).expand(*z.shape[:-1], net.n_modules, -1)
     h = torch.relu(torch.einsum("...mi,moi->...mo", repeated, weight) + bias)
     out = net.second(h)
-    p = net.choose(net.score(h).squeeze(-1), noise) if net.gating == "modular" else net.gates(x, rule, h, noise, out)
+    p = net.choose(net.score(h).squeeze(-1), noise) if net.gating == "modular" else mlp_gates(net, x, rule, h, noise)
     return net.decoder((p.unsqueeze(-1) * out).sum(-2)).squeeze(-1), p
 
 # %% ../../nbs/systems/02_gated_mlp.ipynb #8219393b
@@ -110,7 +115,7 @@ def _push(weight: Tensor, bias: Tensor, offset: Tensor) -> Tensor: # [S, o, i], 
     "What a constant adds to the output of an affine map, with its bias."
     return torch.baddbmm(bias.unsqueeze(-1), weight, offset.unsqueeze(-1)).squeeze(-1)
 
-
+# %% ../../nbs/systems/02_gated_mlp.ipynb #74bae048
 def affine_twice(
     x: Tensor, # [S, B, i]
     inner: tuple[Tensor, Tensor], # weight [S, m, i], bias [S, m]
@@ -119,13 +124,16 @@ def affine_twice(
     "One map after another; as one map where that is cheaper."
     W, b = inner
     V, c = outer
-    B, i, m, o = x.shape[1], *W.shape[:0:-1], len(V[0])
+    B, i = x.shape[1:]
+    o, m = V.shape[1:]
     if o * i * m + B * i * o < B * m * (i + o): return affine(x, V @ W, _push(V, c, b))
     return affine(affine(x, W, b), V, c)
 
 # %% ../../nbs/systems/02_gated_mlp.ipynb #03efd320
-def _encoded(t: dict[str, Tensor],
-    x: Tensor) -> tuple[Tensor, Tensor]: # [S, B, 2 + R] -> hidden units of the encoders [S, B, 3e], of the trunk [S, B, d]
+def _encoded(
+    t: dict[str, Tensor], # parameters of all
+    x: Tensor, # [S, B, 2 + R]
+) -> tuple[Tensor, Tensor]: # hidden units of the encoders [S, B, 3e], of the trunk [S, B, d]
     "From the input to the hidden units of the trunk."
     digit = t["digit.0.weight"]
     rule = t["rule.0.weight"]
@@ -153,17 +161,31 @@ def _gates(net: GatedMLP, t: dict[str, Tensor], x: Tensor, noise: Tensor | None,
     own = torch.diag_embed(t["score.weight"].squeeze(-1).mT).transpose(1, 2).flatten(1, 2)
     return net.choose(torch.baddbmm(t["score.bias"].mT, hidden, own), noise)
 
-
-def _blend_and_decode(weighted: Tensor, p: Tensor, W: Tensor, b: Tensor, V: Tensor,
-                      c: Tensor) -> Tensor: # [S, B, M * k], [S, B, M] -> [S, B, e]
-    "Second layers W, b of all modules, summed, then the first layer V, c of the decoder."
+# %% ../../nbs/systems/02_gated_mlp.ipynb #c185876b
+def _blend_and_decode(
+    weighted: Tensor, # [S, B, M * k]
+    p: Tensor, # [S, B, M]
+    second: tuple[Tensor, Tensor], # weight and bias of the second layers of all modules
+    decoder: tuple[Tensor, Tensor], # weight and bias of the first layer of the decoder
+) -> Tensor: # [S, B, e]
+    "Second layers of all modules, summed, then the first layer of the decoder."
+    W, b = second
+    V, c = decoder
     if len(V[0]) < len(weighted[0]):
         return torch.baddbmm(torch.baddbmm(c.unsqueeze(-2), p, b @ V.mT), weighted, W @ V.mT)
     return affine(torch.baddbmm(p @ b, weighted, W), V, c)
 
+# %% ../../nbs/systems/02_gated_mlp.ipynb #ce2f831e
+def _weighted(p: Tensor, hidden: Tensor) -> Tensor: # [S, B, M], [S, B, M * k] -> [S, B, M * k]
+    "Hidden units times the gate of their module."
+    k = hidden.shape[-1] // p.shape[-1]
+    if k >= 8: return (p.unsqueeze(-1) * hidden.unflatten(-1, (-1, k))).flatten(-2)
+    units = torch.eye(p.shape[-1], dtype=p.dtype, device=p.device).repeat_interleave(k, 1)
+    return torch.bmm(p, units.expand(len(p), -1, -1)) * hidden      # short rows: a product is faster
 
+# %% ../../nbs/systems/02_gated_mlp.ipynb #aecf3762
 def _fits(net: GatedMLP) -> bool:
-    "Is there nothing in a gated MLP that the pass by hand does not know?"
+    "Whether the pass by hand covers all that a gated MLP does."
     gate = getattr(net, "gate", None)
     learned_gate = isinstance(gate, nn.Module) and next(gate.parameters(), None) is not None
     return net.gating != "modular-separate" and not learned_gate
@@ -178,15 +200,12 @@ def stacked_mlp(
 ) -> tuple[Tensor, Tensor | None]: # output [S, B], gates [S, B, M]
     "The gated MLPs of a stack, each on its own rows."
     encoders, hidden = _encoded(t, x)
-    V = t["decoder.0.weight"]
-    c = t["decoder.0.bias"]
-    if net.gating == "monolithic": p, out = None, affine_twice(hidden, (t["second.weight"], t["second.bias"]), (V, c))
+    second = t["second.weight"], t["second.bias"]
+    decoder = t["decoder.0.weight"], t["decoder.0.bias"]
+    p = None
+    if net.gating == "monolithic": out = affine_twice(hidden, second, decoder)
     else:
         p = _gates(net, t, x, noise, encoders, hidden)
-        k = hidden.shape[-1] // net.n_modules
-        if k < 8:
-            weighted = torch.bmm(p, torch.eye(net.n_modules, dtype=p.dtype, device=p.device).repeat_interleave(k,
-                1).expand(len(p), -1, -1)) * hidden      # short rows: a product is faster
-        else: weighted = (p.unsqueeze(-1) * hidden.unflatten(-1, (-1, k))).flatten(-2)
-        out = _blend_and_decode(weighted, p, t["second.weight"].flatten(1, 2), t["second.bias"], V, c)
+        second = second[0].flatten(1, 2), second[1]
+        out = _blend_and_decode(_weighted(p, hidden), p, second, decoder)
     return affine(torch.relu_(out), t["decoder.2.weight"], t["decoder.2.bias"]).squeeze(-1), p

@@ -41,7 +41,7 @@ def lstm_step(
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
-
+# %% ../../nbs/systems/04_gated_recurrent.ipynb #07d507f2
 class Cell(nn.Module):
     "A standard LSTM cell with two biases."
     def __init__(self,
@@ -49,9 +49,10 @@ class Cell(nn.Module):
         hidden: int, # H
     ):
         super().__init__()
-        shapes = {"weight_ih": (4 * hidden, n_inputs), "weight_hh": (4 * hidden, hidden), "bias_ih": (4 * hidden,),
-                  "bias_hh": (4 * hidden,)}
-        for name, shape in shapes.items(): self.register_parameter(name, nn.Parameter(torch.empty(shape)))
+        self.weight_ih = nn.Parameter(torch.empty(4 * hidden, n_inputs))
+        self.weight_hh = nn.Parameter(torch.empty(4 * hidden, hidden))
+        self.bias_ih = nn.Parameter(torch.empty(4 * hidden))
+        self.bias_hh = nn.Parameter(torch.empty(4 * hidden))
 
     def fill(self, generator: torch.Generator): # on the CPU
         "PyTorch's default initialization, U(-k, k) with k = 1 / sqrt(H)."
@@ -84,6 +85,7 @@ class GroupCell(nn.Module):
 
     def score_maps(self) -> Tensor: # [2, 4MH, M]
         "From the rectified parts of input and state to the modules' scores."
+        assert self.score is not None
         weight = self.score.weight.unflatten(1, (2, 4, -1)).permute(1, 2, 0, 3, 4)      # [2, 4, M, H, 1]
         return (weight * torch.eye(self.n_modules, dtype=weight.dtype, device=weight.device).unsqueeze(1)).flatten(1, 3)
 
@@ -149,7 +151,7 @@ class GatedRecurrent(Gated):
         if x.dim() != 3: raise ValueError(f"x: need [batch, steps, inputs], got {x.dim()} dimensions")
         z = self.encoder(x)
         if self.gating == "monolithic": return self.decoder(self.cell(z)), None
-        p = c if self.gating == "gt-modular" else self.choose(self.score(c),
-                                                              noise) if self.gating == "modular-op" else None
+        p = c if self.gating == "gt-modular" else None
+        if self.gating == "modular-op": p = self.choose(self.score(c), noise)
         h, p = self.cell(z, p, self.choose, noise)
         return self.decoder(h), p

@@ -38,8 +38,8 @@ class GRUPool(Pool):
         self.width = width
         self.path = path
         with torch.device("meta"):
-            self.reads, self.keeps = GroupLinear(n_modules, n_inputs, 3 * width), GroupLinear(n_modules, width,
-                3 * width)
+            self.reads = GroupLinear(n_modules, n_inputs, 3 * width)
+            self.keeps = GroupLinear(n_modules, width, 3 * width)
         initialize(self, seed)
 
     def joined(self, u: Tensor, v: Tensor) -> Tensor: # [..., 3 H] from x and from h -> [..., 4 H]
@@ -53,8 +53,9 @@ class GRUPool(Pool):
                 for m in range(self.n_modules)]
 
     def all(self, x, h):
-        product = lambda t, layer: (t @ layer.weight.transpose(0, 1).flatten(1)).unflatten(-1,
-            (self.n_modules, -1)) + layer.bias
+        def product(t, layer):
+            y = t @ layer.weight.transpose(0, 1).flatten(1)
+            return y.unflatten(-1, (self.n_modules, -1)) + layer.bias
         return self.joined(product(x, self.reads), product(h, self.keeps))
 
     def best(self, R, K, N):
@@ -79,17 +80,19 @@ class ModularGRU(nn.Module):
         seed: int | None = None, # of embedding and readout; None draws from the global generator
     ):
         super().__init__()
+        assert isinstance(layer.pool, GRUPool)
         self.layer = layer
+        self.width = layer.pool.width
         generator = generator_for(seed)
         reads = layer.pool.reads.weight.shape[1]
         self.embed = nn.Embedding(tokens, reads, _weight=torch.randn(tokens, reads, generator=generator))
-        self.out = nn.Linear(layer.pool.width, tokens)
+        self.out = nn.Linear(self.width, tokens)
         init_linear(self.out, generator)
 
     def forward(self, tokens: Tensor) -> Tensor: # int [N, T] -> [N, T, V]
         x = self.embed(tokens)
         states = []
-        h = x.new_zeros(len(x), self.layer.pool.width)
+        h = x.new_zeros(len(x), self.width)
         for t in range(x.shape[1]):
             h = gru_step(self.layer(x[:, t], h), h)
             states.append(h)

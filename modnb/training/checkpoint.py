@@ -20,7 +20,7 @@ from ..files import write_whole
 # %% ../../nbs/training/02_checkpoint.ipynb #1a0879a8
 def _plain(value,  # a state or a part of it
            at: str = "state"):  # where it stands, for the error message
-    "The state in plain containers and detached tensors. TypeError: something else is in it, at the place named."
+    "The state in plain containers and detached tensors. Raises `TypeError` naming the place of anything else."
     if isinstance(value, torch.Tensor):
         value = value.detach()
         return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
@@ -36,11 +36,11 @@ def _plain(value,  # a state or a part of it
 # %% ../../nbs/training/02_checkpoint.ipynb #44fbb915
 def save(path,  # file to write or to replace; missing folders are made
          state: dict) -> Path:  # nested dicts of tensors, numbers, strings
-    "Write `state` to `path`, whole or not at all. TypeError: `state` holds something that is not plain."
+    "Write `state` to `path`, whole or not at all. Raises `TypeError` if `state` holds something that is not plain."
     state = _plain(state)
 
     def write(part):
-        with open(part, "wb") as file:  # an open file: with a path, the archive would bear the name of the unfinished file
+        with open(part, "wb") as file:  # with a path, the archive would have the name of the unfinished file
             torch.save(state, file)
     return write_whole(path, write)
 
@@ -50,7 +50,8 @@ class CheckpointError(ValueError):
 
 # %% ../../nbs/training/02_checkpoint.ipynb #ae1bd131
 def load(path) -> dict:  # a file that `save` wrote
-    "The state in `path`, with its tensors on the CPU. CheckpointError: damaged or not plain. FileNotFoundError: no file."
+    """The state in `path`, with its tensors on the CPU.
+    Raises `CheckpointError` if it is damaged or not plain, `FileNotFoundError` if there is no file."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {str(path)!r}: there is no such file")
@@ -67,11 +68,11 @@ def load(path) -> dict:  # a file that `save` wrote
     raise CheckpointError(f"checkpoint {str(path)!r} {problem}; delete it to start anew, or restore it from a copy")
 
 # %% ../../nbs/training/02_checkpoint.ipynb #4dfb9613
-def load_same_run(path: Path,  # a checkpoint of this run, one hopes
+def load_same_run(path: Path,  # a checkpoint, perhaps of this run
                   run: dict,  # what describes this run, in plain values
                   instead: str = "pass resume=False to replace it",  # of a file of its own, for the error
                   ) -> dict:
-    "The state in `path`. CheckpointError: it is damaged, or its `run` is another."
+    "The state in `path`. Raises `CheckpointError` if it is damaged, or of another run."
     state = load(path)
     saved = state.get("run") if isinstance(state, dict) else None
     if not isinstance(saved, dict):
@@ -79,8 +80,8 @@ def load_same_run(path: Path,  # a checkpoint of this run, one hopes
     for name in run:
         if saved.get(name) != run[name]:
             there, here = _difference(saved.get(name), run[name])
-            raise CheckpointError(f"checkpoint {str(path)!r} belongs to another run: {name} is {there} there and {here} "
-                                  f"here; give each run a file of its own, or {instead}")
+            raise CheckpointError(f"checkpoint {str(path)!r} belongs to another run: {name} is {there} there and "
+                                  f"{here} here; give each run a file of its own, or {instead}")
     return state
 
 # %% ../../nbs/training/02_checkpoint.ipynb #24c7f06f
@@ -113,7 +114,9 @@ def set_rng_state(state: dict,  # what `rng_state` returned
 class HeldInterrupt:
     "Context that holds back the first Ctrl-C until `check()`, or until its end."
     def __init__(self, active: bool = True):  # False: changes nothing
-        self.active, self.pending, self.previous = active, False, None
+        self.active = active
+        self.pending = False
+        self.previous = None
 
     def __enter__(self):
         here = threading.current_thread() is threading.main_thread()

@@ -40,7 +40,7 @@ class MemberLoop(FitLoop):
     "The training of one member, whose steps its ensemble does."
     learner: Member
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #cc321feb
 def kinds_of(members: Sequence[MemberLoop]) -> list[list[int]]:
     "Members that may be stacked, together."
     kinds: list[list[int]] = []
@@ -53,7 +53,7 @@ def kinds_of(members: Sequence[MemberLoop]) -> list[list[int]]:
         else: kinds.append([i])
     return kinds
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #8b8531e2
 def arrange(loop: EnsembleLoop) -> None:
     "Decide the size of groups on a first batch, and form them. Raises `ValueError` naming `group`."
     for kind in kinds_of(loop.members):
@@ -76,7 +76,7 @@ def leave(loop: EnsembleLoop, member: int) -> None:
             rest = [m for m in members if m != member]
             if rest: loop.form([rest])
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #e314049d
 def give_up(loop: EnsembleLoop, member: int) -> None:
     "End a member that has failed, and log it."
     failed = loop.members[member]
@@ -85,16 +85,18 @@ def give_up(loop: EnsembleLoop, member: int) -> None:
     logging.getLogger("modnb").warning("fit_ensemble: member %d is given up: %s, of %d (%s); the others continue",
                                        member, failed.learner.failed, loop.steps, loop.stage)
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #f4b8d405
 def update_group(loop: EnsembleLoop, members: tuple[int, ...]) -> None:
     "One update of a group; members whose loss is not finite leave it before."
-    batch = loop.data.next(members, loop.groups[members].first.step)
-    while bad := loop.groups[members].update(batch):
+    first = loop.groups[members].first
+    numbers = range(first.step * first.accumulate, (first.step + 1) * first.accumulate)
+    taken = [loop.data.next(members, number) for number in numbers]
+    while bad := loop.groups[members].update(*taken):
         for i in bad: give_up(loop, members[i])
         keep = [i for i in range(len(members)) if i not in bad]
         if not keep: return
         members = tuple(members[i] for i in keep)
-        batch = rows_of(batch, keep)
+        taken = [rows_of(batch, keep) for batch in taken]
 
 # %% ../../nbs/training/09_ensembles.ipynb #5fd1dc57
 def check_members(loop: EnsembleLoop) -> None:
@@ -105,13 +107,13 @@ def check_members(loop: EnsembleLoop) -> None:
         except FloatingPointError as error: learner.failed = str(error)
         if learner.failed: give_up(loop, i)
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #68d74365
 def across(values: dict[int, dict], members: int) -> dict[str, list]: # name -> a number for each member
     "Values of some members, side by side."
     names = dict.fromkeys(n for v in values.values() for n in v)
     return {n: [values.get(i, {}).get(n, math.nan) for i in range(members)] for n in names}
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #81a7fe90
 def ensemble_state(loop: EnsembleLoop) -> dict:
     "For each member what `fit` would save, the groups, and who has failed."
     for group in loop.groups.values(): group.sync()
@@ -120,11 +122,12 @@ def ensemble_state(loop: EnsembleLoop) -> dict:
     failed = [m.learner.failed for m in loop.members]
     return {"members": members, "groups": [list(m) for m in loop.groups], "failed": failed}
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #a0b99200
 def restore_ensemble(loop: EnsembleLoop, state: dict) -> None:
     "Put an ensemble where `ensemble_state` found it. Raises `CheckpointError` if it had other members."
-    given, saved = len(loop.members), len(state["members"])
-    if saved != given: raise CheckpointError(f"checkpoint: holds {saved} members, not {given}")
+    saved = len(state["members"])
+    if saved != len(loop.members):
+        raise CheckpointError(f"checkpoint: holds {saved} members, not {len(loop.members)}")
     for member, its_state, failed in zip(loop.members, state["members"], state["failed"]):
         load_snapshot(member, its_state)
         member.learner.failed = failed
@@ -160,7 +163,8 @@ class EnsembleLoop(Loop):
             for module, mode in modes: module.training = mode
 
     def open(self) -> None:
-        self.data = MemberBatches(self.streams, {i: self.members[i].done for i in self.active()}, self.steps)
+        done = {i: self.members[i].done for i in self.active()}
+        self.data = MemberBatches(self.streams, done, self.steps, self.members[0].learner.accumulate)
         if not self.groups: arrange(self)
         self.sizes = sorted(map(len, self.groups), reverse=True)
         self.running = self.active()  # members of the newest step
@@ -283,7 +287,7 @@ class EnsembleFit(Sequence[Fit]):
 
 # %% ../../nbs/training/09_ensembles.ipynb #109fb026
 def _check_ensemble(nets: Sequence, streams, losses, measures, group) -> None:
-    "Errors for arguments that cannot be meant."
+    "Raises `ValueError` or `TypeError` for arguments that do not fit together."
     if not nets: raise ValueError("nets: an empty list given; need one network or more")
     parameters = [p for net in nets for p in net.parameters()]
     if len(set(map(id, parameters))) < len(parameters):
@@ -296,7 +300,7 @@ def _check_ensemble(nets: Sequence, streams, losses, measures, group) -> None:
     if group != "auto" and (isinstance(group, bool) or not isinstance(group, int) or group < 1):
         raise ValueError(f"group={group!r} must be 'auto' or a whole number, 1 or more")
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #73267e2d
 def each(value, n: int) -> list:
     "A list of values for n members, or one value for all of them."
     return list(value) if isinstance(value, (list, tuple)) else [value] * n
@@ -319,6 +323,7 @@ def fit_ensemble(
     lr=1e-3, # rate, or function from updates done to the rate
     optimizer="adam", # name of an optimizer of torch.optim in lower case, or callable(params) -> Optimizer
     clip: float | None = None, # bound on the norm of each network's gradient; None: no bound
+    accumulate: int = 1, # batches of an update; their gradients are averaged
     autocast: torch.dtype | None = None, # torch.bfloat16: compute in it where PyTorch thinks it safe
     evaluate: Callable | Sequence[Callable] | None = None, # net -> dict of floats
     every: int = 1000, # steps between evaluations; there is one at the end in any case
@@ -332,9 +337,10 @@ def fit_ensemble(
 ) -> EnsembleFit:
     "Train networks side by side. Raises `FloatingPointError` if none has a finite loss; for checkpoints see `fit`."
     nets = list(nets)
-    check_updates(lr, clip, 1, autocast)
+    check_updates(lr, clip, accumulate, autocast)
     _check_ensemble(nets, streams, loss, evaluate, group)
-    learners = [Member(net, one, optimizer, lr, clip, autocast) for net, one in zip(nets, each(loss, len(nets)))]
+    losses = each(loss, len(nets))
+    learners = [Member(net, one, optimizer, lr, clip, accumulate, autocast) for net, one in zip(nets, losses)]
     members = make_members(learners, evaluate, steps, stop, every=every, stage=stage)
     loop = EnsembleLoop(members, streams, group, callbacks)
     loop.run(checkpoint, checkpoint_every, resume)

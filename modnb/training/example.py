@@ -23,6 +23,7 @@ def two_tasks(
     task = AddMul(digits=1)
     net = FeedForward(task.n_inputs, layer_sizes, task.n_outputs, seed=seed)
     x, y = task.dataset("valid", n=2000)
-    fit(net, task.stream(256, seed=seed), task.loss, steps, lr=1e-2, evaluate=lambda n: {"accuracy": float(task.accuracy(n(x), y))}, every=50,
+    def measure(net): return {"accuracy": float(task.accuracy(net(x), y))}
+    fit(net, task.stream(256, seed=seed), task.loss, steps, lr=1e-2, evaluate=measure, every=50,
         stop=lambda values: values["accuracy"] == 1)
     return net, task, {op or "all": task.stream(128, op, seed=seed + 1) for op in (None, "add", "mul")}

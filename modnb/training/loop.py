@@ -27,7 +27,7 @@ def snapshot(loop: Loop) -> dict:
     return {"step": loop.done, "closed": loop.closed, "values": loop.values, "rows": loop.rows,
             "reason": loop.reason, "stop": stop, **loop.state()}
 
-
+# %% ../../nbs/training/03_loop.ipynb #7fa5e299
 def load_snapshot(loop: Loop, saved: dict) -> None:
     "Put a run where `snapshot` found it."
     loop.done = saved["step"]
@@ -97,7 +97,7 @@ def close_step(loop: Loop) -> None:
     loop.record(found)
     loop.closed = loop.done
 
-
+# %% ../../nbs/training/03_loop.ipynb #dfb00284
 def run_steps(loop: Loop, checkpoint: Checkpoint) -> None:
     "Do and close steps until there is a reason to end."
     with HeldInterrupt(checkpoint.path is not None) as interrupt:
@@ -144,7 +144,7 @@ def checked_callbacks(callbacks: Iterable[Callable]) -> list[Callable]:
         raise TypeError("callbacks: must be a list of callables that take an Event")
     return listed
 
-
+# %% ../../nbs/training/03_loop.ipynb #7464979d
 def checked_stop(stop: Any) -> Any:  # a function of the values, perhaps with a memory
     "The stop rule, as new. Raises `TypeError` if it cannot be called."
     if stop is not None and not callable(stop):

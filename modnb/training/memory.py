@@ -13,7 +13,8 @@ import sys
 __all__ = ['TRIM', 'MAP', 'kept_memory']
 
 # %% ../../nbs/training/10_memory.ipynb #1ae20626
-TRIM, MAP = -1, -3 # numbers of the parameters M_TRIM_THRESHOLD and M_MMAP_THRESHOLD
+TRIM = -1 # number of the parameter M_TRIM_THRESHOLD
+MAP = -3 # of M_MMAP_THRESHOLD
 
 
 def _library():
@@ -22,12 +23,12 @@ def _library():
     library = ctypes.CDLL(None)
     return library if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt") else None
 
-
+# %% ../../nbs/training/10_memory.ipynb #0bf3fe25
 @contextlib.contextmanager
 def kept_memory(
     active: bool = True, # False: changes nothing
 ):
-    "Context in which freed memory stays with the process; afterwards it goes back to the system."
+    "Context in which freed memory stays with the process; afterwards it is returned to the system."
     library = _library() if active else None
     if library:
         library.mallopt(TRIM, 2**31 - 1)
