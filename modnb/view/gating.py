@@ -29,7 +29,7 @@ COLORS = dict(zip(GATINGS, (PALETTE[2], PALETTE[0], PALETTE[1], "#555555", "#BBB
 LABELS = dict(zip(GATINGS, ("GT-Modular", "Modular-op", "Modular", "Monolithic", "Random")))
 METRIC_LABELS = dict(zip(METRICS, ("Collapse-Avg", "Collapse-Worst", "Alignment", "Adaptation", "Inverse MI")))
 
-# %% ../../nbs/view/01_gating.ipynb #5eab740b
+# %% ../../nbs/view/01_gating.ipynb #49cb849f
 def in_order(
     gatings: Iterable[str],
 ) -> list[str]: # each once; names of others come last
@@ -64,7 +64,7 @@ def palette_png(
     image.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
-# %% ../../nbs/view/01_gating.ipynb #0f82b091
+# %% ../../nbs/view/01_gating.ipynb #db059eec
 def store_small(
     dpi: int = 80, # dots per inch
     colors: int = 160, # in the palette
@@ -84,10 +84,10 @@ def by_data_seed(
     "Means and intervals over data seeds, of means within them."
     return summarize(frame.groupby([*by, "data_seed"], sort=False, as_index=False).value.mean(), by)
 
-# %% ../../nbs/view/01_gating.ipynb #22dee876
+# %% ../../nbs/view/01_gating.ipynb #33348b4e
 def _curves(frame, x: str, ax, lowest: float = -np.inf, **options):
     "A line for each regime with the interval over data seeds, cut at its lowest value; returns the `Axes`."
-    import seaborn as sns
+    import seaborn as sns # type: ignore[import-untyped]
     ax = axes_of(ax, 4.5, 3)
     means = frame.groupby([x, "gating", "data_seed"], as_index=False).value.mean()
     names = in_order(means["gating"])
@@ -98,7 +98,7 @@ def _curves(frame, x: str, ax, lowest: float = -np.inf, **options):
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-# %% ../../nbs/view/01_gating.ipynb #afbd9876
+# %% ../../nbs/view/01_gating.ipynb #3f1fca86
 def lines(
     frame, # columns x, gating, data_seed, value
     x: str = "rules", # column along the axis
@@ -137,7 +137,7 @@ def with_random(
     values = [known[r][m] for r, m in zip(rows["rules"], rows["metric"])]
     return pd.concat([frame, rows.assign(gating="random", value=values)], ignore_index=True)
 
-# %% ../../nbs/view/01_gating.ipynb #f11153aa
+# %% ../../nbs/view/01_gating.ipynb #5a4c240b
 def metric_bars(
     frame, # columns metric, gating, data_seed, value and x
     metric: str, # one of `METRICS`
@@ -186,14 +186,14 @@ def training_curves(
     ax.set(xlabel="step (updates)", ylabel=ylabel, yscale="log" if log else "linear")
     return ax
 
-# %% ../../nbs/view/01_gating.ipynb #d7693a49
+# %% ../../nbs/view/01_gating.ipynb #e3a28d65
 def matrix_of(
     frame, # columns rule, module, value: one matrix
 ) -> Activation:
     "The activation matrix that was stored as rows."
     return Activation(frame.pivot(index="rule", columns="module", values="value").to_numpy(float))
 
-# %% ../../nbs/view/01_gating.ipynb #e85d9890
+# %% ../../nbs/view/01_gating.ipynb #7c1dc525
 def activation_row(
     frame, # columns gating, data_seed, model_seed, rule, module, value
     gating: str,

@@ -30,7 +30,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F
 GRAY = "#999999"
 NAMED = {"add": PALETTE[0], "mul": PALETTE[1], "all": PALETTE[2], "full": GRAY}
 
-# %% ../../nbs/view/00_plots.ipynb #8cd8bc0e
+# %% ../../nbs/view/00_plots.ipynb #b48939d3
 def colors_of(
     names: Iterable[str], # functions, "full", or "not " + a function
 ) -> dict[str, str]: # name -> color
@@ -65,7 +65,7 @@ def _drawn(ax) -> dict[str, Any]: # label -> artist
     legend = ax.get_legend()
     return dict(zip((t.get_text() for t in legend.get_texts()), legend.legend_handles)) if legend else {}
 
-# %% ../../nbs/view/00_plots.ipynb #e4d30635
+# %% ../../nbs/view/00_plots.ipynb #358f5595
 def _legend(ax, handles: Mapping[str, Any]) -> int: # number of rows
     "A legend above the axes, wrapped to their width, read row by row. `handles`: label -> artist."
     if not handles: return 0
@@ -114,7 +114,7 @@ def grouped_bars(
     limits: tuple[float, float] = (-math.inf, math.inf), # what the value can be
 ):
     "Means with 95 % intervals and the single seeds as dots; returns the `Axes`."
-    import seaborn as sns
+    import seaborn as sns # type: ignore[import-untyped]
     groups = list(dict.fromkeys(frame[x]))
     bars = list(dict.fromkeys(frame[hue]))
     ax = axes_of(ax, max(7.0, 0.25 * len(groups) * len(bars) + 1.5))
@@ -212,7 +212,7 @@ def _curve(ax, rows, color: str, label: str | None):
     mean = mean["mean"][mean["size"] >= max(len(seeds), 1)]
     return ax.plot(mean.index, mean, color=color, lw=1.8, label=label, marker="o" if len(mean) == 1 else None, ms=4)[0]
 
-# %% ../../nbs/view/00_plots.ipynb #ae0e146d
+# %% ../../nbs/view/00_plots.ipynb #d4ecab21
 def learning_curves(
     frame, # columns step, value, those of the lines, and with several seeds seed
     ax=None,
@@ -240,7 +240,7 @@ def learning_curves(
     if line is not None: _legend(ax, drawn)
     return ax
 
-# %% ../../nbs/view/00_plots.ipynb #88a0f807
+# %% ../../nbs/view/00_plots.ipynb #32fac61e
 def _array(values) -> np.ndarray:
     "A tensor or an array, as an array."
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
@@ -267,7 +267,7 @@ def keep_prob_histogram(
     _legend(ax, dict(zip(*ax.get_legend_handles_labels()[::-1])))
     return ax
 
-# %% ../../nbs/view/00_plots.ipynb #bdd9be0c
+# %% ../../nbs/view/00_plots.ipynb #51243060
 def _percent(mean: np.ndarray, sd: np.ndarray | None, unit: str) -> np.ndarray: # of texts
     "Shares in percent, with their deviation if there is one; NaN is a dash."
     def text(m, s):
@@ -285,7 +285,7 @@ def confusion_heatmap(
 ):
     """A confusion matrix in percent of each row, with several seeds mean ± sd; returns the `Axes`.
     A row without examples shows dashes. Raises `ValueError` naming `rows` or `columns`."""
-    import seaborn as sns
+    import seaborn as sns # type: ignore[import-untyped]
     shares = normalize(matrix)
     for name, names, size in zip(("rows", "columns"), (rows, columns), shares.shape[-2:]):
         if len(names) != size: raise ValueError(f"{name}: {len(names)} names for {size} classes")

@@ -147,4 +147,5 @@ class Background:
 
     def __repr__(self) -> str:
         line = f", {self.messages.pace.line}" if self.messages.event else ""
-        return f"Background: {self.state}{line}" + (f"; {type(self.error).__name__}: {self.error}" if self.error else "")
+        error = f"; {type(self.error).__name__}: {self.error}" if self.error else ""
+        return f"Background: {self.state}{line}{error}"

@@ -39,7 +39,7 @@ def png(
     fig.savefig(file, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #91ccee71
+# %% ../../../nbs/view/widgets/02_controls.ipynb #fb225b19
 def blank(
     text: str, # what is missing, and what to do about it
     width: float = 8.3, # inches
@@ -111,7 +111,7 @@ def problem(error: BaseException) -> str: # HTML
     return (f'<div class="modnb-problem" role="alert" style="color:#B00020;line-height:1.4"><b>{message}</b>'
             f'<details><summary>where</summary><pre style="overflow:auto">{trace}</pre></details></div>')
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #b396d2e6
+# %% ../../../nbs/view/widgets/02_controls.ipynb #d4cfb4ce
 def guarded(
     box: w.HTML, # where errors are shown
     call: Callable, # a callback
@@ -145,7 +145,7 @@ def control(
     layout = w.Layout(width=f"{px}px", margin=margin)
     return kind(description=text, style={"description_width": "initial"}, layout=layout, tooltip=tip, **options)
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #b616cc90
+# %% ../../../nbs/view/widgets/02_controls.ipynb #e770e96b
 def _row(values: Sequence, tag: str, bold: bool = False) -> str: # HTML
     style = "padding:1px 10px 1px 0;font-variant-numeric:tabular-nums" + (";font-weight:bold" if bold else "")
     sides = ["left"] + ["right"] * (len(values) - 1)
@@ -175,7 +175,7 @@ def status(job: Background) -> str:
     event = job.messages.event
     return (f"{progress_line(event, {}, 0.0)} · " if event else "") + WORDS[job.state]
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #a3512d05
+# %% ../../../nbs/view/widgets/02_controls.ipynb #5e5be423
 def train_button(name: str) -> w.Button:
     return w.Button(description=name, icon="play", button_style="primary", tooltip="train in the background")
 
@@ -183,7 +183,7 @@ def train_button(name: str) -> w.Button:
 def stop_button() -> w.Button:
     return w.Button(description="Stop", icon="stop", tooltip="stop here and keep what was learned")
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #f3b708f3
+# %% ../../../nbs/view/widgets/02_controls.ipynb #6ef4e72b
 def show_status(trainer: Trainer, job: Background):
     "Line, bar and error."
     trainer.line.value = note(status(job))
@@ -340,7 +340,7 @@ class Choice(Protocol):
 
     def work(self) -> Any: ... # a `Work` with the chosen settings
 
-# %% ../../../nbs/view/widgets/02_controls.ipynb #83d6795e
+# %% ../../../nbs/view/widgets/02_controls.ipynb #f8c9269f
 class TrainingExplorer(Explorer):
     "Settings, training, and the state at any measured step. A subclass fills in `draw`, `curves` and `render`."
 
@@ -359,7 +359,8 @@ class TrainingExplorer(Explorer):
         self.used = self.values
         self.trainer = Trainer(self.work, self.draw_curves, self.notified, self.prepare)
         images = w.HBox([picture.image for picture in pictures])
-        self.results = w.VBox([heading("Look", question), time.widget, images, self.numbers], layout={"display": "none"})
+        shown = [heading("View", question), time.widget, images, self.numbers]
+        self.results = w.VBox(shown, layout={"display": "none"})
         self.widget = w.VBox([heading(title), choice.widget, self.trainer.widget, self.problem, self.results],
                              layout={"max_width": "840px"})
         for one in (time.step, time.other): self.on(one, self.show, self.mark)

@@ -30,7 +30,8 @@ class GateChoice:
         self.rules = control(w.IntSlider, "rules", 220, "and as many modules", min=2, max=8)
         self.width = control(number, "width e", 120, "of the encoder", min=2, max=64)
         self.steps = control(number, "steps", 130, "updates of the network", min=1, max=100_000)
-        self.balance = control(w.BoundedFloatText, "price of unequal use", 215, "added to the loss", min=0, max=10, step=0.1)
+        self.balance = control(w.BoundedFloatText, "price of unequal use", 215, "added to the loss",
+                               min=0, max=10, step=0.1)
         self.data_seed = control(number, "task seed", 135, "draws other rules", min=0, max=99)
         self.seed = control(number, "network seed", 165, "draws other initial weights and batches", min=0, max=99)
         names = ("arch", "gating", "rules", "width", "balance", "data_seed", "seed")

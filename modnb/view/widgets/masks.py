@@ -55,7 +55,7 @@ class MaskStudy:
     learn: dict = dataclasses.field(default_factory=dict) # arguments of `learn_masks`: steps, lr, beta, init
 
     def __post_init__(self):
-        if len(self.data) < 2: raise ValueError(f"data: masks of two functions or more are compared; it has {[*self.data]}")
+        if len(self.data) < 2: raise ValueError(f"data: two functions or more are compared; it has {list(self.data)}")
         self.fit = {"steps": 1000, "lr": 1e-3} | self.fit
         self.learn = {"steps": 1000, "lr": 5e-2, "beta": 1e-4} | self.learn
 
@@ -82,7 +82,7 @@ def accuracies(
     right = {f: (predict(net(x)) == y).view(len(y), -1).all(1) for f, (x, y) in test.items()}
     return {f: float(r.float().mean()) for f, r in right.items()}
 
-# %% ../../../nbs/view/widgets/03_masks.ipynb #2fe24762
+# %% ../../../nbs/view/widgets/03_masks.ipynb #260a2b7d
 @torch.no_grad()
 def confusions(
     net: Callable,
@@ -129,7 +129,7 @@ def add_mul_study(seed: int = 0) -> MaskStudy: # of initialization and data
         train=task.stream(256, seed=seed), fit={"steps": 400, "lr": 1e-2},
         learn={"steps": 300, "lr": 0.1, "beta": 8e-3, "seed": seed})
 
-# %% ../../../nbs/view/widgets/03_masks.ipynb #ee9120fb
+# %% ../../../nbs/view/widgets/03_masks.ipynb #2cce76d2
 def double_add_study(seed: int = 0) -> MaskStudy: # of initialization and data
     "Two additions with inputs and outputs of their own: the same function, twice."
     task = DoubleAdd(digits=1, mode="together")
@@ -225,16 +225,16 @@ class MaskWork:
 def _panel(ax, rows: Sequence[tuple], stage: str, suffix: str, colors: dict[str, str], style: str = "-"):
     "Lines of one metric, in percent, one per function."
     for f, color in colors.items():
-        points = [(step, 100 * v) for s, step, m, v in rows if s == stage and m == f"{f}{suffix}"]
+        points = np.array([(step, 100 * v) for s, step, m, v in rows if (s, m) == (stage, f"{f}{suffix}")])
         marker = "o" if len(points) == 1 else None
-        ax.plot([p[0] for p in points], [p[1] for p in points], style, color=color, lw=1.6, marker=marker, ms=3, label=f)
+        ax.plot(*points.reshape(-1, 2).T, style, color=color, lw=1.6, marker=marker, ms=3, label=f)
     ax.set_xlabel("step (updates)", fontsize="small")
     ax.set_ylabel("%", fontsize="small", rotation=0, labelpad=4)
     ax.set_ylim(-3, 103)
     ax.tick_params(labelsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
-# %% ../../../nbs/view/widgets/03_masks.ipynb #768819c9
+# %% ../../../nbs/view/widgets/03_masks.ipynb #7a2ae33d
 def render_curves(
     rows: Sequence[tuple], # (stage, step, metric, value)
     functions: list[str],
@@ -278,13 +278,13 @@ def render_layer(
     mask_image(masks[pair[0]], masks[pair[1]], layer, ax, names=pair)
     return fig
 
-# %% ../../../nbs/view/widgets/03_masks.ipynb #5d1fc2a2
+# %% ../../../nbs/view/widgets/03_masks.ipynb #014b2148
 def short_names(layers: Iterable[str]) -> dict[str, str]: # parameter -> short name
     "Names without `.weight`, where that still tells the parameters apart."
     short = {n: n.removesuffix(".weight") for n in layers}
     return short if len(set(short.values())) == len(short) else {n: n for n in layers}
 
-# %% ../../../nbs/view/widgets/03_masks.ipynb #26d38843
+# %% ../../../nbs/view/widgets/03_masks.ipynb #74434c24
 def render_overlap(
     frame, # of `overlap`
     layer: str | None = None, # that is marked

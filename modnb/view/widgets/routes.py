@@ -49,7 +49,7 @@ def make_task(
     check_choice("name", name, TASKS)
     return regimes(seeds, n=n, **TASKS[name])
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #dd537ed6
+# %% ../../../nbs/view/widgets/09_routes.ipynb #d13de2d1
 def plane(
     x: Tensor, # [N, d]
 ) -> tuple[np.ndarray, list[str]]: # [N, 2], labels of the axes
@@ -160,7 +160,7 @@ def _seed_lines(ax, rows: Sequence[tuple], name: str, color: str, seed: int, lab
         ax.plot(*zip(*points), color=color, label=label if mine else None, marker=marker, ms=3,
                 **(CHOSEN if mine else OTHERS))
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #9b5a92a4
+# %% ../../../nbs/view/widgets/09_routes.ipynb #337abfa5
 def _curves(axes, rows: Sequence[tuple], side: int, name: str, top: float, seed: int, at: int | None):
     "Entropies above and the error below, of one side."
     above, below = axes
@@ -175,7 +175,7 @@ def _curves(axes, rows: Sequence[tuple], side: int, name: str, top: float, seed:
         if at is not None: ax.axvline(at, color="black", lw=0.8, ls=":")
         ax.spines[["top", "right"]].set_visible(False)
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #5f38821a
+# %% ../../../nbs/view/widgets/09_routes.ipynb #56ea11a7
 def render_routing_curves(
     rows: Sequence[tuple], # (stage, step, side/metric/seed, value)
     names: Sequence[str], # of the two estimators
@@ -207,7 +207,7 @@ def assigned(
     with torch.no_grad(): p = net.probs(x)[seed, :, 0]
     return p.argmax(-1).numpy(), p.mean(0).numpy()
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #c27fa4d3
+# %% ../../../nbs/view/widgets/09_routes.ipynb #64453006
 def _regions(ax, net: DenseStack, seed: int, low: np.ndarray, high: np.ndarray):
     "The router's favorite everywhere in the plane, pale."
     steps = [torch.linspace(float(a), float(b), 60) for a, b in zip(low, high)]
@@ -217,7 +217,7 @@ def _regions(ax, net: DenseStack, seed: int, low: np.ndarray, high: np.ndarray):
     pixels = pale[best.numpy() % len(COLORS)]
     ax.imshow(pixels, extent=(low[0], high[0], low[1], high[1]), origin="lower", aspect="auto", zorder=0)
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #990e47a6
+# %% ../../../nbs/view/widgets/09_routes.ipynb #9b541651
 def _usage(ax, module: np.ndarray, p: np.ndarray):
     "Bars of the favorites, marks of the mean probabilities."
     share = 100 * np.bincount(module, minlength=len(p)) / len(module)
@@ -231,7 +231,7 @@ def _usage(ax, module: np.ndarray, p: np.ndarray):
     ax.locator_params(axis="y", nbins=3)
     ax.spines[["top", "right"]].set_visible(False)
 
-# %% ../../../nbs/view/widgets/09_routes.ipynb #aabe83ed
+# %% ../../../nbs/view/widgets/09_routes.ipynb #4cce40ae
 def _points(ax, at: np.ndarray, module: np.ndarray, modules: int, rule: np.ndarray):
     "Inputs by their module, and the numbers of the true rules at the centers of their clusters."
     for m in range(modules):
@@ -258,7 +258,8 @@ def render_routes(
     top, low = fig.subplots(2, 1, height_ratios=(3.2, 1))
     fig.subplots_adjust(0.14, 0.1, 0.985, 0.935, hspace=0.34)
     edge = 0.04 * (at.max(0) - at.min(0))
-    left, right = at.min(0) - edge, at.max(0) + edge
+    left = at.min(0) - edge
+    right = at.max(0) + edge
     if x.shape[-1] == 2: _regions(top, net, seed, left, right)
     _points(top, at, module, len(p), rule[seed, :, 0].numpy())
     top.set(xlim=(left[0], right[0]), ylim=(left[1], right[1]))
@@ -279,7 +280,8 @@ def routing_rows(
     at = {name: v for _, s, name, v in rows if s == step}
     def cells(side: int, metric: str) -> list[str]:
         values = [v for name, v in at.items() if name.startswith(f"{side}/{metric}/")]
-        chosen, median = at[f"{side}/{metric}/{seed}"], float(np.median(values))
+        chosen = at[f"{side}/{metric}/{seed}"]
+        median = float(np.median(values))
         return [f"{chosen:.0f}", f"{median:.3g}"] if metric == "dead" else [f"{chosen:.3f}", f"{median:.3f}"]
     head = ["", *(text for name in names for text in (name, "median of seeds"))]
     return head, [[label, *cells(0, m), *cells(1, m)] for m, label in METRICS.items()]
@@ -297,5 +299,5 @@ def render_routing(
     curves = [[render_routing_curves(rows, names, modules, seed, step)]] if rows else []
     if not work.measured: return [*curves, [blank("not trained yet: press Train")]]
     at = work.at(work.measured[-1] if step is None else step)
-    x, rule = work.task.x, work.task.rule
-    return [*curves, [render_routes(s.at(at), x, rule, seed, f"{s.row}, step {at:,}") for s in work.sides]]
+    task = work.task
+    return [*curves, [render_routes(s.at(at), task.x, task.rule, seed, f"{s.row}, step {at:,}") for s in work.sides]]

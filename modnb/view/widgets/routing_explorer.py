@@ -46,8 +46,8 @@ class RoutingExplorer(TrainingExplorer):
         check_choice("right", right, ROWS)
         self.seed = control(w.IntSlider, "seed", 200, "each has its own data and initial weights",
                             margin="2px 2px 2px 18px", min=0, max=SEEDS - 1)
-        super().__init__("Routing explorer", "which module gets which inputs? Numbers in the picture are the true rules.",
-                         RoutingChoice(task, left, right, steps), TimeSlider(self.seed),
+        question = "which module gets which inputs? Numbers in the picture are the true rules."
+        super().__init__("Routing explorer", question, RoutingChoice(task, left, right, steps), TimeSlider(self.seed),
                          [Picture(render_routes, side, "410px") for side in ("left", "right")])
         for name, one in self.choice.all.items():
             self.on(one, self.renew_task if name == "task" else self.renew)
