@@ -7,6 +7,7 @@ import ast
 import functools
 import html
 import importlib
+import inspect
 import json
 import re
 import shutil
@@ -14,13 +15,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import fastcore.docments
 import nbdev.processors
 import nbdev.serve
 import yaml
+from fastcore.xtras import dict2obj
 from latex2mathml.converter import convert
 from nbdev.config import get_config
+from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, exec_show_docs
 from nbdev.quarto import refresh_quarto_yml
+from nbdev.showdoc import show_doc
 
 SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
             "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing"],
@@ -44,20 +49,22 @@ def complete_annotations(module):
     exec(compile(lines, module.__file__, "exec"), vars(module))
 
 
-class shown_from_the_module(exec_show_docs):
+class shown_from_the_module(Processor):
     "Definitions are documented as they are in the package, where annotations find each other; no cell of a notebook is run."
     def begin(self):
-        super().begin()
+        self.names = {}
         module = next((cell.directives_["default_exp"][0] for cell in self.nb.cells if "default_exp" in cell.directives_), None)
         if module:
             module = importlib.import_module(f"modnb.{module}")
             for loaded in [m for name, m in sys.modules.items() if name.startswith("modnb.")]:
                 complete_annotations(loaded)
-            self.k.user_ns.update((n, v) for n, v in vars(module).items() if not n.startswith("__"))
+            self.names = vars(module) | {"show_doc": show_doc}
 
     def __call__(self, cell):
-        if cell.cell_type == "code" and "show_doc(" in cell.source:
-            super().__call__(cell)
+        if cell.cell_type == "code" and "show_doc(" in cell.source and self.names:
+            shown = eval(cell.source, self.names)._repr_markdown_()
+            output = {"output_type": "execute_result", "data": {"text/markdown": shown.splitlines(True)}, "metadata": {}, "execution_count": None}
+            cell.outputs = dict2obj([output], list_func=list)
 
 
 class Prepared(FilterDefaults):
@@ -129,6 +136,7 @@ if __name__ == "__main__":
     (cfg.nbs_path / "sidebar.yml").write_text(yaml.dump(sidebar(cfg.nbs_path), sort_keys=False))
     (cfg.nbs_path / "styles.css").write_text(STYLES)
     nbdev.serve.FilterDefaults = Prepared
+    fastcore.docments.getsource = functools.cache(inspect.getsource)  # it asks twice, and parses a module for each class
     names = nbdev.processors._def_names
     nbdev.processors._def_names = lambda cell, shown: names(cell, shown)[::-1]  # it puts the last definition of a cell first
     cache = nbdev.serve.proc_nbs(cfg.nbs_path, force=True, n_workers=0)

@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ..metrics.collapse import METRICS, Activation
-from ..metrics.statistics import summarize
-from .plots import PALETTE, grouped_bars
+from ..metrics.statistics import interval, summarize
+from .plots import PALETTE, axes_of, grouped_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,19 +26,16 @@ __all__ = ['GATINGS', 'COLORS', 'LABELS', 'METRIC_LABELS', 'in_order', 'legend',
 # %% ../../nbs/view/01_gating.ipynb #0a3b9036
 GATINGS = ("gt-modular", "modular-op", "modular", "monolithic", "random") # the paper's order
 COLORS = dict(zip(GATINGS, (PALETTE[2], PALETTE[0], PALETTE[1], "#555555", "#BBBBBB")))
-LABELS = {"gt-modular": "GT-Modular", "modular-op": "Modular-op", "modular": "Modular", "monolithic": "Monolithic", "random": "Random"}
+LABELS = dict(zip(GATINGS, ("GT-Modular", "Modular-op", "Modular", "Monolithic", "Random")))
 METRIC_LABELS = dict(zip(METRICS, ("Collapse-Avg", "Collapse-Worst", "Alignment", "Adaptation", "Inverse MI")))
 
-
+# %% ../../nbs/view/01_gating.ipynb #49cb849f
 def in_order(
     gatings: Iterable[str],
 ) -> list[str]: # each once; names of others come last
     "Regimes in the paper's order."
     found = list(dict.fromkeys(gatings))
     return [g for g in GATINGS if g in found] + [g for g in found if g not in GATINGS]
-
-
-def _axes(ax, size=(4.5, 3)): return ax if ax is not None else plt.subplots(figsize=size, layout="constrained")[1]
 
 # %% ../../nbs/view/01_gating.ipynb #0ff9abc3
 def legend(
@@ -48,7 +45,8 @@ def legend(
     "One legend above all axes of a figure; returns it."
     from matplotlib.patches import Patch
     names = in_order(gatings)
-    return figure.legend([Patch(color=COLORS.get(g)) for g in names], [LABELS.get(g, g) for g in names], loc="outside upper center", ncols=len(names), frameon=False)
+    return figure.legend([Patch(color=COLORS.get(g)) for g in names], [LABELS.get(g, g) for g in names],
+                         loc="outside upper center", ncols=len(names), frameon=False)
 
 # %% ../../nbs/view/01_gating.ipynb #6f543177
 def palette_png(
@@ -59,12 +57,14 @@ def palette_png(
     "The figure as a PNG with a palette."
     import io
     from PIL import Image
-    whole, small = io.BytesIO(), io.BytesIO()
+    whole = io.BytesIO()
     figure.savefig(whole, format="png", dpi=dpi)
-    Image.open(whole).convert("RGB").quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    image = Image.open(whole).convert("RGB")
+    small = io.BytesIO()
+    image.quantize(colors, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     return small.getvalue()
 
-
+# %% ../../nbs/view/01_gating.ipynb #db059eec
 def store_small(
     dpi: int = 80, # dots per inch
     colors: int = 160, # in the palette
@@ -73,7 +73,8 @@ def store_small(
     from IPython import get_ipython
     if not (shell := get_ipython()): return
     plt.switch_backend(plt.get_backend()) # which registers a formatter of its own, before ours
-    shell.display_formatter.formatters["image/png"].for_type(plt.Figure, lambda figure: palette_png(figure, dpi, colors))
+    png = shell.display_formatter.formatters["image/png"]
+    png.for_type(plt.Figure, lambda figure: palette_png(figure, dpi, colors))
 
 # %% ../../nbs/view/01_gating.ipynb #ca65689f
 def by_data_seed(
@@ -83,7 +84,21 @@ def by_data_seed(
     "Means and intervals over data seeds, of means within them."
     return summarize(frame.groupby([*by, "data_seed"], sort=False, as_index=False).value.mean(), by)
 
+# %% ../../nbs/view/01_gating.ipynb #33348b4e
+def _curves(frame, x: str, ax, lowest: float = -np.inf, **options):
+    "A line for each regime with the interval over data seeds, cut at its lowest value; returns the `Axes`."
+    import seaborn as sns # type: ignore[import-untyped]
+    ax = axes_of(ax, 4.5, 3)
+    means = frame.groupby([x, "gating", "data_seed"], as_index=False).value.mean()
+    names = in_order(means["gating"])
+    sns.lineplot(means.assign(gating=means["gating"].map(lambda g: LABELS.get(g, g))), x=x, y="value", hue="gating",
+                 hue_order=[LABELS.get(g, g) for g in names], palette=[COLORS.get(g, "black") for g in names], ax=ax,
+                 errorbar=lambda v: np.maximum(interval(v)[1:], lowest), **options)
+    if ax.get_legend(): ax.get_legend().remove()
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax
 
+# %% ../../nbs/view/01_gating.ipynb #3f1fca86
 def lines(
     frame, # columns x, gating, data_seed, value
     x: str = "rules", # column along the axis
@@ -92,21 +107,21 @@ def lines(
     log: bool = False, # logarithmic values
 ):
     "Mean and 95 % interval (cut at 0) of each regime over a number; returns the `Axes`."
-    ax, names = _axes(ax), in_order(frame["gating"])
-    for i, gating in enumerate(names):
-        t = by_data_seed(frame[frame.gating == gating], [x]).sort_values(x)
-        at = t[x].to_numpy(float) * 1.03 ** (i - (len(names) - 1) / 2)           # slightly side by side
-        ax.errorbar(at, t["mean"], np.stack([t["mean"] - t.low.clip(lower=0), t.high - t["mean"]]), color=COLORS.get(gating), label=LABELS.get(gating, gating), marker="o", ms=4, lw=1.5, capsize=2)
+    ax = axes_of(ax, 4.5, 3)
+    ticks = sorted(set(frame[x]))
+    aside = {name: 1.03**i for i, name in enumerate(in_order(frame["gating"]))} # slightly side by side
+    middle = np.prod(list(aside.values())) ** (1 / len(aside))
+    shown = frame.assign(**{x: frame[x] * frame["gating"].map(aside) / middle})
+    _curves(shown, x, ax, 0.0, marker="o", ms=4, mew=0, lw=1.5, err_style="bars", err_kws={"capsize": 2})
     ax.set_xscale("log", base=2)
-    if x in ("rules", "width", "length"): ax.set_xticks(sorted(set(frame[x])), [f"{v:g}" for v in sorted(set(frame[x]))])
-    ax.set(xlabel={"width": "width e", "parameters": "parameters"}.get(x, x), ylabel=ylabel, yscale="log" if log else "linear")
-    ax.spines[["top", "right"]].set_visible(False)
+    if x in ("rules", "width", "length"): ax.set_xticks(ticks, [f"{v:g}" for v in ticks])
+    ax.set(xlabel="width e" if x == "width" else x, ylabel=ylabel, yscale="log" if log else "linear")
     return ax
 
 # %% ../../nbs/view/01_gating.ipynb #53bacdc9
 def diagonal(
     frame, # columns rules, width
-    pairs: Sequence[tuple[int, int]] = ((2, 32), (4, 64), (8, 128), (16, 256), (32, 512)), # (rules, width), as in the paper
+    pairs: Sequence[tuple[int, int]] = ((2, 32), (4, 64), (8, 128), (16, 256), (32, 512)), # (rules, width) of the paper
 ) -> pd.DataFrame: # the rows on the diagonal
     "Rows of those cells in which capacity grows with the rules."
     return frame[[pair in set(pairs) for pair in zip(frame["rules"], frame["width"])]]
@@ -118,12 +133,11 @@ def with_random(
     "The same frame with the baseline of uniform gates."
     import pandas as pd
     known = {r: Activation.random(int(r)).metrics for r in set(frame["rules"])}
-    keys = [c for c in frame if c not in ("gating", "value")]
-    rows = frame[keys].drop_duplicates()
+    rows = frame.drop(columns=["gating", "value"]).drop_duplicates()
     values = [known[r][m] for r, m in zip(rows["rules"], rows["metric"])]
     return pd.concat([frame, rows.assign(gating="random", value=values)], ignore_index=True)
 
-
+# %% ../../nbs/view/01_gating.ipynb #5a4c240b
 def metric_bars(
     frame, # columns metric, gating, data_seed, value and x
     metric: str, # one of `METRICS`
@@ -132,10 +146,12 @@ def metric_bars(
 ):
     "Bars of each regime, with 95 % intervals and data seeds as dots; returns the `Axes`."
     rows = frame[frame.metric == metric]
-    means = rows.assign(all="", value=rows["value"].round(5)).groupby([x or "all", "gating", "data_seed"], as_index=False).value.mean()      # the 5e-8 inside a logarithm are no bar
-    order = {g: i for i, g in enumerate(in_order(means["gating"]))}
-    means = means.assign(_i=means["gating"].map(order)).sort_values([x or "all", "_i"])
-    ax = grouped_bars(means.assign(gating=means["gating"].map(lambda g: LABELS.get(g, g))), x or "all", "gating", ax=_axes(ax), colors={LABELS.get(g, g): COLORS[g] for g in order if g in COLORS}, limits=(0, 1))
+    rows = rows.assign(all="", value=rows["value"].round(5)) # the 5e-8 inside a logarithm are no bar
+    means = rows.groupby([x or "all", "gating", "data_seed"], as_index=False).value.mean()
+    order = in_order(means["gating"])
+    means = means.sort_values([x or "all", "gating"], key=lambda c: c.map(order.index) if c.name == "gating" else c)
+    ax = grouped_bars(means.replace({"gating": LABELS}), x or "all", "gating", ax=axes_of(ax, 4.5, 3), limits=(0, 1),
+                      colors={LABELS[g]: COLORS[g] for g in order if g in COLORS})
     if ax.get_legend(): ax.get_legend().remove()
     ax.set(title=METRIC_LABELS[metric], xlabel=x or "")
     return ax
@@ -148,11 +164,12 @@ def rank_shares(
     title: str = "",
 ):
     "Shares of the points; returns the `Axes`."
-    ax = _axes(ax, (2.4, 2.4))
+    ax = axes_of(ax, 2.4, 2.4)
     totals = points.groupby("gating").points.sum()
     names = [g for g in in_order(totals.index) if totals[g] > 0]
-    ax.pie([totals[g] for g in names], colors=[COLORS[g] for g in names], labels=[LABELS.get(g, g) for g in names], autopct="%.0f%%", startangle=90, counterclock=False,
-           pctdistance=(1 + hole) / 2 if hole else 0.6, wedgeprops={"width": 1 - hole, "edgecolor": "white"}, textprops={"fontsize": 7})
+    ax.pie([totals[g] for g in names], colors=[COLORS[g] for g in names], labels=[LABELS[g] for g in names],
+           autopct="%.0f%%", startangle=90, counterclock=False, pctdistance=(1 + hole) / 2 if hole else 0.6,
+           wedgeprops={"width": 1 - hole, "edgecolor": "white"}, textprops={"fontsize": 7})
     ax.set_title(title or f"{round(totals.sum())} contests", fontsize="medium")
     return ax
 
@@ -164,24 +181,19 @@ def training_curves(
     log: bool = True, # logarithmic values
 ):
     "Mean of each regime with its 95 % interval over data seeds; returns the `Axes`."
-    ax = _axes(ax)
-    for gating in in_order(frame["gating"]):
-        t = by_data_seed(frame[frame.gating == gating], ["step"]).sort_values("step")
-        at = t["step"].to_numpy(float)
-        ax.plot(at, t["mean"], color=COLORS.get(gating), label=LABELS.get(gating, gating), lw=1.6)
-        ax.fill_between(at, t.low.clip(lower=t["mean"].min() / 10) if log else t.low, t.high, color=COLORS.get(gating), alpha=0.15, lw=0)
+    lowest = frame.groupby(["gating", "step"])["value"].mean().min() / 10 if log else -np.inf
+    ax = _curves(frame, "step", ax, lowest, lw=1.6, err_kws={"alpha": 0.15, "lw": 0})
     ax.set(xlabel="step (updates)", ylabel=ylabel, yscale="log" if log else "linear")
-    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-
+# %% ../../nbs/view/01_gating.ipynb #e3a28d65
 def matrix_of(
     frame, # columns rule, module, value: one matrix
 ) -> Activation:
     "The activation matrix that was stored as rows."
     return Activation(frame.pivot(index="rule", columns="module", values="value").to_numpy(float))
 
-
+# %% ../../nbs/view/01_gating.ipynb #7c1dc525
 def activation_row(
     frame, # columns gating, data_seed, model_seed, rule, module, value
     gating: str,

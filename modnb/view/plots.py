@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-from numpy.typing import ArrayLike
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
 from matplotlib.ticker import StrMethodFormatter
@@ -20,16 +20,17 @@ from ..metrics.classification import normalize
 from ..metrics.statistics import interval
 
 # %% auto #0
-__all__ = ['PALETTE', 'GRAY', 'NAMED', 'colors_of', 'color_of', 'grouped_bars', 'accuracy_bars', 'kept_bars', 'overlap_bars',
-           'chance_levels', 'learning_curves', 'keep_prob_histogram', 'confusion_heatmap', 'mask_shares', 'mask_pixels',
-           'mask_image', 'drawn_masks', 'sensitivity']
+__all__ = ['PALETTE', 'GRAY', 'NAMED', 'colors_of', 'color_of', 'axes_of', 'grouped_bars', 'accuracy_bars', 'kept_bars',
+           'chance_levels', 'overlap_bars', 'learning_curves', 'keep_prob_histogram', 'confusion_heatmap',
+           'mask_shares', 'mask_pixels', 'mask_image', 'drawn_masks', 'sensitivity']
 
 # %% ../../nbs/view/00_plots.ipynb #1348453b
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")    # Okabe and Ito (2008), without black
+# Okabe and Ito (2008), without black
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 GRAY = "#999999"
 NAMED = {"add": PALETTE[0], "mul": PALETTE[1], "all": PALETTE[2], "full": GRAY}
 
-
+# %% ../../nbs/view/00_plots.ipynb #b48939d3
 def colors_of(
     names: Iterable[str], # functions, "full", or "not " + a function
 ) -> dict[str, str]: # name -> color
@@ -51,22 +52,29 @@ def color_of(
     return colors_of([*names, name])[name]
 
 # %% ../../nbs/view/00_plots.ipynb #ddcc7c4a
-def _axes(ax, width: float = 6.0, height: float = 3.0):
+def axes_of(ax, width: float = 6.0, height: float = 3.0):
+    "The given axes, or those of a new figure of some inches."
     return ax if ax is not None else plt.subplots(figsize=(width, height), layout="constrained")[1]
 
 
 def _inches(ax) -> float: return ax.figure.get_figwidth() * ax.get_position().width
 
 
-def _legend(ax, handles: Mapping | None = None) -> int: # number of rows
-    "A legend above the axes, wrapped to their width, read row by row. `handles`: label -> artist; None: what the artists say."
-    handles = dict(zip(*ax.get_legend_handles_labels()[::-1])) if handles is None else handles
+def _drawn(ax) -> dict[str, Any]: # label -> artist
+    "What the legend of the axes shows."
+    legend = ax.get_legend()
+    return dict(zip((t.get_text() for t in legend.get_texts()), legend.legend_handles)) if legend else {}
+
+# %% ../../nbs/view/00_plots.ipynb #358f5595
+def _legend(ax, handles: Mapping[str, Any]) -> int: # number of rows
+    "A legend above the axes, wrapped to their width, read row by row. `handles`: label -> artist."
     if not handles: return 0
     fit = max(1, int((_inches(ax) + 0.3) / (0.5 + 0.068 * max(len(str(h)) for h in handles))))
     rows = math.ceil(len(handles) / fit)
     columns = math.ceil(len(handles) / rows)
-    order = [label for i in range(columns) for label in list(handles)[i::columns]]      # Matplotlib fills column by column
-    ax.legend([handles[label] for label in order], order, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, frameon=False, borderaxespad=0.2, fontsize="small", handlelength=1.5, columnspacing=1.2)
+    order = [label for i in range(columns) for label in list(handles)[i::columns]] # Matplotlib fills column by column
+    ax.legend([handles[label] for label in order], order, loc="lower left", bbox_to_anchor=(0, 1), ncols=columns,
+              frameon=False, borderaxespad=0.2, fontsize="small", handlelength=1.5, columnspacing=1.2)
     return rows
 
 # %% ../../nbs/view/00_plots.ipynb #f4c35037
@@ -81,18 +89,19 @@ def _finish(ax, groups: Sequence | None = None):
     if "total" in groups[1:]: ax.axvline(groups.index("total") - 0.5, color=GRAY, lw=0.8, ls=":")
 
 # %% ../../nbs/view/00_plots.ipynb #2fdec812
-def _bar(ax, at: float, width: float, values: np.ndarray, color: str, pale: bool, limits: tuple[float, float]):
-    "One bar with its whisker and its dots, or the sign that there is none; returns the bar or None."
-    if not len(values) or not np.mean(values):
-        ax.text(at, 0.01, "0" if len(values) else "–", transform=ax.get_xaxis_transform(), ha="center", va="bottom", fontsize="small", color=color if len(values) else "black")
-    if not len(values): return None
-    mean, low, high = interval(values)
-    bar = ax.bar(at, mean, 0.92 * width, color=color, alpha=0.5 if pale else 0.95, hatch="///" if pale else None, edgecolor="white", lw=0)
+def _place(i: int, j: int, bars: int) -> tuple[float, float]: # center, width
+    "Where bar `j` of group `i` is."
+    return i + (j - (bars - 1) / 2) * 0.8 / bars, 0.8 / bars
+
+
+def _seeds(ax, at: float, width: float, values: np.ndarray, color: str):
+    "The seeds of a bar as dots, and the sign that there is no bar to see."
+    if not len(values) or not values.mean():
+        ax.text(at, 0.01, "0" if len(values) else "–", transform=ax.get_xaxis_transform(), ha="center", va="bottom",
+                fontsize="small", color=color if len(values) else "black")
     if len(values) > 1 and values.any():
-        ax.plot([at, at], np.clip([low, high], *limits), color="black", lw=1.2)
         spread = np.linspace(-0.28, 0.28, len(values)) * width
         ax.scatter(at + spread, values, s=9, facecolor="white", edgecolor="black", zorder=3, linewidths=0.6)
-    return bar
 
 # %% ../../nbs/view/00_plots.ipynb #5354c37a
 def grouped_bars(
@@ -105,25 +114,32 @@ def grouped_bars(
     limits: tuple[float, float] = (-math.inf, math.inf), # what the value can be
 ):
     "Means with 95 % intervals and the single seeds as dots; returns the `Axes`."
-    groups, bars = list(dict.fromkeys(frame[x])), list(dict.fromkeys(frame[hue]))
-    ax = _axes(ax, max(7.0, 0.25 * len(groups) * len(bars) + 1.5))
-    width, palette, handles = 0.8 / max(len(bars), 1), colors_of(bars) | dict(colors or {}), {}
-    for (j, bar), (i, group) in ((b, g) for b in enumerate(bars) for g in enumerate(groups)):
-        rows = frame.loc[(frame[x] == group) & (frame[hue] == bar), value]
-        if not len(rows): continue
-        drawn = _bar(ax, i + (j - (len(bars) - 1) / 2) * width, width, rows.dropna().to_numpy(float), palette[bar], str(bar).startswith("not "), limits)
-        if drawn is not None: handles.setdefault(bar, drawn)
+    import seaborn as sns # type: ignore[import-untyped]
+    groups = list(dict.fromkeys(frame[x]))
+    bars = list(dict.fromkeys(frame[hue]))
+    ax = axes_of(ax, max(7.0, 0.25 * len(groups) * len(bars) + 1.5))
+    palette = colors_of(bars) | dict(colors or {})
+    frame = frame[[x, hue, value]].astype({value: float}).reset_index(drop=True)
+    sns.barplot(frame, x=x, y=value, hue=hue, order=groups, hue_order=bars, palette=palette, ax=ax, legend=False,
+                errorbar=lambda v: np.clip(interval(v)[1:], *limits), err_kws={"color": "black", "lw": 1.2},
+                saturation=1, alpha=0.95, gap=0.08, edgecolor="white", lw=0)
+    handles = dict(zip(frame.dropna(subset=[value])[hue].drop_duplicates(), ax.containers))
+    for (group, bar), rows in frame.groupby([x, hue], sort=False)[value]:
+        place = _place(groups.index(group), bars.index(bar), len(bars))
+        _seeds(ax, *place, rows.dropna().to_numpy(), palette[bar])
+        if str(bar).startswith("not "): plt.setp(handles.get(bar, ()), alpha=0.5, hatch="///")
+    ax.set(xlabel="", ylabel="")
     _finish(ax, groups)
     _legend(ax, handles)
     return ax
 
 # %% ../../nbs/view/00_plots.ipynb #4106c1ac
 def accuracy_bars(
-    frame, # columns mask ("full", a function, "not " + a function), function (the operation that is tested), value (share); a row per seed
+    frame, # columns mask ("full", a function, "not " + a function), function (tested), value (share); a row per seed
     ax=None,
     colors: Mapping[str, str] | None = None, # mask -> color, where not the function's
 ):
-    "Accuracy on each function, of the full network and under each mask and inverse mask; returns the `Axes`."
+    "Accuracy on each function, of the full network, under each mask and inverse mask; returns the `Axes`."
     shown = frame.assign(value=100 * frame["value"].astype(float), function="on " + frame["function"].astype(str))
     ax = grouped_bars(shown, "function", "mask", ax=ax, colors=colors, limits=(0, 100))
     ax.set(ylabel="accuracy (%)", ylim=(0, 104))
@@ -140,31 +156,16 @@ def kept_bars(
     ax = grouped_bars(frame, "layer", "function", "kept", ax, colors, (0, math.inf))
     ax.set(ylabel="weights kept (number)", yscale="log" if log else "linear")
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    if log and (frame["kept"] > 0).any(): ax.set_ylim(bottom=10 ** math.floor(math.log10(frame["kept"][frame["kept"] > 0].min()) - 0.3))
+    kept = frame["kept"][frame["kept"] > 0]
+    if log and len(kept): ax.set_ylim(bottom=10 ** math.floor(math.log10(kept.min()) - 0.3))
     return ax
 
 # %% ../../nbs/view/00_plots.ipynb #8f0c9f21
 def _chance(ax, at: float, width: float, mean: float, sd: float):
     "The chance level of one bar; returns the line."
-    ax.fill_between([at - width / 2, at + width / 2], mean - 2 * sd, mean + 2 * sd, color="black", alpha=0.18, lw=0, zorder=2.5)
-    return ax.plot([at - width / 2, at + width / 2], [mean, mean], color="black", lw=1.4, ls=(0, (2, 1)), zorder=2.6)[0]
-
-# %% ../../nbs/view/00_plots.ipynb #2ad7a99e
-def overlap_bars(
-    frame, # of `overlap`: columns layer, iou, iomin, iou_chance, iomin_chance and, for the band, iou_sd, iomin_sd; a row per layer and seed
-    ax=None,
-):
-    "IoU and IoMin per layer, with their chance level; returns the `Axes`."
-    import pandas as pd
-    names = {"iou": "IoU", "iomin": "IoMin"}
-    long = pd.concat([frame[["layer", m]].rename(columns={m: "value"}).assign(measure=n) for m, n in names.items()])
-    ax = grouped_bars(long, "layer", "measure", ax=ax, colors=dict(zip(names.values(), PALETTE[4:6])), limits=(0, 1))
-    mean = frame.groupby("layer", sort=False)[[c for c in frame if c.removesuffix("_chance").removesuffix("_sd") in names]].mean()
-    lines = [_chance(ax, i + (j - 0.5) * 0.4, 0.92 * 0.4, row[f"{m}_chance"], row.get(f"{m}_sd", 0.0)) for i, (_, row) in enumerate(mean.iterrows()) for j, m in enumerate(names)]
-    bars = dict(zip((t.get_text() for t in ax.get_legend().get_texts()), ax.get_legend().legend_handles)) if ax.get_legend() else {}
-    _legend(ax, bars | {"chance ± 2 sd": lines[0]} if lines else bars)
-    ax.set(ylabel="overlap (0 to 1)", ylim=(0, 1.02))
-    return ax
+    ends = [at - 0.46 * width, at + 0.46 * width]
+    ax.fill_between(ends, mean - 2 * sd, mean + 2 * sd, color="black", alpha=0.18, lw=0, zorder=2.5)
+    return ax.plot(ends, [mean, mean], color="black", lw=1.4, ls=(0, (2, 1)), zorder=2.6)[0]
 
 # %% ../../nbs/view/00_plots.ipynb #e8ba47c9
 def chance_levels(
@@ -176,16 +177,42 @@ def chance_levels(
     ax=None, # of the bars
 ):
     "Dashed chance levels, in a band of two standard deviations, over the bars of the same frame; returns the `Axes`."
-    groups, bars = list(dict.fromkeys(frame[x])), list(dict.fromkeys(frame[hue]))
-    ax, width, line = _axes(ax), 0.8 / max(len(bars), 1), None
+    groups = list(dict.fromkeys(frame[x]))
+    bars = list(dict.fromkeys(frame[hue]))
+    ax = axes_of(ax)
+    line = None
     for (group, bar), rows in frame.groupby([x, hue], sort=False):
-        at = groups.index(group) + (bars.index(bar) - (len(bars) - 1) / 2) * width
-        line = _chance(ax, at, 0.92 * width, rows[value].mean(), rows[sd].mean() if sd else 0.0)
-    handles = dict(zip((t.get_text() for t in ax.get_legend().get_texts()), ax.get_legend().legend_handles)) if ax.get_legend() else {}
-    if line is not None: _legend(ax, handles | {"chance ± 2 sd" if sd else "chance": line})
+        place = _place(groups.index(group), bars.index(bar), len(bars))
+        line = _chance(ax, *place, rows[value].mean(), rows[sd].mean() if sd else 0.0)
+    if line is not None: _legend(ax, _drawn(ax) | {"chance ± 2 sd" if sd else "chance": line})
+    return ax
+
+# %% ../../nbs/view/00_plots.ipynb #2ad7a99e
+def overlap_bars(
+    frame, # of `overlap`: layer, iou, iomin, iou_chance, iomin_chance; for the band iou_sd, iomin_sd
+    ax=None,
+):
+    "IoU and IoMin per layer, with their chance level; returns the `Axes`."
+    import pandas as pd
+    names = {"iou": "IoU", "iomin": "IoMin"}
+    columns = {m: {m: "value", f"{m}_chance": "chance", f"{m}_sd": "sd"} for m in names}
+    parts = [frame.filter(["layer", *c]).rename(columns=c).assign(measure=names[m]) for m, c in columns.items()]
+    long = pd.concat(parts)
+    ax = grouped_bars(long, "layer", "measure", ax=ax, colors=dict(zip(names.values(), PALETTE[4:6])), limits=(0, 1))
+    chance_levels(long, "layer", "measure", "chance", "sd" if "sd" in long else None, ax)
+    ax.set(ylabel="overlap (0 to 1)", ylim=(0, 1.02))
     return ax
 
 # %% ../../nbs/view/00_plots.ipynb #96917a25
+def _curve(ax, rows, color: str, label: str | None):
+    "The mean over seeds, with every seed as a thin line."
+    seeds = [one.sort_values("step") for _, one in rows.groupby("seed")] if "seed" in rows else []
+    for one in seeds if len(seeds) > 1 else []: ax.plot(one["step"], one["value"], color=color, lw=0.7, alpha=0.45)
+    mean = rows.groupby("step")["value"].agg(["mean", "size"])
+    mean = mean["mean"][mean["size"] >= max(len(seeds), 1)]
+    return ax.plot(mean.index, mean, color=color, lw=1.8, label=label, marker="o" if len(mean) == 1 else None, ms=4)[0]
+
+# %% ../../nbs/view/00_plots.ipynb #d4ecab21
 def learning_curves(
     frame, # columns step, value, those of the lines, and with several seeds seed
     ax=None,
@@ -195,44 +222,58 @@ def learning_curves(
     log: bool = False, # logarithmic values
     colors: Mapping[str, str] | None = None, # line -> color, where not the function's
 ):
-    "One line per name, the mean over seeds, with every seed as a thin line; returns the `Axes`. Raises `ValueError` naming `metric` if the frame has no such rows."
-    if metric is not None and metric not in set(frame["metric"]): raise ValueError(f"metric: {metric!r} is not in the frame, which has {sorted(map(str, set(frame['metric'])))}")
-    if metric is not None: frame = frame[frame["metric"] == metric]
+    """One line per name, the mean over seeds, with every seed as a thin line; returns the `Axes`.
+    Raises `ValueError` naming `metric` if the frame has no such rows."""
+    if metric is not None:
+        known = sorted(map(str, set(frame["metric"])))
+        frame = frame[frame["metric"] == metric]
+        if frame.empty: raise ValueError(f"metric: {metric!r} is not in the frame, which has {known}")
     line = line or next((c for c in ("function", "stage", "metric") if c in frame and frame[c].notna().any()), None)
     names = [""] if line is None else list(dict.fromkeys(frame[line].dropna()))
-    ax, palette = _axes(ax), colors_of(names) | dict(colors or {})
-    for name in names:
-        of = (frame if line is None else frame[frame[line] == name]).dropna(subset=["value"])
-        seeds = [one.sort_values("step") for _, one in of.groupby("seed")] if "seed" in of else []
-        if len(seeds) > 1:
-            for one in seeds: ax.plot(one["step"], one["value"], color=palette[name], lw=0.7, alpha=0.45)
-        mean = of.groupby("step")["value"].agg(["mean", "size"])
-        mean = mean["mean"][mean["size"] >= max(len(seeds), 1)]
-        ax.plot(mean.index, mean, color=palette[name], lw=1.8, label=name or None, marker="o" if len(mean) == 1 else None, ms=4)
-    ax.set(xlabel="step (updates)", ylabel=metric or "value" if ylabel is None else ylabel, yscale="log" if log else "linear")
+    ax = axes_of(ax)
+    palette = colors_of(names) | dict(colors or {})
+    rows = frame.dropna(subset=["value"])
+    drawn = {n: _curve(ax, rows if line is None else rows[rows[line] == n], palette[n], n or None) for n in names}
+    ax.set(xlabel="step (updates)", ylabel=metric or "value" if ylabel is None else ylabel)
+    ax.set_yscale("log" if log else "linear")
     _finish(ax)
-    if names != [""]: _legend(ax)
+    if line is not None: _legend(ax, drawn)
     return ax
 
-# %% ../../nbs/view/00_plots.ipynb #6c7fcaa7
+# %% ../../nbs/view/00_plots.ipynb #32fac61e
+def _array(values) -> np.ndarray:
+    "A tensor or an array, as an array."
+    return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+
+
 def keep_prob_histogram(
-    probabilities: Mapping[str, ArrayLike] | ArrayLike, # function -> keep probabilities, any shape; or those of one function
+    probabilities: Mapping[str, Any] | Any, # function -> keep probabilities, any shape; or those of one function
     ax=None,
     bins: int = 100,
     colors: Mapping[str, str] | None = None, # function -> color, where not its own
 ):
-    "Distribution of keep probabilities, on a logarithmic axis: masks that are sure have mass only at the ends; returns the `Axes`."
-    several = isinstance(probabilities, Mapping)
-    arrays = {n: np.asarray(p.detach().cpu() if hasattr(p, "detach") else p).reshape(-1) for n, p in (probabilities if several else {"": probabilities}).items()}
-    ax, edges, palette = _axes(ax), np.linspace(0, 1, bins + 1), colors_of(arrays) | dict(colors or {})
-    for name, p in arrays.items():
-        share = np.histogram(np.clip(p, 0, 1), edges)[0] / max(len(p), 1)
-        ax.stairs(100 * share, edges, color=palette[name] if several else PALETTE[0], lw=1.5, label=name or None)
-    ax.set(xlabel="probability that a weight is kept", ylabel=f"weights (% per bin of {1 / bins:g})", yscale="log", xlim=(-0.01, 1.01))
+    "Distribution of keep probabilities: mass is only at the ends where masks are sure; returns the `Axes`."
+    named = probabilities if isinstance(probabilities, Mapping) else {"": probabilities}
+    ax = axes_of(ax)
+    edges = np.linspace(0, 1, bins + 1)
+    palette = {"": PALETTE[0]} if "" in named else colors_of(named) | dict(colors or {})
+    for name, p in named.items():
+        share = np.histogram(np.clip(_array(p), 0, 1), edges)[0] / max(_array(p).size, 1)
+        ax.stairs(100 * share, edges, color=palette[name], lw=1.5, label=name or None)
+    ax.set(xlabel="probability that a weight is kept", ylabel=f"weights (% per bin of {1 / bins:g})", yscale="log")
+    ax.set_xlim(-0.01, 1.01)
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     _finish(ax)
-    if several: _legend(ax)
+    _legend(ax, dict(zip(*ax.get_legend_handles_labels()[::-1])))
     return ax
+
+# %% ../../nbs/view/00_plots.ipynb #51243060
+def _percent(mean: np.ndarray, sd: np.ndarray | None, unit: str) -> np.ndarray: # of texts
+    "Shares in percent, with their deviation if there is one; NaN is a dash."
+    def text(m, s):
+        if math.isnan(m): return "–"
+        return f"{100 * m:.1f}{unit}" + ("" if s is None else f"\n± {100 * s:.1f}")
+    return np.vectorize(text, otypes=[object])(mean, sd)
 
 # %% ../../nbs/view/00_plots.ipynb #a63d7527
 def confusion_heatmap(
@@ -242,20 +283,22 @@ def confusion_heatmap(
     ax=None,
     title: str = "",
 ):
-    "A confusion matrix in percent of each row, with several seeds mean ± sd; returns the `Axes`. A row without examples shows dashes. Raises `ValueError` naming `rows` or `columns`."
+    """A confusion matrix in percent of each row, with several seeds mean ± sd; returns the `Axes`.
+    A row without examples shows dashes. Raises `ValueError` naming `rows` or `columns`."""
+    import seaborn as sns # type: ignore[import-untyped]
     shares = normalize(matrix)
-    for name, names, size in (("rows", rows, shares.shape[-2]), ("columns", columns, shares.shape[-1])):
+    for name, names, size in zip(("rows", "columns"), (rows, columns), shares.shape[-2:]):
         if len(names) != size: raise ValueError(f"{name}: {len(names)} names for {size} classes")
-    many = shares.ndim == 3 and len(shares) > 1
-    mean, sd = (shares.mean(0), shares.std(0, ddof=1)) if many else (shares.reshape(shares.shape[-2:]), None)
-    ax = _axes(ax, 1.0 * len(columns) + 1.2, 0.7 * len(rows) + 1)
-    ax.imshow(np.nan_to_num(mean), vmin=0, vmax=1, cmap="Blues", aspect="auto")
+    shares = shares.reshape(-1, *shares.shape[-2:])
+    mean = shares.mean(0)
     unit = " %" if len(columns) <= 4 else ""
-    for (i, j), v in np.ndenumerate(mean):
-        text = "–" if math.isnan(v) else f"{100 * v:.1f}{unit}" + (f"\n± {100 * sd[i, j]:.1f}" if many else "")
-        ax.text(j, i, text, ha="center", va="center", color="white" if v > 0.6 else "black", fontsize="small" if len(columns) <= 6 else "x-small")
-    ax.set_xticks(range(len(columns)), columns)
-    ax.set_yticks(range(len(rows)), rows)
+    texts = _percent(mean, shares.std(0, ddof=1) if len(shares) > 1 else None, unit)
+    ax = axes_of(ax, 1.0 * len(columns) + 1.2, 0.7 * len(rows) + 1)
+    size = "small" if len(columns) <= 6 else "x-small"
+    sns.heatmap(np.nan_to_num(mean), vmin=0, vmax=1, cmap="Blues", annot=texts, fmt="", cbar=False, ax=ax,
+                xticklabels=list(columns), yticklabels=list(rows), annot_kws={"fontsize": size})
+    ax.spines[:].set_visible(True)
+    ax.tick_params(axis="y", labelrotation=0)
     if not unit: ax.set_xlabel("% of the row")
     ax.set_title(title, fontsize="medium")
     return ax
@@ -291,17 +334,18 @@ def mask_pixels(
 def _matrix(mask: Mapping, name: str, argument: str) -> np.ndarray:
     "A mask of one parameter as a matrix."
     if name not in mask: raise ValueError(f"{argument}: has no mask for {name!r}, it has {list(mask)}")
-    m = mask[name]
-    m = np.asarray(m.detach().cpu() if hasattr(m, "detach") else m, bool)
+    m = _array(mask[name]).astype(bool)
     return m.reshape(1, -1) if m.ndim < 2 else m.reshape(len(m), -1)
 
 
 def _mask_colors(names: tuple[str, str]) -> dict[str, str]: # label -> color
-    one, two = colors_of(names)[names[0]], colors_of(names)[names[1]]
-    return {f"only {names[0]}": one, f"only {names[1]}": two if two != one else PALETTE[6], "both": "black", "neither": "white"}
+    one, two = (color_of(name, names) for name in names)
+    second = two if two != one else PALETTE[6]
+    return {f"only {names[0]}": one, f"only {names[1]}": second, "both": "black", "neither": "white"}
 
 
-def _patches(colors: Mapping[str, str]) -> dict: return {label: Patch(facecolor=c, edgecolor=GRAY, lw=0.5) for label, c in colors.items()}
+def _patches(colors: Mapping[str, str]) -> dict[str, Patch]:
+    return {label: Patch(facecolor=c, edgecolor=GRAY, lw=0.5) for label, c in colors.items()}
 
 # %% ../../nbs/view/00_plots.ipynb #dd025f8c
 def mask_image(
@@ -313,16 +357,21 @@ def mask_image(
     side: int = 400, # largest number of pixels along a side
     legend: bool = True,
 ):
-    "Two masks of one parameter, overlaid: only the first, only the second, both, neither; returns the `Axes`. Raises `ValueError` naming `masks_a` or `masks_b`."
-    a, b = _matrix(masks_a, name, "masks_a"), _matrix(masks_b, name, "masks_b")
+    """Two masks of one parameter, overlaid: only the first, only the second, both, neither; returns the `Axes`.
+    Raises `ValueError` naming `masks_a` or `masks_b`."""
+    a = _matrix(masks_a, name, "masks_a")
+    b = _matrix(masks_b, name, "masks_b")
     if a.shape != b.shape: raise ValueError(f"masks_b: {name!r} has shape {b.shape}, in masks_a it has {a.shape}")
-    ax, colors = _axes(ax, 4.4, 4.6), _mask_colors(names)
+    ax = axes_of(ax, 4.4, 4.6)
+    colors = _mask_colors(names)
     shares = mask_shares(a, b, side)
     kept = shares.sum(-1)
     full = float(np.quantile(kept[kept > 0], 0.99)) if kept.shape != a.shape and (kept > 0).any() else 1.0
-    ax.imshow(mask_pixels(shares, list(colors.values())[:3], full), aspect="auto", interpolation="nearest", extent=(0, a.shape[1], a.shape[0], 0))
+    pixels = mask_pixels(shares, list(colors.values())[:3], full)
+    ax.imshow(pixels, aspect="auto", interpolation="nearest", extent=(0, a.shape[1], a.shape[0], 0))
     rows = _legend(ax, _patches(colors)) if legend else 0
-    ax.set_title(f"{name}\n{a.shape[0]:,} × {a.shape[1]:,}" + (f", full color: {100 * full:.2g} % kept" if full < 1 else ""), fontsize="small", pad=6 + 14 * rows)
+    about = f", full color: {100 * full:.2g} % kept" if full < 1 else ""
+    ax.set_title(f"{name}\n{a.shape[0]:,} × {a.shape[1]:,}{about}", fontsize="small", pad=6 + 14 * rows)
     ax.set(xlabel="from input (index)", ylabel="to output (index)")
     ax.tick_params(labelsize="small")
     ax.locator_params(nbins=5, integer=True)
@@ -334,14 +383,17 @@ def drawn_masks(
     masks_a: Mapping, # name -> bool array or tensor, the mask of one function
     masks_b: Mapping, # the same, of another function
     names: tuple[str, str] = ("add", "mul"), # the two functions
-    columns: int = 5, # most panels beside each other
+    columns: int = 5, # most panels next to each other
 ): # array of Axes, one per parameter
-    "All parameters of two masks, overlaid, as small multiples; returns an array of `Axes`, one per parameter. Raises `ValueError` naming `masks_a` if it has no tensors."
+    """All parameters of two masks, overlaid, as small multiples; returns an array of `Axes`, one per parameter.
+    Raises `ValueError` naming `masks_a` if it has no tensors."""
     width = min(columns, len(masks_a))
     height = math.ceil(len(masks_a) / max(width, 1))
     if not height: raise ValueError("masks_a: has no tensors")
-    fig, axes = plt.subplots(height, width, figsize=(max(2.5 * width, 4.2), 2.7 * height + 0.3), layout="constrained", squeeze=False)
-    for ax, name in zip(axes.flat, masks_a): mask_image(masks_a, masks_b, name, ax, names, 200, False).set(xlabel="", ylabel="")
+    size = (max(2.5 * width, 4.2), 2.7 * height + 0.3)
+    fig, axes = plt.subplots(height, width, figsize=size, layout="constrained", squeeze=False)
+    for ax, name in zip(axes.flat, masks_a):
+        mask_image(masks_a, masks_b, name, ax, names, 200, False).set(xlabel="", ylabel="")
     for ax in axes.flat[len(masks_a) :]: ax.remove()
     for ax in axes[:, 0]: ax.set_ylabel("to output (index)")
     for ax in axes.flat[max(0, len(masks_a) - width) : len(masks_a)]: ax.set_xlabel("from input (index)")
@@ -356,13 +408,15 @@ def sensitivity(
     default: float | None = None, # beta that is marked
     limits: tuple[float, float] | None = None, # of the colors, in percent; None: those of the frame
 ):
-    "Accuracy of the control mask over beta, colored by the share of weights that the functions share; returns the `Axes`."
-    ax = _axes(ax, 6, 3.2)
+    "Accuracy of the control mask over beta, colored by the share of shared weights; returns the `Axes`."
+    ax = axes_of(ax, 6, 3.2)
     low, high = limits or (None, None)
-    dots = ax.scatter(frame["beta"], 100 * frame["accuracy"], c=100 * frame["sharing"], cmap="viridis", s=22, vmin=low, vmax=high, edgecolor="white", linewidths=0.3)
+    dots = ax.scatter(frame["beta"], 100 * frame["accuracy"], c=100 * frame["sharing"], cmap="viridis", s=22,
+                      vmin=low, vmax=high, edgecolor="white", linewidths=0.3)
     ax.figure.colorbar(dots, ax=ax, label="shared weights (%)")
     ax.set(xscale="log", xlabel="β (price of keeping a weight, times batch size)", ylabel="accuracy (%)")
     _finish(ax)
     if default is not None:
-        _legend(ax, {f"default, β = {default:g}": ax.axvline(default, color=GRAY, lw=1.2, ls=":", zorder=0)})
+        mark = ax.axvline(default, color=GRAY, lw=1.2, ls=":", zorder=0)
+        _legend(ax, {f"default, β = {default:g}": mark})
     return ax

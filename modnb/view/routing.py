@@ -33,21 +33,31 @@ def seed_dots(
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter
     f = part(frame, "final", metric)
-    f = f[on_set(f, test)]
-    names = list(dict.fromkeys(f.function))
-    if ax is None: ax = plt.subplots(figsize=(6.5, 0.24 * len(names) + 0.9), layout="constrained")[1]
-    for i, name in enumerate(names):
-        v = np.sort(f[f.function == name].value.to_numpy())
-        ax.scatter(v, i + 0.5 * (np.arange(len(v)) / max(len(v) - 1, 1) - 0.5), s=10, color="#0072B2", alpha=0.7, lw=0)
+    values = {name: np.sort(v) for name, v in f[on_set(f, test)].groupby("function", sort=False).value}
+    size = (6.5, 0.24 * len(values) + 0.9)
+    if ax is None: ax = plt.subplots(figsize=size, layout="constrained")[1]
+    for i, v in enumerate(values.values()):
+        ax.scatter(v, i + np.linspace(-0.25, 0.25, len(v)), s=10, color="#0072B2", alpha=0.7, lw=0)
         ax.plot([np.median(v)] * 2, [i - 0.35, i + 0.35], color="black", lw=1.6)
     if limit is not None: ax.axvline(limit, color="#999999", lw=1, ls="--")
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.4, -0.6))
+    ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - 0.4, -0.6))
     ax.set(xlabel=metric + (f", {test}" if test else ""), xscale="log" if log else "linear")
     if log: ax.xaxis.set_minor_formatter(NullFormatter())
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 # %% ../../nbs/view/02_routing.ipynb #868a5bd7
+def _entropies(ax, curve: pd.DataFrame, top: float):
+    "H_a and H_b of one estimator over time: every seed a thin line, the median a thick one."
+    for metric, color in (("H_a", "#D55E00"), ("H_b", "#0072B2")):
+        wide = curve[curve.metric == metric].pivot(index="step", columns="seed", values="value")
+        ax.plot(wide.index, wide, color=color, lw=0.6, alpha=0.5)
+        ax.plot(wide.index, wide.median(axis=1), color=color, lw=1.8, label=metric)
+    ax.axhline(top, color="#999999", lw=0.8, ls=":")
+    ax.set_xlabel("step")
+    ax.spines[["top", "right"]].set_visible(False)
+
+# %% ../../nbs/view/02_routing.ipynb #a5d21fc1
 def entropy_curves(
     frame: pd.DataFrame, # rows of the comparison
     names: Sequence[str], # estimators
@@ -56,20 +66,13 @@ def entropy_curves(
 ) -> np.ndarray: # the `Axes`
     "H_a and H_b over time, a panel per estimator, every seed a thin line."
     import matplotlib.pyplot as plt
+    size = (2.3 * len(names) + 0.5, 2.3)
     if axes is None:
-        size = 2.3 * len(names) + 0.5, 2.3
         axes = plt.subplots(1, len(names), figsize=size, sharey=True, layout="constrained", squeeze=False)[1][0]
     curve = part(frame, "curve")
     for ax, name in zip(axes, names):
-        for metric, color in (("H_a", "#D55E00"), ("H_b", "#0072B2")):
-            chosen = curve[(curve.function == name) & (curve.metric == metric)]
-            wide = chosen.pivot(index="step", columns="seed", values="value")
-            ax.plot(wide.index, wide, color=color, lw=0.6, alpha=0.5)
-            ax.plot(wide.index, wide.median(axis=1), color=color, lw=1.8, label=metric)
-        ax.axhline(top, color="#999999", lw=0.8, ls=":")
+        _entropies(ax, curve[curve.function == name], top)
         ax.set_title(name, fontsize="small")
-        ax.set_xlabel("step")
-        ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("nats")
     axes[-1].legend(frameon=False, fontsize="small", loc="center right")
     return axes

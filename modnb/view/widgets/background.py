@@ -20,15 +20,18 @@ __all__ = ['Stopped', 'Pace', 'Messages', 'run_work', 'Background']
 
 # %% ../../../nbs/view/widgets/01_background.ipynb #f8ce30b0
 class Stopped(KeyboardInterrupt):
-    "Stop was asked for."
+    "A stop was requested."
 
 
 class Pace(Progress):
     "The newest line of progress: stage, step, rate, time left."
+    out: Any # itself
 
     def __init__(self, interval: float = 0.25): # seconds between two renewals
         super().__init__(io.StringIO(), interval)
-        self.line, self.rate, self.out = "", 0.0, self
+        self.line = ""
+        self.rate = 0.0
+        self.out = self
 
     def __call__(self, event: Event):
         super().__call__(dataclasses.replace(event, values={}, kind=event.kind if hasattr(self, "then") else "start"))
@@ -144,4 +147,5 @@ class Background:
 
     def __repr__(self) -> str:
         line = f", {self.messages.pace.line}" if self.messages.event else ""
-        return f"Background: {self.state}{line}" + (f"; {type(self.error).__name__}: {self.error}" if self.error else "")
+        error = f"; {type(self.error).__name__}: {self.error}" if self.error else ""
+        return f"Background: {self.state}{line}{error}"

@@ -12,18 +12,19 @@ import io
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
 
-import ipywidgets as w
+import ipywidgets as w # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 from ...training.trackers import progress_line
 from .background import Background
 
 # %% auto #0
-__all__ = ['DRAWING', 'WORDS', 'STYLES', 'png', 'blank', 'Still', 'Picture', 'note', 'problem', 'guarded', 'heading', 'table',
-           'status', 'Trainer', 'Explorer', 'TimeSlider', 'TrainingExplorer']
+__all__ = ['DRAWING', 'WORDS', 'STYLES', 'png', 'blank', 'Still', 'Picture', 'note', 'problem', 'guarded', 'heading', 'control',
+           'table', 'status', 'train_button', 'stop_button', 'show_status', 'show_work', 'Trainer', 'Explorer',
+           'TimeSlider', 'Work', 'Choice', 'TrainingExplorer']
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f1e76c44
 DRAWING = threading.RLock()
@@ -38,7 +39,7 @@ def png(
     fig.savefig(file, format="png", dpi=dpi, pil_kwargs={"compress_level": 1})
     return file.getvalue()
 
-
+# %% ../../../nbs/view/widgets/02_controls.ipynb #fb225b19
 def blank(
     text: str, # what is missing, and what to do about it
     width: float = 8.3, # inches
@@ -110,7 +111,7 @@ def problem(error: BaseException) -> str: # HTML
     return (f'<div class="modnb-problem" role="alert" style="color:#B00020;line-height:1.4"><b>{message}</b>'
             f'<details><summary>where</summary><pre style="overflow:auto">{trace}</pre></details></div>')
 
-
+# %% ../../../nbs/view/widgets/02_controls.ipynb #d4cfb4ce
 def guarded(
     box: w.HTML, # where errors are shown
     call: Callable, # a callback
@@ -132,6 +133,19 @@ def heading(text: str, more: str = "") -> w.HTML: # `more`: smaller, next to it
     return w.HTML(f'<h3 style="margin:10px 0 2px">{html.escape(text)} {small}</h3>')
 
 
+def control(
+    kind: type, # of widget
+    text: str, # its description, with the unit
+    px: int, # pixels of its width
+    tip: str = "",
+    margin: str | None = None,
+    **options, # of the widget
+) -> w.Widget:
+    "A widget with a whole description and a fixed width."
+    layout = w.Layout(width=f"{px}px", margin=margin)
+    return kind(description=text, style={"description_width": "initial"}, layout=layout, tooltip=tip, **options)
+
+# %% ../../../nbs/view/widgets/02_controls.ipynb #e770e96b
 def _row(values: Sequence, tag: str, bold: bool = False) -> str: # HTML
     style = "padding:1px 10px 1px 0;font-variant-numeric:tabular-nums" + (";font-weight:bold" if bold else "")
     sides = ["left"] + ["right"] * (len(values) - 1)
@@ -161,6 +175,31 @@ def status(job: Background) -> str:
     event = job.messages.event
     return (f"{progress_line(event, {}, 0.0)} · " if event else "") + WORDS[job.state]
 
+# %% ../../../nbs/view/widgets/02_controls.ipynb #5e5be423
+def train_button(name: str) -> w.Button:
+    return w.Button(description=name, icon="play", button_style="primary", tooltip="train in the background")
+
+
+def stop_button() -> w.Button:
+    return w.Button(description="Stop", icon="stop", tooltip="stop here and keep what was learned")
+
+# %% ../../../nbs/view/widgets/02_controls.ipynb #6ef4e72b
+def show_status(trainer: Trainer, job: Background):
+    "Line, bar and error."
+    trainer.line.value = note(status(job))
+    trainer.bar.value = job.messages.share
+    trainer.bar.bar_style = STYLES.get(job.state, "")
+    if job.error: trainer.problem.value = problem(job.error)
+
+
+def show_work(trainer: Trainer, job: Background):
+    "The curves and the explorer's own display. Drawing gets a fifth of the time."
+    began = time.monotonic()
+    if job.running and began < trainer.due: return
+    if trainer.curves: trainer.curves.show(rows=list(job.messages.rows))
+    trainer.changed(job)
+    trainer.due = time.monotonic() + 4 * (time.monotonic() - began)
+
 # %% ../../../nbs/view/widgets/02_controls.ipynb #1911fe2a
 class Trainer:
     "Train, Stop, a bar with rate and time left, and live curves: the panel over a `Background`."
@@ -175,8 +214,9 @@ class Trainer:
         self.changed = changed
         self.prepare = prepare
         self.name = name
-        self.begin = w.Button(description=name, icon="play", button_style="primary", tooltip="train in the background")
-        self.end = w.Button(description="Stop", icon="stop", tooltip="stop here and keep what was learned")
+        self.job: Background = Background(work, self.show)
+        self.begin = train_button(name)
+        self.end = stop_button()
         self.bar = w.FloatProgress(min=0, max=1, layout=w.Layout(width="200px"))
         self.line = w.HTML()
         self.problem = w.HTML()
@@ -185,14 +225,13 @@ class Trainer:
         self.end.on_click(lambda _: self.job.stop())
         buttons = w.HBox([self.begin, self.end, self.bar, self.line], layout=w.Layout(align_items="center"))
         self.widget = w.VBox([buttons, self.problem, *([self.curves.image] if self.curves else [])])
-        self.job = Background(work, self.show)
         self.reset(work)
 
     def reset(self, work: Callable | None = None): # None: the same
         "Forget all messages. Raises `RuntimeError` while the work runs."
         self.job.check_idle()
         self.job = Background(work or self.job.work, self.show)
-        self._due = 0.0
+        self.due = 0.0
         self.show(self.job)
 
     def train(self, wait: bool = False) -> Background: # True: return when it is over
@@ -207,17 +246,9 @@ class Trainer:
         return self.job.wait() if wait else self.job
 
     def show(self, job: Background):
-        "Update buttons, bar, line, curves and the explorer's own display. Drawing gets a fifth of the time."
-        self.line.value = note(status(job))
-        self.bar.value = job.messages.share
-        self.bar.bar_style = STYLES.get(job.state, "")
-        if job.error: self.problem.value = problem(job.error)
-        began = time.monotonic()
-        try:
-            if not job.running or began >= self._due:
-                if self.curves: self.curves.show(rows=list(job.messages.rows))
-                self.changed(job)
-                self._due = time.monotonic() + 4 * (time.monotonic() - began)
+        "Update everything, then the explorer's own display."
+        show_status(self, job)
+        try: show_work(self, job)
         finally:
             self.begin.description = "Go on" if job.state == "stopped" else self.name
             self.begin.disabled = job.running
@@ -259,6 +290,10 @@ class Explorer:
         for call in calls:
             control.observe(guarded(self.problem, functools.partial(self._changed, call)), "value")
 
+    def lock(self, controls: Iterable[w.Widget], locked: bool):
+        "While the work runs, its settings stay as they are."
+        for one in controls: one.disabled = locked
+
     def _changed(self, call: Callable[[], Any], change: dict):
         if not self.quiet: call()
 
@@ -270,8 +305,7 @@ class TimeSlider:
     "Which training step is shown; next to it, one more control."
 
     def __init__(self, other: w.Widget):
-        self.step = w.IntSlider(description="training step", min=0, max=1, style={"description_width": "initial"},
-                                layout=w.Layout(width="480px"), tooltip="back and forth in time")
+        self.step = control(w.IntSlider, "training step", 480, "back and forth in time", min=0, max=1)
         self.other = other
         self.widget = w.HBox([self.step, other])
         self.reached = 0
@@ -291,12 +325,28 @@ class TimeSlider:
         if follow: self.step.value = step
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f65331bc
+class Work(Protocol):
+    "What a `TrainingExplorer` trains, and can show at any measured step."
+    every: int # updates between two measurements
+
+    def __call__(self, notify: Callable) -> Any: ...
+    def at(self, step: int) -> int: ... # the last measured step that is not after a step
+
+
+class Choice(Protocol):
+    "The settings of a `TrainingExplorer`."
+    all: dict[str, w.Widget] # setting -> control
+    widget: w.Widget
+
+    def work(self) -> Any: ... # a `Work` with the chosen settings
+
+# %% ../../../nbs/view/widgets/02_controls.ipynb #f8c9269f
 class TrainingExplorer(Explorer):
     "Settings, training, and the state at any measured step. A subclass fills in `draw`, `curves` and `render`."
 
     def __init__(self,
         title: str, question: str, # that the pictures answer
-        choice: Any, # the settings: `all` (name -> control), `widget`, `work()`
+        choice: Choice,
         time: TimeSlider,
         pictures: list[Picture], # of a step
     ):
@@ -308,18 +358,19 @@ class TrainingExplorer(Explorer):
         self.work = choice.work()
         self.used = self.values
         self.trainer = Trainer(self.work, self.draw_curves, self.notified, self.prepare)
-        self.results = w.VBox([heading("Look", question), time.widget,
-                               w.HBox([picture.image for picture in pictures]), self.numbers],
-                              layout=w.Layout(display="none"))
+        images = w.HBox([picture.image for picture in pictures])
+        shown = [heading("View", question), time.widget, images, self.numbers]
+        self.results = w.VBox(shown, layout={"display": "none"})
         self.widget = w.VBox([heading(title), choice.widget, self.trainer.widget, self.problem, self.results],
-                             layout=w.Layout(max_width="840px"))
-        for control in (time.step, time.other): self.on(control, self.show, self.mark)
+                             layout={"max_width": "840px"})
+        for one in (time.step, time.other): self.on(one, self.show, self.mark)
 
     def draw(self, step: int): "Fill in `pictures` and `numbers`."
     def curves(self, rows: list[tuple], step: int | None) -> Figure: raise NotImplementedError
 
     @property
     def values(self) -> dict: return {name: control.value for name, control in self.choice.all.items()}
+
     def renew(self):
         "Begin again with the chosen settings, untrained. Raises `RuntimeError` while the work runs."
         self.trainer.job.check_idle()
@@ -337,12 +388,11 @@ class TrainingExplorer(Explorer):
     def prepare(self):
         "Before the work: begin again if it is done or its settings have changed; lock the settings."
         if self.trainer.job.state == "done" or self.used != self.values: self.renew()
-        for control in self.choice.all.values(): control.disabled = True
+        self.lock(self.choice.all.values(), True)
 
     def notified(self, job: Background):
         "From the thread: show the newest step; at the end, unlock the settings."
-        if job.state not in ("running", "ready"):
-            for control in self.choice.all.values(): control.disabled = False
+        if job.state not in ("running", "ready"): self.lock(self.choice.all.values(), False)
         if job.messages.rows: self.show()
 
     def draw_curves(self, rows: list[tuple]) -> Figure:

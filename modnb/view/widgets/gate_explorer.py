@@ -5,26 +5,18 @@
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #bb938ef7
 from __future__ import annotations
 
-import ipywidgets as w
+import ipywidgets as w # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
 from ..gating import LABELS
-from .controls import Picture, TimeSlider, TrainingExplorer, note, table
+from .controls import Picture, TimeSlider, TrainingExplorer, control, note, table
 from .gates import (ARCHITECTURES, GATINGS, STEPS, GateSettings, GateWork, metric_rows,
                                       render_gate_curves, render_gates, render_gating)
 
 # %% auto #0
-__all__ = ['WIDE', 'wide', 'GateChoice', 'GateExplorer', 'gate_explorer']
+__all__ = ['GateChoice', 'GateExplorer', 'gate_explorer']
 
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #76d6293a
-WIDE = {"description_width": "initial"}
-
-
-def wide(kind: type, text: str, px: int, tip: str = "", **options) -> w.Widget:
-    "A control with a whole description and a fixed width."
-    return kind(description=text, style=WIDE, layout=w.Layout(width=f"{px}px"), tooltip=tip, **options)
-
-
 class GateChoice:
     "What is trained, and how long."
 
@@ -32,25 +24,29 @@ class GateChoice:
         architectures = [(text, arch) for arch, text in ARCHITECTURES.items()]
         gatings = [(LABELS[gating], gating) for gating in GATINGS]
         number = w.BoundedIntText
-        self.arch = wide(w.Dropdown, "architecture", 190, options=architectures)
-        self.gating = wide(w.Dropdown, "gating", 180, "the gate sees the rule, all inputs, or is absent", options=gatings)
-        self.rules = wide(w.IntSlider, "rules", 220, "and as many modules", min=2, max=8)
-        self.width = wide(number, "width e", 120, "of the encoder", min=2, max=64)
-        self.steps = wide(number, "steps", 130, "updates of the network", min=1, max=100_000)
-        self.balance = wide(w.BoundedFloatText, "price of unequal use", 215, "added to the loss", min=0, max=10, step=0.1)
-        self.data_seed = wide(number, "task seed", 135, "draws other rules", min=0, max=99)
-        self.seed = wide(number, "network seed", 165, "draws other initial weights and batches", min=0, max=99)
-        names = ("arch", "gating", "rules", "width", "steps", "balance", "data_seed", "seed")
-        self.all = {name: getattr(self, name) for name in names}
-        for name, control in self.all.items(): control.value = getattr(settings, name)
+        self.arch = control(w.Dropdown, "architecture", 190, options=architectures)
+        self.gating = control(w.Dropdown, "gating", 180, "the gate sees the rule, all inputs, or is absent",
+                              options=gatings)
+        self.rules = control(w.IntSlider, "rules", 220, "and as many modules", min=2, max=8)
+        self.width = control(number, "width e", 120, "of the encoder", min=2, max=64)
+        self.steps = control(number, "steps", 130, "updates of the network", min=1, max=100_000)
+        self.balance = control(w.BoundedFloatText, "price of unequal use", 215, "added to the loss",
+                               min=0, max=10, step=0.1)
+        self.data_seed = control(number, "task seed", 135, "draws other rules", min=0, max=99)
+        self.seed = control(number, "network seed", 165, "draws other initial weights and batches", min=0, max=99)
+        names = ("arch", "gating", "rules", "width", "balance", "data_seed", "seed")
+        values = {name: getattr(settings, name) for name in names} | {"steps": settings.updates}
+        self.all = {name: one for name, one in vars(self).items() if name in values}
+        for name, one in self.all.items(): one.value = values[name]
         self.widget = w.HBox(list(self.all.values()), layout=w.Layout(flex_flow="row wrap"))
 
     def work(self) -> GateWork:
-        return GateWork(GateSettings(**{name: control.value for name, control in self.all.items()}))
+        return GateWork(GateSettings(**{name: one.value for name, one in self.all.items()}))
 
 # %% ../../../nbs/view/widgets/08_gate_explorer.ipynb #68dbad48
 class GateExplorer(TrainingExplorer):
     "A gated network, the panel that trains it, and its activation matrix over time. Displays itself."
+    work: GateWork
 
     def __init__(self, settings: GateSettings):
         self.matched = w.Checkbox(value=True, description="match modules to rules", indent=False,
@@ -59,20 +55,21 @@ class GateExplorer(TrainingExplorer):
         self.matrix = Picture(render_gates, "gates")
         super().__init__("Gate explorer", "which module is used for which rule?", GateChoice(settings),
                          TimeSlider(self.matched), [self.matrix])
-        for name, control in self.choice.all.items():
-            self.on(control, self.renew_arch if name == "arch" else self.renew)
+        for name, one in self.choice.all.items():
+            self.on(one, self.renew_arch if name == "arch" else self.renew)
 
     def renew_arch(self):
         "Another architecture begins with its own number of steps."
-        self.renew_with(steps=STEPS[self.choice.arch.value])
+        self.renew_with(steps=STEPS[self.choice.all["arch"].value])
 
     def draw(self, step: int):
         "The matrix and its numbers."
         s = self.work.settings
         gates = self.work.gates[step]
         self.matrix.show(gates=gates, step=step, matched=self.matched.value, gating=s.gating)
-        text = note(f"step {step:,} of {s.steps:,}" + self.error_at(step))
-        if gates is not None: text += table(*metric_rows(gates, self.work.gates[0]), name="modnb-metrics")
+        text = note(f"step {step:,} of {s.updates:,}" + self.error_at(step))
+        first = self.work.gates[0]
+        if gates is not None and first is not None: text += table(*metric_rows(gates, first), name="modnb-metrics")
         self.numbers.value = text
 
     def error_at(self, step: int) -> str:

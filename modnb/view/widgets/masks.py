@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,31 +31,36 @@ from .background import Stopped
 from .controls import blank
 
 # %% auto #0
-__all__ = ['STUDIES', 'KINDS', 'WHERE', 'MaskStudy', 'labels', 'accuracies', 'confusions', 'right_and_wrong', 'own_study',
-           'add_mul_study', 'double_add_study', 'digits_study', 'MaskWork', 'masks_so_far', 'render_curves',
-           'at_threshold', 'names_of', 'render_layer', 'render_overlap', 'overlap_rows', 'cut', 'render_cut', 'render']
+__all__ = ['STUDIES', 'KINDS', 'WHERE', 'right_and_wrong', 'MaskStudy', 'labels', 'accuracies', 'confusions', 'own_study',
+           'add_mul_study', 'double_add_study', 'digits_study', 'masks_so_far', 'MaskWork', 'render_curves',
+           'at_threshold', 'render_layer', 'short_names', 'render_overlap', 'overlap_rows', 'cut', 'render_cut',
+           'render']
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #9574a4f9
+def right_and_wrong(accuracy: Mapping[str, float]) -> tuple: # shares [functions, 2], rows, columns
+    "The table of a study that has no other."
+    return np.array([[a, 1 - a] for a in accuracy.values()]), list(accuracy), ["right", "wrong"]
+
+
 @dataclasses.dataclass
 class MaskStudy:
     "A network, its functions, and how to ask for its answers."
     net: nn.Module # it is copied, never trained
     data: Mapping[str, Iterable] # function -> batches (inputs, targets) that its mask is learned from
     loss: Callable # loss(outputs, targets) -> scalar
-    accuracy: Callable[[Callable], Mapping[str, float]] # callable network -> function -> share of right answers
-    confusion: Callable[[Callable], tuple] | None = None # callable network -> counts [rows, columns], names of rows, names of columns
+    accuracy: Callable[[Callable], dict[str, float]] # callable network -> function -> share of right answers
+    confusion: Callable[[Callable], tuple] | None = None # callable network -> counts, names of rows, names of columns
     train: Iterable | None = None # batches to train the network on first; None: it is trained
     fit: dict = dataclasses.field(default_factory=dict) # arguments of `fit`: steps, lr
     learn: dict = dataclasses.field(default_factory=dict) # arguments of `learn_masks`: steps, lr, beta, init
 
     def __post_init__(self):
-        if len(self.data) < 2: raise ValueError(f"data: masks of two functions or more are compared; it has {list(self.data)}")
-        self.fit, self.learn = {"steps": 1000, "lr": 1e-3} | self.fit, {"steps": 1000, "lr": 5e-2, "beta": 1e-4} | self.learn
+        if len(self.data) < 2: raise ValueError(f"data: two functions or more are compared; it has {list(self.data)}")
+        self.fit = {"steps": 1000, "lr": 1e-3} | self.fit
+        self.learn = {"steps": 1000, "lr": 5e-2, "beta": 1e-4} | self.learn
 
     @property
-    def functions(self) -> list[str]:
-        "Their names."
-        return list(self.data)
+    def functions(self) -> list[str]: return list(self.data)
 
     def answers(self, net: Callable) -> tuple: # counts or shares [rows, columns], names of rows, names of columns
         "What a network answers; where there is no confusion table, how often it is right."
@@ -68,23 +73,27 @@ def labels(outputs: Tensor) -> Tensor: # [..., classes] -> int64 [...]
 
 
 @torch.no_grad()
-def accuracies(net: Callable, test: Mapping[str, tuple[Tensor, Tensor]], predict: Callable = labels) -> dict[str, float]: # function -> share
+def accuracies(
+    net: Callable,
+    test: Mapping[str, tuple[Tensor, Tensor]], # function -> inputs, targets [n, ...]
+    predict: Callable = labels, # outputs -> labels of the targets' shape
+) -> dict[str, float]: # function -> share
     "Share of examples of each function with every label right."
-    return {f: float((predict(net(x)) == y).view(len(y), -1).all(1).float().mean()) for f, (x, y) in test.items()}
+    right = {f: (predict(net(x)) == y).view(len(y), -1).all(1) for f, (x, y) in test.items()}
+    return {f: float(r.float().mean()) for f, r in right.items()}
 
-
+# %% ../../../nbs/view/widgets/03_masks.ipynb #260a2b7d
 @torch.no_grad()
-def confusions(net: Callable, test: Mapping[str, tuple[Tensor, Tensor]], predict: Callable = labels) -> tuple: # counts, rows, columns
-    "What is said of each class, where a target is one label."
+def confusions(
+    net: Callable,
+    test: Mapping[str, tuple[Tensor, Tensor]], # function -> inputs, targets [n]
+    predict: Callable = labels, # outputs -> labels [n]
+) -> tuple: # counts [classes, classes], rows, columns
+    "What is answered for each class, where a target is one label."
     said, true = (torch.cat(ts) for ts in zip(*((predict(net(x)), y) for x, y in test.values())))
     n = 1 + int(torch.maximum(said, true).max())
     names = [str(i) for i in range(n)]
     return torch.bincount(true * n + said, minlength=n * n).view(n, n).cpu().numpy(), names, names
-
-
-def right_and_wrong(accuracy: Mapping[str, float]) -> tuple: # shares, rows, columns
-    "The table of a study that has no other."
-    return np.array([[a, 1 - a] for a in accuracy.values()]), list(accuracy), ["right", "wrong"]
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #308e2c3e
 def own_study(
@@ -98,61 +107,97 @@ def own_study(
     "A study of a network with test data. Raises `ValueError` naming `test`."
     if set(test) != set(data): raise ValueError(f"test: has {list(test)}, data has {list(data)}")
     few = all(y.ndim == 1 and int(y.max()) < 12 for _, y in test.values())
-    return MaskStudy(net, data, loss, lambda net: accuracies(net, test, predict), (lambda net: confusions(net, test, predict)) if few else None, **options)
+    def accuracy(net): return accuracies(net, test, predict)
+    def confusion(net): return confusions(net, test, predict)
+    return MaskStudy(net, data, loss, accuracy, confusion if few else None, **options)
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #5c886169
 def add_mul_study(seed: int = 0) -> MaskStudy: # of initialization and data
     "Addition and multiplication of one-digit numbers: which operation's answer comes out?"
     task = AddMul(digits=1)
-    numbers = torch.cartesian_prod(torch.arange(10), torch.arange(10))
-    test = {op: task.encode(*numbers.T, torch.full((100,), i)) for i, op in enumerate(task.ops)}
-    every = tuple(torch.cat(t) for t in zip(*test.values()))
+    a, b = torch.cartesian_prod(torch.arange(10), torch.arange(10)).T
+    test = {op: task.encode(a, b, torch.full((100,), i)) for i, op in enumerate(task.ops)}
+    every, _ = (torch.cat(t) for t in zip(*test.values()))
     @torch.no_grad()
-    def confusion(net): return task.operations(net(every[0]), every[0]).T.numpy(), [f"asked {op}" for op in task.ops], [*task.ops, "other"]
-    return MaskStudy(FeedForward(task.n_inputs, (48, 48), task.n_outputs, seed=seed), {op: task.stream(128, op, seed=seed + 1) for op in task.ops}, task.loss,
-                     lambda net: accuracies(net, test, task.predict), confusion, task.stream(256, seed=seed), {"steps": 400, "lr": 1e-2}, {"steps": 300, "lr": 0.1, "beta": 8e-3, "seed": seed})
+    def confusion(net):
+        counts = task.operations(net(every), every).T.numpy()
+        return counts, [f"asked {op}" for op in task.ops], [*task.ops, "other"]
+    return MaskStudy(
+        net=FeedForward(task.n_inputs, (48, 48), task.n_outputs, seed=seed),
+        data={op: task.stream(128, op, seed=seed + 1) for op in task.ops}, loss=task.loss,
+        accuracy=lambda net: accuracies(net, test, task.predict), confusion=confusion,
+        train=task.stream(256, seed=seed), fit={"steps": 400, "lr": 1e-2},
+        learn={"steps": 300, "lr": 0.1, "beta": 8e-3, "seed": seed})
 
-
+# %% ../../../nbs/view/widgets/03_masks.ipynb #2cce76d2
 def double_add_study(seed: int = 0) -> MaskStudy: # of initialization and data
     "Two additions with inputs and outputs of their own: the same function, twice."
     task = DoubleAdd(digits=1, mode="together")
     x, y = task.dataset("valid", n=1000)
     @torch.no_grad()
     def accuracy(net): return dict(zip(task.pairs, task.solved(net(x), y).float().mean(0).tolist()))
-    return MaskStudy(FeedForward(task.n_inputs, (64, 64), task.n_outputs, seed=seed), {p: task.stream(128, p, seed=seed + 1) for p in task.pairs}, task.loss,
-                     accuracy, None, task.stream(256, seed=seed), {"steps": 800, "lr": 1e-2}, {"steps": 300, "lr": 0.1, "beta": 2e-3, "seed": seed})
+    return MaskStudy(
+        net=FeedForward(task.n_inputs, (64, 64), task.n_outputs, seed=seed),
+        data={p: task.stream(128, p, seed=seed + 1) for p in task.pairs}, loss=task.loss, accuracy=accuracy,
+        train=task.stream(256, seed=seed), fit={"steps": 800, "lr": 1e-2},
+        learn={"steps": 300, "lr": 0.1, "beta": 2e-3, "seed": seed})
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #2f0e7ded
 def digits_study(seed: int = 0) -> MaskStudy: # of initialization and data
     "Images of digits: the low ones and the high ones."
     images = image_set("digits")
-    halves = {"0 to 4": range(5), "5 to 9": range(5, 10)}
-    net = nn.Sequential(nn.Flatten(), FeedForward(64, (48, 48), 10, seed=seed))
-    return own_study(net, {f: images.stream(64, classes=c, seed=seed + 1) for f, c in halves.items()}, nn.functional.cross_entropy, {f: images.dataset("valid", c) for f, c in halves.items()},
-                     train=images.stream(64, seed=seed), fit={"steps": 300, "lr": 3e-3}, learn={"steps": 200, "lr": 0.1, "beta": 1e-3, "seed": seed})
+    classes = {"0 to 4": range(5), "5 to 9": range(5, 10)}
+    return own_study(
+        net=nn.Sequential(nn.Flatten(), FeedForward(64, (48, 48), 10, seed=seed)),
+        data={f: images.stream(64, classes=c, seed=seed + 1) for f, c in classes.items()},
+        loss=nn.functional.cross_entropy, test={f: images.dataset("valid", c) for f, c in classes.items()},
+        train=images.stream(64, seed=seed), fit={"steps": 300, "lr": 3e-3},
+        learn={"steps": 200, "lr": 0.1, "beta": 1e-3, "seed": seed})
 
 
-STUDIES = {"addition and multiplication": add_mul_study, "two additions": double_add_study, "images of digits": digits_study}
+STUDIES = {
+    "addition and multiplication": add_mul_study, "two additions": double_add_study, "images of digits": digits_study}
+
+# %% ../../../nbs/view/widgets/03_masks.ipynb #148765ae
+def masks_so_far(
+    net: nn.Module,
+    study: MaskStudy,
+    learn: dict, # arguments of `learn_masks`
+    checkpoint: Path,
+) -> Found:
+    "The masks of a checkpoint of a training that is not over."
+    learner = MaskLearner(net, study.functions, study.loss, **learn)
+    state = load_same_run(checkpoint, learner.about(), "remove it")
+    learner.restore(state)
+    route = learner.batched.route or "none"
+    rows = [r[1:] for r in state["rows"]]
+    return Found(learner.final_logits(), learner.masks(), rows, learner.estimator, route, learner.batched.reason)
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #682972f0
 class MaskWork:
-    "A study on its way: `work(tell)` trains a copy of the network, then learns the masks."
+    "A study in progress: `work(notify)` trains a copy of the network, then learns the masks."
 
     def __init__(self,
         study: MaskStudy,
         fit: dict | None = None, # instead of those of the study: steps, lr
         learn: dict | None = None, # instead of those of the study: steps, beta, lr
     ):
-        self.study, self.net, self.folder = study, copy.deepcopy(study.net), tempfile.TemporaryDirectory(prefix="modnb-")
-        self.fit, self.learn = study.fit | (fit or {}), study.learn | (learn or {})
-        self.trained, self.masks, self.found = study.train is None, None, None # self.masks: function -> Masks, as far as they are
+        self.study = study
+        self.net = copy.deepcopy(study.net)
+        self.folder = tempfile.TemporaryDirectory(prefix="modnb-")
+        self.fit = study.fit | (fit or {})
+        self.learn = study.learn | (learn or {})
+        self.trained = study.train is None
+        self.masks: dict[str, Masks] | None = None # function -> masks of the last evaluation
+        self.found: Found | None = None # once the learning ends or is stopped
 
-    def __call__(self, tell: Callable) -> Found:
-        if not self.trained: self._train(tell)
-        checkpoint = f"{self.folder.name}/masks {' '.join(map(str, self.learn.values()))}.pt"
-        every = max(1, min(25, self.learn["steps"] // 20))       # a stop waits for the next
+    def __call__(self, notify: Callable) -> Found:
+        if not self.trained: self.train(notify)
+        checkpoint = Path(self.folder.name) / f"masks {' '.join(map(str, self.learn.values()))}.pt"
+        every = max(1, min(25, self.learn["steps"] // 20)) # a stop waits for the next
         try:
-            self.found = learn_masks(self.net, self.study.data, self.study.loss, evaluate=self._evaluate, every=every, callbacks=[tell], checkpoint=checkpoint, **self.learn)
+            self.found = learn_masks(self.net, self.study.data, self.study.loss, evaluate=self.evaluate, every=every,
+                                     callbacks=[notify], checkpoint=checkpoint, **self.learn)
         except Stopped:
             self.found = masks_so_far(self.net, self.study, self.learn, checkpoint)
             raise
@@ -160,53 +205,54 @@ class MaskWork:
             if self.found: self.masks = self.found.masks
         return self.found
 
-    def _train(self, tell):
+    def train(self, notify: Callable):
         "The network, from its checkpoint if there is one."
-        every = max(1, self.fit["steps"] // 20)
-        fit(self.net, self.study.train, self.study.loss, evaluate=self.study.accuracy, every=every, callbacks=[tell], checkpoint=f"{self.folder.name}/net.pt", checkpoint_every=self.fit["steps"], stage="network", **self.fit)
+        assert self.study.train is not None
+        steps = self.fit["steps"]
+        fit(self.net, self.study.train, self.study.loss, evaluate=self.study.accuracy, every=max(1, steps // 20),
+            callbacks=[notify], checkpoint=f"{self.folder.name}/net.pt", checkpoint_every=steps, stage="network",
+            **self.fit)
         self.net.eval()
         self.trained = True
 
-    def _evaluate(self, masks: dict[str, Masks]) -> dict[str, float]:
+    def evaluate(self, masks: dict[str, Masks]) -> dict[str, float]:
         "Accuracy of each function under its mask and without it."
         self.masks = masks
-        return {f"{f}/accuracy {how}": self.study.accuracy(masked(self.net, m))[f] for f, kept in masks.items() for how, m in (("with", kept), ("without", ~kept))}
-
-# %% ../../../nbs/view/widgets/03_masks.ipynb #148765ae
-def masks_so_far(net: nn.Module, study: MaskStudy, learn: dict, checkpoint: str) -> Found:
-    "The masks of a checkpoint of a training that is not over."
-    learner = MaskLearner(net, study.functions, study.loss, **learn)
-    state = load_same_run(checkpoint, learner.about(), "remove it")
-    learner.restore(state)
-    return Found(learner.final_logits(), learner.masks(), [r[1:] for r in state["rows"]], learner.estimator, learner.batched.route or "none", learner.batched.reason)
+        parts = {(f, how): m for f, kept in masks.items() for how, m in (("with", kept), ("without", ~kept))}
+        return {f"{f}/accuracy {how}": self.study.accuracy(masked(self.net, m))[f] for (f, how), m in parts.items()}
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #e3d09fc2
-def _panel(ax, rows: list, title: str, suffix: str, stage: str, colors: dict, style: str = "-"):
+def _panel(ax, rows: Sequence[tuple], stage: str, suffix: str, colors: dict[str, str], style: str = "-"):
     "Lines of one metric, in percent, one per function."
     for f, color in colors.items():
-        points = [(step, 100 * v) for s, step, m, v in rows if s == stage and m == f"{f}{suffix}"]
-        ax.plot(*zip(*points) if points else ((), ()), style, color=color, lw=1.6, marker="o" if len(points) == 1 else None, ms=3, label=f)
-    ax.set_title(title, fontsize="small", loc="left")
+        points = np.array([(step, 100 * v) for s, step, m, v in rows if (s, m) == (stage, f"{f}{suffix}")])
+        marker = "o" if len(points) == 1 else None
+        ax.plot(*points.reshape(-1, 2).T, style, color=color, lw=1.6, marker=marker, ms=3, label=f)
     ax.set_xlabel("step (updates)", fontsize="small")
     ax.set_ylabel("%", fontsize="small", rotation=0, labelpad=4)
     ax.set_ylim(-3, 103)
     ax.tick_params(labelsize="small")
     ax.spines[["top", "right"]].set_visible(False)
 
-
+# %% ../../../nbs/view/widgets/03_masks.ipynb #7a2ae33d
 def render_curves(
-    rows: list[tuple], # (stage, step, metric, value)
+    rows: Sequence[tuple], # (stage, step, metric, value)
     functions: list[str],
 ) -> Figure:
     "Learning curves of the network and of its masks."
-    fig, colors = Figure(figsize=(8.3, 2.15)), colors_of(functions)
+    fig = Figure(figsize=(8.3, 2.15))
+    colors = colors_of(functions)
     axes = fig.subplots(1, 3)
     fig.subplots_adjust(0.06, 0.21, 0.99, 0.79, wspace=0.26)
-    _panel(axes[0], rows, "accuracy of the network", "", "network", colors)
-    _panel(axes[1], rows, "accuracy with the mask (dashed: without)", "/accuracy with", "masks", colors)
-    _panel(axes[1], rows, "accuracy with the mask (dashed: without)", "/accuracy without", "masks", colors, "--")
-    _panel(axes[2], rows, "weights that the masks keep", "/kept", "masks", colors)
-    fig.legend([Line2D([], [], color=c, lw=2) for c in colors.values()], colors, loc="upper left", ncols=min(len(colors), 10), frameon=False, fontsize="small", bbox_to_anchor=(0.045, 1.02), borderaxespad=0)
+    _panel(axes[0], rows, "network", "", colors)
+    _panel(axes[1], rows, "masks", "/accuracy with", colors)
+    _panel(axes[1], rows, "masks", "/accuracy without", colors, "--")
+    _panel(axes[2], rows, "masks", "/kept", colors)
+    titles = ("accuracy of the network", "accuracy with the mask (dashed: without)", "weights that the masks keep")
+    for ax, title in zip(axes, titles): ax.set_title(title, fontsize="small", loc="left")
+    handles = [Line2D([], [], color=c, lw=2) for c in colors.values()]
+    fig.legend(handles, list(colors), loc="upper left", ncols=min(len(colors), 10), frameon=False, fontsize="small",
+               bbox_to_anchor=(0.045, 1.02), borderaxespad=0)
     return fig
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #a305dcea
@@ -216,13 +262,8 @@ def at_threshold(
 ) -> dict[str, Masks]: # function -> masks
     "Masks of the weights that are kept with more than some probability."
     if threshold == 0.5: return found.masks
-    return {f: Masks({n: p > threshold for n, p in found.keep_prob(f).items()}, m.estimator, m.model) for f, m in found.masks.items()}
-
-
-def names_of(layers: Iterable[str]) -> dict[str, str]: # parameter -> short name
-    "Short names for axes, where they tell the parameters apart."
-    short = {n: n.removesuffix(".weight") for n in layers}
-    return short if len(set(short.values())) == len(short) else {n: n for n in layers}
+    kept = {f: {n: p > threshold for n, p in found.keep_prob(f).items()} for f in found.masks}
+    return {f: Masks(kept[f], m.estimator, m.model) for f, m in found.masks.items()}
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #4b050a15
 def render_layer(
@@ -237,16 +278,22 @@ def render_layer(
     mask_image(masks[pair[0]], masks[pair[1]], layer, ax, names=pair)
     return fig
 
+# %% ../../../nbs/view/widgets/03_masks.ipynb #014b2148
+def short_names(layers: Iterable[str]) -> dict[str, str]: # parameter -> short name
+    "Names without `.weight`, where that still tells the parameters apart."
+    short = {n: n.removesuffix(".weight") for n in layers}
+    return short if len(set(short.values())) == len(short) else {n: n for n in layers}
 
+# %% ../../../nbs/view/widgets/03_masks.ipynb #74434c24
 def render_overlap(
     frame, # of `overlap`
     layer: str | None = None, # that is marked
 ) -> Figure:
     "IoU and IoMin in every layer, with chance."
-    fig, short = Figure(figsize=(4.4, 3.7)), names_of(frame.layer)
+    fig = Figure(figsize=(4.4, 3.7))
     ax = fig.subplots()
     fig.subplots_adjust(0.13, 0.2, 0.99, 0.84)
-    overlap_bars(frame.assign(layer=frame.layer.map(short)), ax)
+    overlap_bars(frame.assign(layer=frame.layer.map(short_names(frame.layer))), ax)
     for text, name in zip(ax.get_xticklabels(), frame.layer): text.set_fontweight("bold" if name == layer else "normal")
     return fig
 
@@ -255,7 +302,9 @@ def overlap_rows(frame) -> tuple[list[str], list[list[str]]]: # head, a row per 
     "The numbers of `render_overlap`, as texts."
     def chance(row, m): return f"{row[f'{m}_chance']:.3f} ± {row[f'{m}_sd']:.3f}"
     head = ["layer", "IoU", "by chance ± sd", "IoMin", "by chance ± sd", "z"]
-    return head, [[r.layer, f"{r.iou:.3f}", chance(r, "iou"), f"{r.iomin:.3f}", chance(r, "iomin"), f"{r.z:+.1f}"] for _, r in frame.iterrows()]
+    rows = [[r.layer, f"{r.iou:.3f}", chance(r, "iou"), f"{r.iomin:.3f}", chance(r, "iomin"), f"{r.z:+.1f}"]
+            for _, r in frame.iterrows()]
+    return head, rows
 
 # %% ../../../nbs/view/widgets/03_masks.ipynb #16f36db8
 KINDS = {"mask": "its mask", "inverse": "all but its mask", "random": "as many at random"}
@@ -290,9 +339,13 @@ def render_cut(
     fig = Figure(figsize=(8.3, 2.9 if len(rows) < 6 else 3.9))
     left, right = fig.subplots(1, 2)
     fig.subplots_adjust(0.07, 0.13, 0.99, 0.86, wspace=0.3)
-    frame = pd.DataFrame([(name, f, a) for name, of in (("whole network", before), ("after the cut", after)) for f, a in of.items()], columns=["mask", "function", "value"])
-    accuracy_bars(frame, left, {"whole network": GRAY, "after the cut": PALETTE[1]})
-    for bar in left.patches: left.text(bar.get_x() + bar.get_width() / 2, min(bar.get_height() + 1.5, 94), f"{bar.get_height():.0f}", ha="center", fontsize="x-small", bbox={"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5})
+    cases = {"whole network": (before, GRAY), "after the cut": (after, PALETTE[1])}
+    values = [(name, f, a) for name, (accuracy, _) in cases.items() for f, a in accuracy.items()]
+    frame = pd.DataFrame(values, columns=["mask", "function", "value"])
+    accuracy_bars(frame, left, {name: color for name, (_, color) in cases.items()})
+    for bar in left.patches:
+        left.text(bar.get_x() + bar.get_width() / 2, min(bar.get_height() + 1.5, 94), f"{bar.get_height():.0f}",
+                  ha="center", fontsize="x-small", bbox={"facecolor": "white", "alpha": 0.7, "lw": 0, "pad": 0.5})
     confusion_heatmap(counts, rows, columns, right, "answers after the cut (% of the row)")
     right.set_xlabel("")
     return fig
@@ -300,7 +353,7 @@ def render_cut(
 # %% ../../../nbs/view/widgets/03_masks.ipynb #397d2c44
 def render(
     work: MaskWork,
-    rows: list[tuple] = (), # (stage, step, metric, value); none: no curves
+    rows: Sequence[tuple] = (), # (stage, step, metric, value); none: no curves
     pair: tuple[str, str] | None = None, # two functions; None: the first two
     layer: str | None = None, # None: the first
     threshold: float = 0.5, # on the keep probability
@@ -309,11 +362,12 @@ def render(
     seed: int = 0, # of the random cut
 ) -> list[list[Figure]]: # in rows: curves; masks of a layer and overlap; the cut
     "Everything that the explorer shows in a state."
-    pair = pair or tuple(itertools.islice(work.study.functions, 2))
-    curves = [[render_curves(list(rows), work.study.functions)]] if rows else []
+    study = work.study
+    curves = [[render_curves(rows, study.functions)]] if rows else []
     if work.masks is None: return [*curves, [blank("there are no masks yet")]]
     masks = at_threshold(work.found, threshold) if work.found else work.masks
-    layer = layer or next(iter(masks[pair[0]]))
+    a, b = pair or study.functions[:2]
+    layer = layer or next(iter(masks[a]))
     view = masked(work.net, cut(masks, chosen, where, seed))
-    return [*curves, [render_layer(masks, pair, layer), render_overlap(overlap(masks[pair[0]], masks[pair[1]]), layer)],
-            [render_cut(work.study.accuracy(work.net), work.study.accuracy(view), *work.study.answers(view))]]
+    layers = [render_layer(masks, (a, b), layer), render_overlap(overlap(masks[a], masks[b]), layer)]
+    return [*curves, layers, [render_cut(study.accuracy(work.net), study.accuracy(view), *study.answers(view))]]

@@ -8,57 +8,74 @@ from __future__ import annotations
 import html
 from pathlib import Path
 
-import ipywidgets as w
+import ipywidgets as w # type: ignore[import-untyped]
 import pandas as pd
 
 from ...runs.table import count_states
 from .background import Background
-from .controls import Explorer, Picture, Still, Trainer, guarded, heading, note
+from .controls import Explorer, Picture, Still, Trainer, control, guarded, heading, note
 from .runs import ABOUT, RunReader, filtered, framed, lines, render_runs, report_page, varied
 
 # %% auto #0
-__all__ = ['PAGE', 'STYLE', 'RunTable', 'RunAxes', 'RunPanel', 'RunBrowser', 'run_browser']
+__all__ = ['PAGE', 'STYLE', 'CONDITIONS', 'walker', 'RunTable', 'RunAxes', 'RunPanel', 'RunBrowser', 'run_browser']
 
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #54ac49b0
 PAGE = 200
-STYLE = "<style>.modnb-runs select, .modnb-runs-head {font-family: monospace; font-size: 12px} .modnb-runs-head {padding-left: 5px; font-weight: bold; overflow: hidden; white-space: nowrap}</style>"
+STYLE = """<style>
+.modnb-runs select, .modnb-runs-head {font-family: monospace; font-size: 12px}
+.modnb-runs-head {padding-left: 5px; font-weight: bold; overflow: hidden; white-space: nowrap}
+</style>"""
+CONDITIONS = "words, or conditions as: seed=3 lr>=0.01 state!=failed"
 
 
+def walker(text: str, icon: str) -> w.Button:
+    "A button that walks through the list."
+    return w.Button(description=text, icon=icon, tooltip=f"open the {text} run of the list", layout={"width": "110px"})
+
+# %% ../../../nbs/view/widgets/06_run_browser.ipynb #19b1851d
 class RunTable:
     "Filters, order, and a page of runs as a list."
 
     def __init__(self):
-        wide = {"description_width": "initial"}
-        self.experiment = w.Dropdown(options=["all"], description="experiment", style=wide, layout=w.Layout(width="250px"))
-        self.filter = w.Text(description="filter", placeholder="words, or conditions as: seed=3 lr>=0.01 state!=failed", continuous_update=True, style=wide, layout=w.Layout(width="400px"))
-        self.order = w.Dropdown(options=["run"], description="order by", style=wide, layout=w.Layout(width="250px"))
-        self.falling = w.Checkbox(description="falling", indent=False, layout=w.Layout(width="90px"))
-        self.page = w.BoundedIntText(value=1, min=1, max=1, description="page", style=wide, layout=w.Layout(width="120px"))
-        self.count, self.head = w.HTML(), w.HTML(layout=w.Layout(width="825px"))
-        self.list = w.Select(options=[], rows=12, layout=w.Layout(width="825px"))
+        self.experiment = control(w.Dropdown, "experiment", 250, options=["all"])
+        self.filter = control(w.Text, "filter", 400, placeholder=CONDITIONS, continuous_update=True)
+        self.order = control(w.Dropdown, "order by", 250, options=["run"])
+        self.falling = w.Checkbox(description="falling", indent=False, layout={"width": "90px"})
+        self.page = control(w.BoundedIntText, "page", 120, value=1, min=1, max=1)
+        self.count = w.HTML()
+        self.head = w.HTML(layout={"width": "825px"})
+        self.list = w.Select(options=[], rows=12, layout={"width": "825px"})
         self.list.add_class("modnb-runs")
-        button = lambda text, icon: w.Button(description=text, icon=icon, tooltip=f"open the {text} run of the list", layout=w.Layout(width="110px"))
-        self.back, self.forth = button("previous", "arrow-up"), button("next", "arrow-down")
-        self.widget = w.VBox([w.HTML(STYLE), w.HBox([self.experiment, self.filter]), w.HBox([self.order, self.falling, self.page, self.count]), self.head, self.list, w.HBox([self.back, self.forth])])
+        self.back = walker("previous", "arrow-up")
+        self.forth = walker("next", "arrow-down")
+        order = w.HBox([self.order, self.falling, self.page, self.count])
+        self.widget = w.VBox([w.HTML(STYLE), w.HBox([self.experiment, self.filter]), order, self.head, self.list,
+                              w.HBox([self.back, self.forth])])
 
     def columns(self, frame: pd.DataFrame) -> list[str]: # at most ten
         "What is shown: what differs between the runs."
         alone = frame["experiment"].nunique() <= 1
         chosen = (["run", "state"] if alone else ["experiment", "run", "state"]) + varied(frame)[: 7 if alone else 4]
-        return list(dict.fromkeys([*chosen, self.order.value, *(["wall_s"] if "wall_s" in frame else [])])) if self.order.value in frame else chosen
+        more = [c for c in (self.order.value, "wall_s") if c in frame] if self.order.value in frame else []
+        return list(dict.fromkeys([*chosen, *more]))
 
     def step(self, by: int): # 1: the next, -1: the previous
         "Walk through the page."
-        if self.list.options: self.list.index = 0 if self.list.index is None else min(max(self.list.index + by, 0), len(self.list.options) - 1)
+        last = len(self.list.options) - 1
+        if last >= 0: self.list.index = 0 if self.list.index is None else min(max(self.list.index + by, 0), last)
+
+    def ordered(self, frame: pd.DataFrame) -> pd.DataFrame:
+        "The runs in the chosen order; those without a value come last."
+        if self.order.value not in frame: return frame
+        return frame.sort_values(self.order.value, ascending=not self.falling.value, kind="stable", na_position="last")
 
     def show(self, frame: pd.DataFrame, whole: pd.DataFrame): # the runs that are left, and all of the experiment
         "Put a page of runs into the list."
         self.page.max = max(1, -(-len(frame) // PAGE))
-        if self.order.value in frame: frame = frame.sort_values(self.order.value, ascending=not self.falling.value, kind="stable", na_position="last")
-        part = frame.iloc[(self.page.value - 1) * PAGE : self.page.value * PAGE]
+        part = self.ordered(frame).iloc[(self.page.value - 1) * PAGE : self.page.value * PAGE]
         head, texts = lines(part, self.columns(whole))
         self.head.value = f'<div class="modnb-runs-head">{html.escape(head)}</div>'
-        keys = list(zip(part["experiment"], part["run"])) if len(part) else []
+        keys = list(zip(part["experiment"], part["run"]))
         if self.list.options != (new := tuple(zip(texts, keys))):
             chosen = self.list.value
             self.list.options = new
@@ -70,22 +87,24 @@ class RunAxes:
     "What is drawn along which axis."
 
     def __init__(self):
-        one = lambda text: w.Dropdown(options=[("–", None)], description=text, style={"description_width": "initial"}, layout=w.Layout(width="200px"))
-        self.x, self.y, self.color, self.facet = one("along"), one("height"), one("color"), one("panels")
-        self.all = [self.x, self.y, self.color, self.facet]
-        self.widget = w.HBox(self.all)
+        one = [control(w.Dropdown, text, 200, options=[("–", None)]) for text in ("along", "height", "color", "panels")]
+        self.x, self.y, self.color, self.facet = one
+        self.all = one
+        self.widget = w.HBox(one)
 
     def take(self, frame: pd.DataFrame):
         "Offer the columns of a frame; what was chosen stays where it can."
         differ = varied(frame)
         numbers = [c for c in frame if c not in ABOUT and pd.api.types.is_numeric_dtype(frame[c]) or c == "wall_s"]
-        results = [c for c in numbers if c not in ABOUT and frame[c].nunique() > 10] or [c for c in differ if c in numbers]
-        first = {self.x: next((c for c in differ if c not in results), None), self.y: results[-1] if results else "wall_s" if len(frame) else None}
+        results = [c for c in numbers if c not in ABOUT and frame[c].nunique() > 10]
+        results = results or [c for c in differ if c in numbers]
+        first = {self.x: next((c for c in differ if c not in results), None),
+                 self.y: results[-1] if results else "wall_s" if len(frame) else None}
         for one in self.all:
             before = one.value
-            names = [c for c in numbers] if one is self.y else [*differ, "state", "experiment", "preset"]
+            names = numbers if one is self.y else [*differ, "state", "experiment", "preset"]
             one.options = [("–", None), *((c, c) for c in names if c in frame)]
-            one.value = before if before in dict.fromkeys(names) and before in frame else first.get(one)
+            one.value = before if before in names and before in frame else first.get(one)
 
     @property
     def state(self) -> dict: return dict(x=self.x.value, y=self.y.value, color=self.color.value, facet=self.facet.value)
@@ -135,40 +154,37 @@ class RunBrowser(RunPanel):
         root: str | Path | None = None, # folder of all runs; None: the default
     ):
         super().__init__(root)
-        self.on(self.table.experiment, self.load)
-        for control in (self.table.filter, self.table.order, self.table.falling, self.table.page):
-            self.on(control, self.narrow)
-        for control in self.axes.all: self.on(control, self.draw)
-        self.on(self.table.list, self.open)
-        self.table.back.on_click(guarded(self.problem, lambda _: self.table.step(-1)))
-        self.table.forth.on_click(guarded(self.problem, lambda _: self.table.step(1)))
+        table = self.table
+        self.on(table.experiment, self.load)
+        for one in (table.filter, table.order, table.falling, table.page): self.on(one, self.narrow)
+        for one in self.axes.all: self.on(one, self.draw)
+        self.on(table.list, self.open)
+        table.back.on_click(guarded(self.problem, lambda _: table.step(-1)))
+        table.forth.on_click(guarded(self.problem, lambda _: table.step(1)))
+
+    def offer(self, control: w.Dropdown, names: list[str], value: str):
+        "New options, where they are other ones, and one of them."
+        if list(control.options) == names: return
+        with self.quietly():
+            control.options = names
+            control.value = value
 
     def notified(self, job: Background):
         "From the thread: show what has been read so far."
         if job.state == "ready" or not self.reader.rows: return
         names = ["all", *sorted({key[0] for key in list(self.reader.rows)})]
-        chosen = self.table.experiment
-        if list(chosen.options) != names:
-            before = chosen.value
-            with self.quietly():
-                chosen.options = names
-                if before == "all" and len(names) == 2: before = names[1]
-                chosen.value = before
+        before = self.table.experiment.value
+        self.offer(self.table.experiment, names, names[1] if before == "all" and len(names) == 2 else before)
         self.load()
 
     def load(self):
         "Use the runs of the chosen experiment."
-        if self.quiet: return
         name = self.table.experiment.value
-        order = self.table.order
-        with self.quietly():
-            self.whole = self.reader.frame(None if name == "all" else name)
-            before = order.value
-            names = ["run", "started", "wall_s", "state", *varied(self.whole)]
-            if list(order.options) != names:
-                order.options = names
-                order.value = before if before in names else "run"
-            self.axes.take(self.whole)
+        self.whole = self.reader.frame(None if name == "all" else name)
+        before = self.table.order.value
+        names = ["run", "started", "wall_s", "state", *varied(self.whole)]
+        self.offer(self.table.order, names, before if before in names else "run")
+        with self.quietly(): self.axes.take(self.whole)
         self.narrow()
 
     def narrow(self):

@@ -28,8 +28,8 @@ from ..plots import PALETTE
 from .controls import blank
 
 # %% auto #0
-__all__ = ['ABOUT', 'CONDITION', 'described', 'headline_by', 'numbers_of', 'RunReader', 'holds', 'filtered', 'varied', 'as_text',
-           'lines', 'render_runs', 'report_page', 'framed']
+__all__ = ['ABOUT', 'CONDITION', 'COMPARE', 'FONT', 'described', 'headline_by', 'numbers_of', 'RunReader', 'holds', 'filtered',
+           'varied', 'as_text', 'padded', 'lines', 'render_runs', 'facts', 'report_page', 'framed']
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #12147896
 ABOUT = ["experiment", "run", "state", "started", "wall_s", "preset", "device", "problem"]
@@ -43,12 +43,14 @@ def described(
     found = run_state(folder, version)
     status = found.status
     error = (status.get("error") or "").splitlines()[-1:] if found.state in ("failed", "interrupted") else []
-    about = dict(experiment=folder.experiment, run=folder.signature, state=found.state, started=(status.get("started") or "")[:16].replace("T", " "), wall_s=status.get("wall_s"),
-                 preset=status.get("preset") or "", device=status.get("device") or "", problem=found.problem or "".join(error))
+    about = {"experiment": folder.experiment, "run": folder.signature, "state": found.state,
+             "started": (status.get("started") or "")[:16].replace("T", " "), "wall_s": status.get("wall_s"),
+             "preset": status.get("preset") or "", "device": status.get("device") or "",
+             "problem": found.problem or "".join(error)}
     params = {n: ", ".join(map(str, v)) if isinstance(v, tuple) else v for n, v in as_params(found.about).items()}
     return about | {f"{n} (parameter)" if n in ABOUT else n: v for n, v in params.items()}
 
-
+# %% ../../../nbs/view/widgets/05_runs.ipynb #f4bec536
 @functools.cache
 def headline_by(name: str) -> Callable | None: # None: the experiment has none, or cannot be imported
     "What sums up the results of an experiment."
@@ -63,24 +65,33 @@ def numbers_of(folder: RunFolder) -> dict[str, float]: # number -> value; empty 
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #7a3ccc4b
 class RunReader:
-    "`work(tell)` that reads a folder of runs."
+    "`work(notify)` that reads a folder of runs."
 
     def __init__(self,
         root: str | Path | None = None, # folder of all runs; None: the default
     ):
-        self.runs, self.rows, self.numbers, self.folders, self.version = Runs(root), {}, {}, None, functools.cache(source_version)
+        self.runs = Runs(root)
+        self.folders: dict[tuple[str, str], RunFolder] | None = None # (experiment, run) -> folder; None: not listed yet
+        self.rows: dict[tuple[str, str], dict] = {} # what is known of each without its result
+        self.numbers: dict[tuple[str, str], dict] = {}
+        self.version = functools.cache(source_version)
 
-    def __call__(self, tell: Callable) -> pd.DataFrame:
+    def __call__(self, notify: Callable) -> pd.DataFrame:
         if self.folders is None: self.folders = {(f.experiment, f.signature): f for f in self.runs}
-        for stage, read, into in (("runs", lambda f: described(f, self.version), self.rows), ("numbers", numbers_of, self.numbers)):
-            wanted = [k for k in self.folders if stage == "runs" or self.rows[k]["state"] in ("done", "stale")]
-            left = [k for k in wanted if k not in into]
-            tell(Event("start", len(wanted) - len(left), len(wanted), stage=stage))
-            for i, key in enumerate(left, len(wanted) - len(left) + 1):
-                into[key] = read(self.folders[key])
-                if i % 20 == 0 or i == len(wanted): tell(Event("step", i, len(wanted), stage=stage))
-            tell(Event("end", len(wanted), len(wanted), stage=stage))
+        self.read("runs", list(self.folders), lambda f: described(f, self.version), self.rows, notify)
+        done = [k for k in self.folders if self.rows[k]["state"] in ("done", "stale")]
+        self.read("numbers", done, numbers_of, self.numbers, notify)
         return self.frame()
+
+    def read(self, stage: str, keys: list, read: Callable[[RunFolder], dict], into: dict, notify: Callable):
+        "One stage, for the runs that it has not read yet."
+        assert self.folders is not None
+        left = [k for k in keys if k not in into]
+        notify(Event("start", len(keys) - len(left), len(keys), stage=stage))
+        for i, key in enumerate(left, len(keys) - len(left) + 1):
+            into[key] = read(self.folders[key])
+            if i % 20 == 0 or i == len(keys): notify(Event("step", i, len(keys), stage=stage))
+        notify(Event("end", len(keys), len(keys), stage=stage))
 
     def frame(self, name: str | None = None) -> pd.DataFrame: # a row per run: ABOUT, parameters, numbers
         "What has been read of an experiment (None: of all)."
@@ -91,6 +102,9 @@ class RunReader:
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #98fb6f02
 CONDITION = re.compile(r"(.+?)\s*(==|=|!=|>=|<=|>|<|~)\s*(.*)")
+COMPARE: dict[str, Callable] = {
+    "=": np.equal, "==": np.equal, "!=": np.not_equal,
+    ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}
 
 
 def holds(
@@ -104,8 +118,7 @@ def holds(
     except ValueError: given = None
     if sign == "~": return column.astype(str).str.contains(value, case=False, regex=False)
     if given is not None and numbers.notna().any():
-        compare = {"=": np.equal, "==": np.equal, "!=": np.not_equal, ">": np.greater, ">=": np.greater_equal, "<": np.less, "<=": np.less_equal}[sign]
-        return pd.Series(compare(numbers, given), index=column.index) & (numbers.notna() | (sign == "!="))
+        return pd.Series(COMPARE[sign](numbers, given), index=column.index) & (numbers.notna() | (sign == "!="))
     if sign in ("=", "==", "!="): return (column.astype(str).str.lower() == value.lower()) == (sign != "!=")
     raise ValueError(f"filter: {column.name!r} is no number that could be {sign} {value}")
 
@@ -117,15 +130,14 @@ def filtered(
     "Runs that meet a filter. Raises `ValueError` for a column that is not there."
     try: terms = shlex.split(text)
     except ValueError: raise ValueError(f"filter: a quotation mark is open in {text!r}") from None
-    kept, words = pd.Series(True, index=frame.index), None
-    for term in terms:
-        if found := CONDITION.fullmatch(term):
-            name, sign, value = found.groups()
-            if name not in frame: raise ValueError(f"filter: no column {name!r}{nearest(name, frame.columns)}")
-            kept &= holds(frame[name], sign, value)
-        else:
-            if words is None: words = pd.Series([" ".join(map(str, row)).lower() for row in frame.itertuples(index=False)], index=frame.index, dtype=str)
-            kept &= words.str.contains(term.lower(), regex=False)
+    kept = pd.Series(True, index=frame.index)
+    words = [term.lower() for term in terms if not CONDITION.fullmatch(term)]
+    if words:
+        rows = [" ".join(map(str, row)).lower() for row in frame.itertuples(index=False)]
+        kept &= np.array([all(word in row for word in words) for row in rows], bool)
+    for name, sign, value in (found.groups() for found in map(CONDITION.fullmatch, terms) if found):
+        if name not in frame: raise ValueError(f"filter: no column {name!r}{nearest(name, frame.columns)}")
+        kept &= holds(frame[name], sign, value)
     return frame[kept]
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #f339bb69
@@ -139,47 +151,76 @@ def as_text(value) -> str:
     if value is None or isinstance(value, float) and math.isnan(value): return "–"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
+# %% ../../../nbs/view/widgets/05_runs.ipynb #d19b06ee
+def padded(text: str, width: int, right: bool) -> str:
+    "A text of some width, cut if it is too long, with blanks that do not collapse."
+    short = text if len(text) <= width else text[: width - 1] + "…"
+    return (short.rjust(width) if right else short.ljust(width)).replace(" ", "\u00a0")
+
 
 def lines(
     frame: pd.DataFrame,
     columns: Sequence[str],
     widest: int = 18, # characters of a column, at most
-) -> tuple[str, list[str]]: # head, a line per run; blanks that do not collapse
+) -> tuple[str, list[str]]: # head, a line per run
     "Rows as lines of equal length."
-    texts = [[as_text(v) for v in frame[c]] for c in columns]
-    widths = [min(widest, max([len(c), *map(len, t)])) for c, t in zip(columns, texts)]
-    numeric = [pd.api.types.is_numeric_dtype(frame[c]) for c in columns]
-    def line(cells): return "  ".join((c if len(c) <= n else c[: n - 1] + "…").rjust(n) if right else (c if len(c) <= n else c[: n - 1] + "…").ljust(n) for c, n, right in zip(cells, widths, numeric)).replace(" ", "\u00a0")
-    return line(columns), [line(cells) for cells in zip(*texts)]
+    texts = [[c, *map(as_text, frame[c])] for c in columns]
+    cells = [[padded(text, min(widest, max(map(len, column))), pd.api.types.is_numeric_dtype(frame[c]))
+              for text in column] for c, column in zip(columns, texts)]
+    head, *rows = ("\u00a0\u00a0".join(row) for row in zip(*cells))
+    return head, rows
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #0c657cc3
-def _is_number(column: pd.Series) -> bool: return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
+def _is_number(column: pd.Series) -> bool:
+    return pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
 
 
 def _wide(column: pd.Series) -> bool:
     "Whether a logarithmic axis suits: positive numbers over more than one and a half decades."
     return _is_number(column) and bool((column.dropna() > 0).all()) and column.max() > 30 * column.min()
 
-
+# %% ../../../nbs/view/widgets/05_runs.ipynb #4045d821
 def _colored(frame: pd.DataFrame, color: str | None) -> list[tuple[str, str, pd.DataFrame]]: # label, color, rows
-    "The groups that share a color; seven at most."
+    "The groups that share a color."
     if color is None: return [("", PALETTE[0], frame)]
     groups = list(frame.groupby(color, sort=True, dropna=False))
     shades = PALETTE if len(groups) <= len(PALETTE) else [f"C{i}" for i in range(10)]
     return [(as_text(v), shades[i % len(shades)], rows) for i, (v, rows) in enumerate(groups)]
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #c68653d2
-def _panel(ax, frame: pd.DataFrame, x: str, y: str, color: str | None, places: dict | None):
-    "The dots of one facet, and the lines of means."
+def _facet(ax, frame: pd.DataFrame, x: str, y: str, color: str | None, places: dict[str, int] | None):
+    "The dots of one facet, and the lines of means. `places`: text -> position, where the axis has names."
     for _, shade, rows in _colored(frame, color):
         at = rows[x] if places is None else rows[x].map(as_text).map(places)
         ax.plot(at, rows[y], "o", color=shade, ms=4, alpha=0.55, mew=0)
         mean = rows[y].groupby(at).mean()
-        if len(mean) < len(rows) or len(mean) > 1 and places is None and len(mean) <= 40: ax.plot(mean.index, mean, "-" if places is None else "_", color=shade, lw=1.4, ms=16, mew=2)
+        if len(mean) < len(rows) or (places is None and 1 < len(mean) <= 40):
+            ax.plot(mean.index, mean, "-" if places is None else "_", color=shade, lw=1.4, ms=16, mew=2)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize="small")
+    if _wide(frame[x]): ax.set_xscale("log")
+    if places: ax.set_xticks(list(places.values()), list(places), rotation=20 if max(map(len, places)) > 8 else 0)
 
+# %% ../../../nbs/view/widgets/05_runs.ipynb #485f96a1
+def _panels(parts: int, right: float) -> tuple[Figure, list]: # with `parts` axes
+    "Panels in rows of three. A layout that adapts would take as long as the drawing."
+    width = min(3, parts)
+    high = -(-parts // width)
+    fig = Figure(figsize=(8.3, 0.7 + 2.5 * high))
+    axes = fig.subplots(high, width, sharex=True, sharey=True, squeeze=False)
+    height = fig.get_figheight()
+    fig.subplots_adjust(0.09, 0.58 / height, right, 1 - 0.28 / height, 0.06, 0.16)
+    for ax in axes.flat[parts:]: ax.remove()
+    return fig, list(axes.flat[:parts])
 
+# %% ../../../nbs/view/widgets/05_runs.ipynb #d8c88528
+def _color_legend(fig: Figure, ax, color: str, groups: list[tuple[str, str, pd.DataFrame]]):
+    "Ten groups at most, to the right of the panels."
+    handles = [ax.plot([], [], "o-", color=shade)[0] for _, shade, _ in groups[:10]]
+    fig.legend(handles, [label for label, _, _ in groups[:10]], title=color, loc="upper left",
+               bbox_to_anchor=(0.865, 1), frameon=False, fontsize="small", title_fontsize="small")
+
+# %% ../../../nbs/view/widgets/05_runs.ipynb #222a1c31
 def render_runs(
     frame: pd.DataFrame, # a row per run
     x: str, # column along the axis
@@ -191,45 +232,46 @@ def render_runs(
     if y in frame and not _is_number(frame[y]): raise ValueError(f"y: {y!r} holds no numbers")
     frame = frame.dropna(subset=[x, y]) if {x, y} <= set(frame) else frame.iloc[:0]
     if frame.empty: return blank("no run has both values")
-    parts = [("", frame)] if facet is None else [(f"{facet} = {as_text(v)}", rows) for v, rows in frame.groupby(facet, dropna=False)][:6]
-    width = min(3, len(parts))
-    high = -(-len(parts) // width)
-    fig = Figure(figsize=(8.3, 0.7 + 2.5 * high))
-    axes = fig.subplots(high, width, sharex=True, sharey=True, squeeze=False)
-    fig.subplots_adjust(0.09, 0.58 / fig.get_figheight(), 0.86 if color else 0.985, 1 - 0.28 / fig.get_figheight(), 0.06, 0.16) # a layout that adapts would take as long as the drawing
-    places = None if _is_number(frame[x]) else {t: i for i, t in enumerate(dict.fromkeys(map(as_text, sorted(frame[x], key=str))))}
-    for ax, (title, rows) in zip(axes.flat, parts):
-        _panel(ax, rows, x, y, color, places)
-        ax.set_title(title, fontsize="small")
-        if _wide(frame[x]): ax.set_xscale("log")
-        if places: ax.set_xticks(list(places.values()), list(places), rotation=20 if max(map(len, places)) > 8 else 0)
-    for ax in axes.flat[len(parts):]: ax.remove()
+    groups = [("", frame)] if facet is None else list(frame.groupby(facet, dropna=False))[:6]
+    fig, axes = _panels(len(groups), 0.86 if color else 0.985)
+    names = dict.fromkeys(map(as_text, sorted(frame[x], key=str)))
+    places = None if _is_number(frame[x]) else {name: i for i, name in enumerate(names)}
+    for ax, (value, rows) in zip(axes, groups):
+        _facet(ax, rows, x, y, color, places)
+        ax.set_title("" if facet is None else f"{facet} = {as_text(value)}", fontsize="small")
     fig.supxlabel(x, fontsize="medium", y=0.01)
     fig.supylabel(y, fontsize="medium", x=0.005)
-    groups = _colored(frame, color) if color else []
-    if groups: fig.legend([axes[0, 0].plot([], [], "o-", color=c)[0] for _, c, _ in groups[:10]], [label for label, _, _ in groups[:10]], title=color, loc="upper left", bbox_to_anchor=(0.865, 1), frameon=False, fontsize="small", title_fontsize="small")
+    if color: _color_legend(fig, axes[0], color, _colored(frame, color))
     return fig
 
 # %% ../../../nbs/view/widgets/05_runs.ipynb #5e7d24fb
-def _facts(row: dict) -> str: # HTML
+FONT = "font:13px system-ui,sans-serif"
+
+
+def facts(row: dict) -> str: # HTML
     "A run as a small table."
-    cells = "".join(f'<tr><td style="text-align:left;padding-right:14px;color:#555">{html.escape(str(k))}</td><td style="text-align:left">{html.escape(as_text(v))}</td></tr>' for k, v in row.items() if v not in (None, "") and v == v)
-    return f'<table style="font:13px system-ui,sans-serif">{cells}</table>'
+    known = {name: as_text(value) for name, value in row.items() if value not in (None, "") and value == value}
+    cells = [f'<tr><td style="text-align:left;padding-right:14px;color:#555">{html.escape(name)}</td>'
+             f'<td style="text-align:left">{html.escape(text)}</td></tr>' for name, text in known.items()]
+    return f'<table style="{FONT}">{"".join(cells)}</table>'
 
-
+# %% ../../../nbs/view/widgets/05_runs.ipynb #b39926f1
 def report_page(
     folder: RunFolder,
     row: dict, # what the table says of it
 ) -> str: # HTML of a page
     "The report of a run; without one, what is known of it."
-    page, notebook = folder.path / "report.html", folder.path / "report.ipynb"
+    page = folder.path / "report.html"
+    notebook = folder.path / "report.ipynb"
     if page.is_file(): return page.read_text(encoding="utf-8")
     if notebook.is_file():
         from modnb.runs.report import exporter
         return exporter().from_filename(str(notebook))[0]
-    parts = ["<p style='font:13px system-ui,sans-serif'>This run has no report; <code>modnb report</code> writes one.</p>", _facts(row)]
-    if row.get("state") in ("done", "stale"): parts.append(read_result(folder, tensors=False).frame.head(40).to_html(index=False, border=0, float_format="%.4g"))
-    return f"<!DOCTYPE html><meta charset='utf-8'><body style='font:13px system-ui,sans-serif'>{''.join(parts)}</body>"
+    parts = [f"<p style='{FONT}'>This run has no report; <code>modnb report</code> writes one.</p>", facts(row)]
+    if row.get("state") in ("done", "stale"):
+        head = read_result(folder, tensors=False).frame.head(40)
+        parts.append(head.to_html(index=False, border=0, float_format="{:.4g}".format))
+    return f"<!DOCTYPE html><meta charset='utf-8'><body style='{FONT}'>{''.join(parts)}</body>"
 
 
 def framed(
@@ -237,4 +279,6 @@ def framed(
     height: int = 620, # pixels
 ) -> str: # HTML
     "A page in a frame of its own, without scripts."
-    return f'<iframe class="modnb-report" title="report of the run" sandbox="allow-popups" style="width:100%;height:{height}px;border:1px solid #BBB;background:white" srcdoc="{html.escape(page)}"></iframe>'
+    style = f"width:100%;height:{height}px;border:1px solid #BBB;background:white"
+    return (f'<iframe class="modnb-report" title="report of the run" sandbox="allow-popups" style="{style}" '
+            f'srcdoc="{html.escape(page)}"></iframe>')
