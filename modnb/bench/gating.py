@@ -38,7 +38,7 @@ def l1(outputs, targets) -> torch.Tensor:
     "Mean absolute error of what a gated network returns."
     return F.l1_loss(outputs[0], targets)
 
-
+# %% ../../nbs/bench/04_gating.ipynb #6c58d13c
 def our_step(
     arch: str,
     gating: str,
@@ -68,11 +68,11 @@ def our_step(
 # %% ../../nbs/bench/04_gating.ipynb #278bddca
 def _per_member(times: list[float], members: int) -> list[float]: return [t / members for t in times]
 
-
+# %% ../../nbs/bench/04_gating.ipynb #61098b47
 def _spread(name: str, found: tuple) -> dict:
     return {name: round(found[0], 3), f"{name}_low": round(found[1], 3), f"{name}_high": round(found[2], 3)}
 
-
+# %% ../../nbs/bench/04_gating.ipynb #bcb2f060
 def side_by_side(
     arch: str, gating: str, rules: int, width: int,
     members: int = 25, # S
@@ -92,7 +92,7 @@ def side_by_side(
             | _spread("stacking", ratio(times["one_by_one"], times["ours"])) | middle
             | {"members": members, "group": grouped.groups[0], "rounds": rounds})
 
-
+# %% ../../nbs/bench/04_gating.ipynb #c0923e36
 def modular_cost(rules: int = 32, width: int = 32, members: int = 25, rounds: int = 7, device: str = "cpu",
                  least: float = 0.3) -> dict:
     "How many times as long a step of the modular MLP takes as one of its monolithic twin: ours, and the reference's."
@@ -119,7 +119,7 @@ def pace(seconds: float = 3.0, width: int = 32) -> float: # member-steps in a se
         done += sum(step.groups)
     return done / spent
 
-
+# %% ../../nbs/bench/04_gating.ipynb #def51043
 def _together(processes: int, threads: int, seconds: float, width: int) -> float: # member-steps in a second, of all
     "The pace of several processes that run at the same time."
     code = f"from modnb.bench.gating import pace; print(pace({seconds}, {width}))"
@@ -132,7 +132,7 @@ def _together(processes: int, threads: int, seconds: float, width: int) -> float
     for c in children: c.stdin.write("\n"); c.stdin.flush()
     return sum(float(c.communicate()[0].split()[-1]) for c in children)
 
-
+# %% ../../nbs/bench/04_gating.ipynb #b0b975fc
 def two_processes(rounds: int = 7, seconds: float = 3.0, width: int = 32) -> dict:
     "How many times as many steps two processes of one thread do as one process of two threads."
     pairs = [(_together(2, 1, seconds, width), _together(1, 2, seconds, width)) for _ in range(rounds)]
@@ -158,7 +158,7 @@ def measure(case: str, rounds: int = 7, device: str = "cpu") -> dict:
         return modular_cost(rounds=rounds, device=device)
     return side_by_side(*CASES[case], rounds=rounds, device=device)
 
-
+# %% ../../nbs/bench/04_gating.ipynb #7864e410
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.gating [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
     command("modnb.bench.gating", "Time one step of an ensemble of gated networks against the reference's way.",

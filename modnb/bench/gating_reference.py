@@ -34,7 +34,7 @@ class GroupLayer(nn.Module):
         y = torch.bmm(x.permute(1, 0, 2), self.w).permute(1, 0, 2)
         return y if self.b is None else y + self.b
 
-
+# %% ../../nbs/bench/05_gating_reference.ipynb #5de5280a
 def _with_score(net: Gated) -> GroupLayer:
     "Second layers of the modules; those of `modular` have one output more, the score."
     weight = net.second.weight
@@ -44,7 +44,7 @@ def _with_score(net: Gated) -> GroupLayer:
         bias = torch.cat([bias, net.score.bias], -1)
     return GroupLayer(weight, bias)
 
-
+# %% ../../nbs/bench/05_gating_reference.ipynb #cf4ae740
 def _blend(gating: str, out: Tensor, context: Tensor, by_context: Callable) -> tuple[Tensor, Tensor]:
     "Weighted sum [..., o] of the modules' outputs [..., M, o], and the gates [..., M, 1]; context is [..., R]."
     if gating == "modular":
@@ -179,7 +179,7 @@ def one_hot(rule: np.ndarray, rules: int) -> np.ndarray: # int [n] -> [n, R]
     made[np.arange(rule.size), rule] = 1.0
     return made
 
-
+# %% ../../nbs/bench/05_gating_reference.ipynb #ea64d8bd
 def numpy_mlp(n: int, rules: int, data_seed: int): # -> inputs [n, 2 + R], targets [n], contexts [n, R]
     "A batch for the MLP: the answers of all rules, of which one is kept."
     rng = np.random.RandomState(data_seed)
@@ -192,7 +192,7 @@ def numpy_mlp(n: int, rules: int, data_seed: int): # -> inputs [n, 2 + R], targe
     for r in range(rules): result[:, r] = (alpha[r] * a + beta[r] * b)[:, 0]
     return np.concatenate((a, b, context), -1), np.sum(result * context, -1), context
 
-
+# %% ../../nbs/bench/05_gating_reference.ipynb #32daf410
 def _retrieve(data: np.ndarray, key: int, value: int) -> np.ndarray: # [n, N, 4R] -> [n, N]
     "For each token the value of the other token whose key is the closest."
     deltas = np.abs(np.expand_dims(data[:, :, key], 1) - np.expand_dims(data[:, :, key], 2))
@@ -201,7 +201,7 @@ def _retrieve(data: np.ndarray, key: int, value: int) -> np.ndarray: # [n, N, 4R
     rows = np.repeat(np.expand_dims(np.arange(len(data)), -1), data.shape[1], 1)
     return data[rows, np.argmin(deltas, 2), value]
 
-
+# %% ../../nbs/bench/05_gating_reference.ipynb #51d9a082
 def numpy_mha(n: int, rules: int, data_seed: int, length: int = 10):
     "A batch for attention, search version 1: inputs [n, N, 5R], targets [n, N], contexts [n, N, R]."
     rng = np.random.RandomState(data_seed)

@@ -30,7 +30,7 @@ class Params(Base):
     train_steps: int = param(100, "updates of the network", min=1)
     mask_steps: int = param(60, "updates of the masks", min=1)
 
-
+# %% ../../nbs/bench/03_grids.ipynb #afc3c9e0
 def run(params: Params, log: Log) -> Result:
     "The experiment, timed from inside."
     began = time.perf_counter()
@@ -101,7 +101,7 @@ def many_runs(folder: Path, runs: int) -> Runs:
                    Result(frame), 1.0)
     return Runs(folder)
 
-
+# %% ../../nbs/bench/03_grids.ipynb #9924ef93
 def table_of_many(
     folder: Path, # for the runs
     runs: int = 10_000,

@@ -50,12 +50,12 @@ class Setting:
     ours: dict = field(default_factory=dict) # more arguments of our learner
     train_weights: bool = False
 
-
+# %% ../../nbs/bench/02_masks.ipynb #4c25eaf0
 def everything(name: str, param) -> bool: # for `where`
     "Every parameter is masked, biases and normalization, too."
     return True
 
-
+# %% ../../nbs/bench/02_masks.ipynb #c9f5d055
 def add_mul(*layer_sizes: int) -> Setting:
     "Addition and multiplication by a feedforward network; by an LSTM if no sizes are given."
     task = AddMul()
@@ -63,7 +63,7 @@ def add_mul(*layer_sizes: int) -> Setting:
            else LSTMClassifier(task.n_inputs, 256, task.n_outputs, 2, 3, seed=0))
     return Setting(net, [task.stream(128)[i] for i in range(8)], task.loss)
 
-
+# %% ../../nbs/bench/02_masks.ipynb #a9db7459
 def double_addition() -> Setting:
     "Two additions at once by an unmodified `nn.LSTM` that sees both pairs at 6 steps."
     g = torch.Generator().manual_seed(0)
@@ -82,7 +82,7 @@ def permuted_mnist() -> Setting:
     return Setting(FeedForward(784, (800, 800, 64), 10, seed=0), batches, F.cross_entropy, samples=8, where=everything,
                    train_weights=True)
 
-
+# %% ../../nbs/bench/02_masks.ipynb #f7b9dbd4
 def scan(kind: str) -> Setting:
     "SCAN commands by the encoder-decoder LSTM or the Transformer, batch 256, with teacher forcing."
     task = Scan()
@@ -93,7 +93,7 @@ def scan(kind: str) -> Setting:
     return Setting(net, [stream[i] for i in range(6)], task.loss, where=(weights_only, no_embeddings),
                    ours={"by_length": by_length, "clip": 5.0})
 
-
+# %% ../../nbs/bench/02_masks.ipynb #451c29d4
 def images(net, size: int) -> Setting:
     "Images of CIFAR's shape; biases and normalization are masked too."
     g = torch.Generator().manual_seed(0)
@@ -115,7 +115,7 @@ def reference_step(s: Setting, device="cpu") -> Callable:
     batches = itertools.cycle(s.batches)
     return lambda: step(*next(batches))
 
-
+# %% ../../nbs/bench/02_masks.ipynb #61790e68
 def our_step(s: Setting, functions=("one",), **options) -> Callable:
     "A function that takes one step of our learner, for one function or several."
     learner = MaskLearner(s.net, functions, s.loss,
@@ -127,7 +127,7 @@ def our_step(s: Setting, functions=("one",), **options) -> Callable:
     step.learner = learner
     return step
 
-
+# %% ../../nbs/bench/02_masks.ipynb #1efd887f
 def network_step(s: Setting, learner: MaskLearner) -> Callable:
     "The network alone, forward and backward on given weights, on a learner's route and in its memory order."
     parts = learner.parts([s.batches[0]])
@@ -155,7 +155,7 @@ def result(times: dict[str, list[float]]) -> dict:
             "ours_ms": round(middle(times["ours"]), 3), "low": round(low, 3), "high": round(high, 3),
             "rounds": len(times["ours"])}
 
-
+# %% ../../nbs/bench/02_masks.ipynb #2bdd6d02
 def side_by_side(name: str, rounds: int = 7, device: str = "cpu", **options) -> dict:
     "Time a setting on both sides, with the network's own share of our step."
     s = SETTINGS[name]()
@@ -193,7 +193,7 @@ def functions(rounds: int = 7, device: str = "cpu") -> dict:
                                         "ours": our_step(s, tuple("abc"))}, rounds, device=device))
     return out["ff400"] | {f"lstm_{n}": v for n, v in out["addmul_lstm"].items() if n != "rounds"}
 
-
+# %% ../../nbs/bench/02_masks.ipynb #0a4aebe2
 def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4) -> dict:
     "Drawing masked copies of 2 M weights and pulling a gradient back, in ns per weight, next to plain copying."
     weight = torch.randn(n, device=device, requires_grad=True)
@@ -214,7 +214,7 @@ def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4)
     return (found
             | {"ns_per_drawn_weight": round(1e6 * found["ours_ms"] / (n * K), 3), "copy_ns": round(copy_ns(device), 3)})
 
-
+# %% ../../nbs/bench/02_masks.ipynb #ee20c32e
 def peaks(name: str) -> dict:
     "Peak memory of one step, in MiB: the reference's, ours with all copies at once, ours with one after the other."
     code = ("import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\n"
@@ -260,7 +260,7 @@ def table(results: dict[str, dict]):
     frame.insert(1, "at least", pd.Series(LEAST))
     return frame
 
-
+# %% ../../nbs/bench/02_masks.ipynb #10ff7127
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.masks [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
     command("modnb.bench.masks", "Time one step of mask training against the reference's step.", CASES, argv)

@@ -38,13 +38,13 @@ def _matmul(x: Tensor, weight: Tensor) -> Tensor:
     if weight.dim() == 2: return x @ weight.mT
     return torch.bmm(x.reshape(len(weight), -1, x.shape[-1]), weight.mT).view(len(x), -1)
 
-
+# %% ../../nbs/bench/00_reference.ipynb #14b543f6
 def _per_chunk(x: Tensor, p: Tensor, own: int) -> Tensor:
     "A parameter, or K of them, in a shape that broadcasts against x [B, ...]; one has `own` dimensions."
     if p.dim() == own: return p
     return p.repeat_interleave(len(x) // len(p), 0).view(len(x), *[1] * (x.dim() - 1 - own), *p.shape[1:])
 
-
+# %% ../../nbs/bench/00_reference.ipynb #c014717f
 class _Linear(nn.Linear):
     def forward(self, x):
         flat = x.flatten(end_dim=-2)
@@ -52,7 +52,7 @@ class _Linear(nn.Linear):
         if self.bias is not None: out = out + _per_chunk(out, self.bias, 1)
         return out.view(*x.shape[:-1], -1)
 
-
+# %% ../../nbs/bench/00_reference.ipynb #590efc16
 class _Conv2d(nn.Conv2d):
     def forward(self, x):
         w = self.weight
@@ -63,7 +63,7 @@ class _Conv2d(nn.Conv2d):
         y = y.view(len(y), K, w.shape[1], *y.shape[2:]).transpose(0, 1).flatten(0, 1)
         return y if self.bias is None else y + _per_chunk(y, self.bias[..., None, None], 3)
 
-
+# %% ../../nbs/bench/00_reference.ipynb #027eb019
 class _BatchNorm2d(nn.BatchNorm2d):
     def forward(self, x):
         y = F.batch_norm(x, self.running_mean, self.running_var, None, None, False, 0.0, self.eps)
@@ -76,7 +76,7 @@ def _cell(x, h, c, w_ih, w_hh, bias):
     c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
     return torch.sigmoid(o) * torch.tanh(c), c
 
-
+# %% ../../nbs/bench/00_reference.ipynb #e12ec2fa
 class _LSTM(nn.LSTM):
     def forward(self, x, hx=None):
         x = x.transpose(0, 1) if self.batch_first else x
@@ -91,17 +91,17 @@ class _LSTM(nn.LSTM):
         out = torch.stack(out)
         return (out.transpose(0, 1) if self.batch_first else out), state
 
-
+# %% ../../nbs/bench/00_reference.ipynb #8a34d7dc
 class _LSTMCell(LSTMCell):
     def forward(self, x, h, c): return _cell(x, h, c, self.weight_ih, self.weight_hh, self.bias)
 
-
+# %% ../../nbs/bench/00_reference.ipynb #b38a5dc2
 class _LayerNorm(LayerNorm):
     def forward(self, x):
         y = (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps)
         return y * _per_chunk(y, self.gamma, 1) + _per_chunk(y, self.beta, 1)
 
-
+# %% ../../nbs/bench/00_reference.ipynb #6cad2729
 class _EncoderDecoder(EncoderDecoderLSTM):
     def _steps(self, x, cells, state):
         "Outputs of the last layer at all steps, and the states after each step."

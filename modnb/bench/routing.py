@@ -53,7 +53,7 @@ def setting(
                   torch.arange(rows))
     return net, make_estimator("kirsch_em", LookAt(net), rows, samples=samples), batch
 
-
+# %% ../../nbs/bench/06_routing.ipynb #93290afd
 def our_step(net, estimator, batch) -> Callable:
     "E-step and M-step, with an update by Adam."
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
@@ -77,7 +77,7 @@ def loop_loss(net, estimator, batch, a) -> torch.Tensor: # a int [B, L, K]
         each.append(estimator.look.head.log_prob(h, batch.y[i : i + 1])[0] + lp[i])
     return -torch.stack(each)
 
-
+# %% ../../nbs/bench/06_routing.ipynb #bf044d53
 def loop_step(net, estimator, batch) -> Callable:
     "The same step by a loop over samples, examples and modules."
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
@@ -158,7 +158,7 @@ def measure(rounds: int = 5, least: float = 0.3, **sizes) -> dict: # case -> rat
     return {"em": row(em["reference"], em["ours"]), "em by module": row(em["by module"], em["ours"]),
             "ten seeds": row(seeds["reference"], seeds["ours"], 10.0)}
 
-
+# %% ../../nbs/bench/06_routing.ipynb #5b3a1dc3
 def table(results: dict) -> pd.DataFrame:
     "Results as a frame, with the bars."
     import pandas as pd
@@ -166,7 +166,7 @@ def table(results: dict) -> pd.DataFrame:
     frame.insert(1, "at least", pd.Series(LEAST))
     return frame
 
-
+# %% ../../nbs/bench/06_routing.ipynb #4b71eb9b
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.routing [--json FILE] [--rounds N]`."
     parser = argparse.ArgumentParser(prog="python -m modnb.bench.routing",

@@ -30,14 +30,14 @@ def clock(device: str = "cpu") -> float: # seconds
     torch.cuda.synchronize()
     return time.perf_counter()
 
-
+# %% ../../nbs/bench/01_timing.ipynb #0530b984
 def seconds_per_call(run: Callable, calls: int, device: str = "cpu") -> float:
     "Mean seconds of some calls."
     start = clock(device)
     for _ in range(calls): run()
     return (clock(device) - start) / calls
 
-
+# %% ../../nbs/bench/01_timing.ipynb #b6038da9
 def interleaved(
     variants: dict[str, Callable], # name -> one step
     rounds: int = 7, # each round times every variant once
@@ -55,7 +55,7 @@ def interleaved(
         for name, run in variants.items(): times[name].append(1e3 * seconds_per_call(run, calls[name], device))
     return times
 
-
+# %% ../../nbs/bench/01_timing.ipynb #68d5db43
 def ratio(a: list[float], b: list[float]) -> tuple[float, float, float]: # median, lower and upper quartile
     "How many times as long `a` takes as `b`: over the rounds' ratios."
     each = [x / y for x, y in zip(a, b)]
@@ -73,7 +73,7 @@ def own_peak_mib() -> float: # MiB
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
-
+# %% ../../nbs/bench/01_timing.ipynb #a2db3b81
 def peak_mib(
     code: str, # Python that is run in a fresh interpreter
 ) -> float: # MiB
@@ -102,7 +102,7 @@ def in_child(module: str, case: str, rounds: int, device: str) -> dict: # module
                           env=os.environ | ENVIRONMENT)
     return json.loads(done.stdout.splitlines()[-1])
 
-
+# %% ../../nbs/bench/01_timing.ipynb #ebf09b7e
 def command(
     module: str, # name of the bench
     text: str, # what it times
