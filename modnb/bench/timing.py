@@ -50,7 +50,7 @@ def interleaved(
     for name, run in variants.items():
         for _ in range(warmup - 1): run()
         calls[name] = max(1, round(least / max(seconds_per_call(run, 1, device), 1e-6)))
-    times = {name: [] for name in variants}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items(): times[name].append(1e3 * seconds_per_call(run, calls[name], device))
     return times
@@ -66,7 +66,7 @@ def ratio(a: list[float], b: list[float]) -> tuple[float, float, float]: # media
 # %% ../../nbs/bench/01_timing.ipynb #164463fa
 def own_peak_mib() -> float: # MiB
     "Peak resident memory of this process."
-    try:    # Linux: the other way below would count what the parent had when it started this process
+    try: # Linux: the way below would include the memory of the parent when it started this process
         with open("/proc/self/status") as f:
             return int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024
     except (OSError, StopIteration):
@@ -74,10 +74,8 @@ def own_peak_mib() -> float: # MiB
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 # %% ../../nbs/bench/01_timing.ipynb #a2db3b81
-def peak_mib(
-    code: str, # Python that is run in a fresh interpreter
-) -> float: # MiB
-    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its stderr if it fails."
+def peak_mib(code: str) -> float: # MiB
+    "Peak resident memory of a new process that runs some Python. Raises `RuntimeError` with its stderr if it fails."
     tail = "\nfrom modnb.bench.timing import own_peak_mib\nprint(own_peak_mib())"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])

@@ -56,10 +56,8 @@ def locate(
                          f"{', '.join(known) or 'none'})")
 
 # %% ../../nbs/runs/08_catalog.ipynb #271831ad
-def source_of(
-    module: str, # dotted name
-) -> Path | None: # None where there is no such source
-    "The file of a module; neither it nor a package above it is imported."
+def source_of(module: str) -> Path | None: # None if there is no such source
+    "The file of a module, by dotted name; neither it nor a package above it is imported."
     *above, _ = names = module.split(".")
     where = None # sys.path
     found = None
@@ -72,9 +70,7 @@ def source_of(
     return Path(origin) if origin and origin.endswith(".py") else None
 
 # %% ../../nbs/runs/08_catalog.ipynb #710754db
-def source_version(
-    module: str | None, # dotted name
-) -> int | None: # None where the source cannot be found
+def source_version(module: str | None) -> int | None: # None if the source cannot be found
     "The VERSION that a module's source sets now; 1 where it sets none."
     path = source_of(module) if module else None
     return _version_in(path, path.stat().st_mtime_ns) if path else None

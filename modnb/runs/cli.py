@@ -37,17 +37,14 @@ __all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown
            'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #b57cbec5
-def split_words(
-    words: list[str], # "name=value"
-) -> tuple[str | None, dict[str, Any]]: # preset, parameters; raises ParameterError
-    "Read the words that follow the experiment's name in a shell."
+def split_words(words: list[str]) -> tuple[str | None, dict[str, Any]]: # preset, parameters; raises ParameterError
+    "Read the words `name=value` that follow the experiment's name in a shell."
     given: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not equals or not name.isidentifier():
             raise ParameterError(f"{word!r} is not name=value")
-        if name in given:
-            raise ParameterError(f"{name}: given twice")
+        if name in given: raise ParameterError(f"{name}: given twice")
         given[name] = value
     return one_preset(None, given)
 
@@ -74,7 +71,7 @@ def text_table(frame: pd.DataFrame) -> str:
     "A frame as aligned text, with its index unless that only counts the rows."
     return (frame.to_string(index=not plain_index(frame)) if len(frame) else "nothing yet") + "\n"
 
-
+# %% ../../nbs/runs/06_cli.ipynb #c95f804d
 def plain_index(frame: pd.DataFrame) -> bool:
     "Whether the index only counts the rows."
     return frame.index.nlevels == 1 and frame.index.name is None and list(frame.index) == list(range(len(frame)))
@@ -115,7 +112,7 @@ def command_table(args: argparse.Namespace) -> None:
     "results of all runs that are done, with their parameters"
     show(Runs(args.runs).to_frame(args.experiment), args.format, args.out)
 
-
+# %% ../../nbs/runs/06_cli.ipynb #b20080bd
 def command_status(args: argparse.Namespace) -> None:
     "states of all runs"
     frame = Runs(args.runs).status()
@@ -131,7 +128,7 @@ def command_list(args: argparse.Namespace) -> None:
         except TypeError: # a module that is no experiment
             continue
 
-
+# %% ../../nbs/runs/06_cli.ipynb #f2e226c6
 def about(name: str, found: Experiment) -> str:
     "Description of an experiment: presets, parameters with defaults and allowed values."
     lines = [f"  {p['name']}={p['value']}  {p['doc']} ({p['allowed']})" for p in describe(found.Params)]
@@ -222,11 +219,9 @@ def lab_folder() -> Path:
     package = Path(modnb.__file__).resolve().parent
     return next((p for p in (package.parent / "nbs", package) if any(p.rglob("*.ipynb"))), Path.cwd())
 
-
-def lab_words(
-    folder: Path, # that JupyterLab serves
-) -> list[str]:
-    "JupyterLab's options for it: the tour is what it opens first, where there is one."
+# %% ../../nbs/runs/06_cli.ipynb #3f90cef2
+def lab_words(folder: Path) -> list[str]:
+    "JupyterLab's options for a folder; it opens the tour first, if there is one."
     return [f"--ServerApp.root_dir={folder}",
             *([f"--LabApp.default_url=/lab/tree/{TOUR}"] if (folder / TOUR).is_file() else [])]
 
@@ -282,10 +277,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 # %% ../../nbs/runs/06_cli.ipynb #470c63f1
-def main(
-    argv: list[str] | None = None, # None: what the shell gave
-) -> int: # exit status
-    "The command `modnb`."
+def main(argv: list[str] | None = None) -> int: # exit status
+    "The command `modnb`, with the arguments of the shell unless others are given."
     # read when PyTorch is loaded: threads that spin while they wait crawl where another process needs the core
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less

@@ -37,7 +37,7 @@ def cores() -> int:
     "Cores that this process may use."
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-
+# %% ../../nbs/runs/15_clusters.ipynb #886c374d
 def environment(threads: int) -> dict[str, str]:
     "Environment of a worker, set before it starts."
     counts = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
@@ -161,10 +161,8 @@ SYSTEMS = {"slurm": "SLURMCluster", "pbs": "PBSCluster", "lsf": "LSFCluster", "s
            "moab": "MoabCluster", "oar": "OARCluster", "htcondor": "HTCondorCluster"}
 
 
-def batch_system(
-    path: str | Path, # YAML: system, jobs, and options of the dask-jobqueue class
-) -> tuple[Any, int]: # a cluster of dask-jobqueue without jobs, how many to ask for; raises ParameterError
-    "The cluster that a file describes."
+def batch_system(path: str | Path) -> tuple[Any, int]: # a cluster without jobs, their number; raises ParameterError
+    "The cluster of a YAML file with system, jobs, and options of the dask-jobqueue class."
     need("dask_jobqueue", extra="grid")
     import dask_jobqueue
 

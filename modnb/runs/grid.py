@@ -45,7 +45,7 @@ def checked(
         found[name] = [read(fields[name], v) for v in values_of(fields[name], what.given, what.each)]
     return found
 
-
+# %% ../../nbs/runs/13_grid.ipynb #6844f286
 def given_values(
     found: Experiment,
     lists: dict[str, Any], # parameter -> value, list of values, or `Values`

@@ -96,11 +96,8 @@ class KernelLost(RuntimeError):
     "A kernel died, or did not start."
 
 # %% ../../nbs/runs/10_kernels.ipynb #05ec036f
-def new_host(
-    name: str, # of a kernel that Jupyter knows
-    timeout: float, # seconds for its start
-) -> Any: # a NotebookClient of nbclient, with a notebook of one cell that sends code to the kernel
-    "A client for a kernel that has not been started."
+def new_host(name: str, timeout: float) -> Any: # a NotebookClient of nbclient, with a notebook of one cell
+    "A client for a kernel that has not been started; `timeout` is in seconds."
     from nbclient import NotebookClient
     from nbformat.v4 import new_code_cell, new_notebook
 
@@ -189,11 +186,8 @@ def renew(
         raise KernelLost("the kernel did not start: it does not answer")
 
 # %% ../../nbs/runs/10_kernels.ipynb #359a6026
-def why_lost(
-    error: Exception,
-    timeout: int | None, # seconds per cell
-) -> Exception: # KernelLost or TimeoutError
-    "The error of a notebook, for its report."
+def why_lost(error: Exception, timeout: int | None) -> Exception: # KernelLost or TimeoutError
+    "The error of a notebook, for its report; `timeout` is in seconds per cell."
     from nbclient.exceptions import CellTimeoutError
 
     if isinstance(error, KernelLost):
@@ -204,10 +198,7 @@ def why_lost(
                       else "the kernel died (out of memory?)")
 
 # %% ../../nbs/runs/10_kernels.ipynb #47d1f9b0
-def put_error(
-    manager: Any, # NotebookExecutionManager of papermill
-    error: Exception,
-) -> None:
+def put_error(manager: Any, error: Exception) -> None: # manager: a NotebookExecutionManager of papermill
     "Write an error into the cell that was executed, or the first."
     from nbformat.v4 import new_output
 

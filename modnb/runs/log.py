@@ -55,11 +55,8 @@ class Pace:
         self.steps: int | None = None
         self.values: dict[str, Any] = {}
 
-    def line(
-        self,
-        now: float | None = None, # None: without rate and remaining time, which mean nothing once the stage is over
-    ) -> str:
-        "The line of progress."
+    def line(self, now: float | None = None) -> str:
+        "The line of progress; without `now`, when the stage is over, it has no rate and no remaining time."
         parts = [f"{self.stage} {self.step:,}" + (f"/{self.steps:,}" if self.steps else "")]
         if now is not None and self.step > self.first and now > self.began:
             rate = (self.step - self.first) / (now - self.began)
@@ -160,17 +157,14 @@ def row(
     return made
 
 # %% ../../nbs/runs/03_log.ipynb #3f9c42f4
-def frame_of(
-    rows: list[dict], # of `metrics.jsonl`
-) -> pd.DataFrame: # stage, kind, step, [member], one column per metric
+def frame_of(rows: list[dict]) -> pd.DataFrame: # stage, kind, step, [member], one column per metric
     "Rows as a frame; a row that holds lists becomes one row per member of the ensemble."
     import pandas as pd
 
     flat = []
     for r in rows:
         lists = {k: v for k, v in r.items() if isinstance(v, list)}
-        if not lists:
-            flat.append(r)
+        if not lists: flat.append(r)
         for i in range(max(map(len, lists.values()), default=0)):
             flat.append(r | {"member": i} | {k: v[i] if i < len(v) else None for k, v in lists.items()})
     frame = pd.DataFrame(flat, columns=None if flat else ["stage", "kind", "step"])
@@ -191,10 +185,7 @@ STEP_ROWS = 200 # "step" events that are recorded per stage
 class Metrics:
     "Rows in memory and in a file that is written every few seconds."
 
-    def __init__(
-        self,
-        path: Path | None = None, # metrics.jsonl; None: memory only
-    ):
+    def __init__(self, path: Path | None = None): # path: metrics.jsonl; None: memory only
         self.path = path
         self.new: list[dict] = []
         self.every = 5.0
@@ -235,10 +226,7 @@ class Metrics:
 class Screen:
     "The line of progress, shown at the interval of each output."
 
-    def __init__(
-        self,
-        progress: bool | str | None = None, # see `outlets`
-    ):
+    def __init__(self, progress: bool | str | None = None): # see `outlets`
         self.outlets: list[list[Any]] = [[every, show, float("-inf")] for every, show in outlets(progress)]
         self.pace: Pace | None = None
 
@@ -271,8 +259,7 @@ def checkpoint_path(
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"name: {name!r} was given; allowed is a path inside of the run's checkpoints")
     path = folder and folder / "checkpoints" / name
-    if path:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    if path: path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
 # %% ../../nbs/runs/03_log.ipynb #b95134fc

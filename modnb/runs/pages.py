@@ -210,11 +210,8 @@ def grid_page(
     return index_page(rows, path, title, links)
 
 # %% ../../nbs/runs/11_pages.ipynb #8fd7f3b8
-def write_pages(
-    grid: Grid,
-    summary: bool, # also execute the notebook that summarizes the grid
-) -> Path: # the index; raises Missing, ReportError
-    "Write the pages of a grid into its folder."
+def write_pages(grid: Grid, summary: bool) -> Path: # the index; raises Missing, ReportError
+    "Write the index of a grid into its folder, and execute its summary notebook if asked to."
     from modnb.runs.report import summary_report
 
     links = {}

@@ -155,8 +155,7 @@ def one_choice(choices: tuple, value: Any) -> Any: # raises ValueError if there 
 def one(field: Spec, value: Any) -> Any:
     "One element: a choice or a scalar, within the limits; raises ValueError."
     value = plain(value)
-    if field.kind is None:
-        return one_choice(field.choices or (), value)
+    if field.kind is None: return one_choice(field.choices or (), value)
     value = scalar(value, field.kind)
     too_small = field.min is not None and value < field.min
     too_large = field.max is not None and value > field.max
@@ -338,10 +337,8 @@ def describe(
                  signed=s.signed) for n, s in specs(cls).items()]
 
 # %% ../../nbs/runs/01_params.ipynb #5f833c2c
-def given_by_papermill(
-    cells, # sources of the cells that were run: `In` of a kernel
-) -> dict[str, Any]: # name -> value; what is not a literal, such as float('nan'), as text
-    "What papermill assigned: it puts its parameters into their own cell, also those that no cell declares."
+def given_by_papermill(cells) -> dict[str, Any]: # name -> value; no literal, such as float('nan'), as a string
+    "What papermill assigned in its own cell; `cells` are the sources that were run, `In` of a kernel."
     found = {}
     for statement in (s for cell in cells if cell.startswith("# Parameters\n") for s in ast.parse(cell).body):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -359,11 +356,8 @@ def overwritten(name: str, given: Any, now: Any) -> ParameterError:
                           "the cell that sets the parameters needs the tag 'parameters'")
 
 # %% ../../nbs/runs/01_params.ipynb #4cc9f248
-def preset_of(
-    namespace: dict[str, Any], # of a notebook
-    given: dict[str, Any], # by papermill
-) -> str | None: # raises ParameterError
-    "The preset that a notebook is executed with; papermill may call it `preset`, as everything else does."
+def preset_of(namespace: dict[str, Any], given: dict[str, Any]) -> str | None: # raises ParameterError
+    "The preset of a notebook with this namespace, given these values by papermill, which may call it `preset`."
     now = namespace.get("PRESET")
     if "preset" in given and "PRESET" not in namespace:
         raise ParameterError(f"preset: {given['preset']!r} was given, but this notebook has no PRESET, "

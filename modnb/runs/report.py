@@ -104,10 +104,8 @@ def run_here(
     return compute(name, params=from_notebook(namespace["Params"], namespace), preset=namespace.get("PRESET"))
 
 # %% ../../nbs/runs/05_report.ipynb #4082aa50
-def shipped(
-    module: str, # dotted name that the notebook would have as a module
-) -> Path: # raises ParameterError where there is none
-    "A notebook of a package."
+def shipped(module: str) -> Path: # raises ParameterError if there is none
+    "A notebook of a package, by the dotted name that it would have as a module."
     top, _, rest = module.partition(".")
     found = importlib.util.find_spec(top)
     if found is None or not found.submodule_search_locations:
@@ -128,7 +126,7 @@ def notebook_path(
     "The notebook of an experiment."
     return shipped(locate(name, package))
 
-
+# %% ../../nbs/runs/05_report.ipynb #67cd1381
 def summary_path(package: str = PACKAGE) -> Path: # raises ParameterError where there is none
     "The notebook that sums up a grid."
     return shipped(f"{package}.summary")
@@ -248,7 +246,7 @@ def exporter() -> Any: # HTMLExporter of nbconvert; it takes longer to make than
 
     return HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
 
-
+# %% ../../nbs/runs/05_report.ipynb #6bfd7713
 def to_html(
     notebook: Path, # executed
     path: Path, # to write
@@ -282,8 +280,7 @@ def drawn(
 ) -> bool:
     "Whether a run is done and its report is newer than the result and the notebook it is made from."
     sources = [run.folder.path / "status.json", source]
-    if not all(p.is_file() for p in (*sources, *files)):
-        return False
+    if not all(p.is_file() for p in (*sources, *files)): return False
     changed = max(p.stat().st_mtime_ns for p in sources)
     return changed <= min(p.stat().st_mtime_ns for p in files) and run.done
 

@@ -174,9 +174,7 @@ _runs_inside, _threads_before = 0, 1
 
 
 @contextlib.contextmanager
-def fixed_threads(
-    count: int | None, # None: as many as there are
-) -> Iterator[None]:
+def fixed_threads(count: int | None) -> Iterator[None]: # None: leave the number as it is
     "Context in which PyTorch computes with this number of threads; the last run to leave it restores the first."
     global _runs_inside, _threads_before
     if count is None:
@@ -199,10 +197,8 @@ def fixed_threads(
 
 # %% ../../nbs/runs/04_runner.ipynb #902283b1
 @contextlib.contextmanager
-def fixed_seeds(
-    name: str, # of the run: its signature
-) -> Iterator[None]:
-    "Within this context the global random numbers of Python, NumPy and PyTorch follow from the name."
+def fixed_seeds(name: str) -> Iterator[None]:
+    "Context in which the global random numbers of Python, NumPy, and PyTorch follow from a name, such as a signature."
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     numpy = sys.modules.get("numpy")
     torch = sys.modules.get("torch")

@@ -190,10 +190,8 @@ def device_name(
     return torch.cuda.get_device_name(asked if asked and ":" in asked else None)
 
 # %% ../../nbs/runs/02_store.ipynb #93baf413
-def thread_count(
-    asked: int | None = None, # the run's `threads` parameter
-) -> int | None: # None: no number was requested, and PyTorch is not loaded
-    "The number of threads a run computes with."
+def thread_count(asked: int | None = None) -> int | None: # None: none is requested, and PyTorch is not loaded
+    "The number of threads of a run, from its parameter `threads`."
     torch = sys.modules.get("torch")
     return asked if asked is not None else torch.get_num_threads() if torch else None
 

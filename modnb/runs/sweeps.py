@@ -173,7 +173,7 @@ def as_word(value: Any) -> Any:
         return [as_word(v) for v in value]
     return str(value) if type(value) is int else value
 
-
+# %% ../../nbs/runs/12_sweeps.ipynb #ad35ecfb
 def in_words(
     fields: dict[str, Spec],
     lists: dict[str, Values], # of a file or a shell

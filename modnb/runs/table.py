@@ -27,10 +27,8 @@ __all__ = ['STATUS', 'runs_root', 'run_state', 'catalog_module', 'status_row', '
            'results_of', 'joined', 'Runs', 'count_states', 'status_frame', 'results_frame']
 
 # %% ../../nbs/runs/09_table.ipynb #83a455fc
-def runs_root(
-    root: str | Path | None = None, # None: the default
-) -> Path:
-    "The folder of all runs."
+def runs_root(root: str | Path | None = None) -> Path:
+    "The folder of all runs; None is the default."
     if root is not None:
         return Path(root)
     if os.environ.get("MODNB_RUNS"):
@@ -115,10 +113,7 @@ def exact(table: pyarrow.Table) -> pd.DataFrame:
     return frame
 
 # %% ../../nbs/runs/09_table.ipynb #b06b0092
-def results_of(
-    folder: RunFolder,
-    found: RunState,
-) -> tuple[dict[str, Any], Any]: # parameters, Arrow table of the results
+def results_of(folder: RunFolder, found: RunState) -> tuple[dict[str, Any], Any]: # parameters, Arrow table
     "The results of a run that is done."
     import pyarrow as pa # type: ignore[import-untyped]
     import pyarrow.parquet as pq # type: ignore[import-untyped]
@@ -130,10 +125,8 @@ def results_of(
     return {"experiment": folder.experiment, "run": folder.signature} | as_params(found.about), table
 
 # %% ../../nbs/runs/09_table.ipynb #7f8231f1
-def joined(
-    parts: list[tuple[dict[str, Any], Any]], # from `results_of`
-) -> pd.DataFrame: # parameters, then the columns of the results
-    "Results of runs of one experiment as one frame."
+def joined(parts: list[tuple[dict[str, Any], Any]]) -> pd.DataFrame: # parameters, then columns of the results
+    "Results of runs of one experiment, from `results_of`, as one frame."
     import pandas as pd
     import pyarrow as pa
 
@@ -153,10 +146,7 @@ def joined(
 class Runs:
     "All runs below a folder."
 
-    def __init__(
-        self,
-        root: str | Path | None = None, # see `runs_root`
-    ):
+    def __init__(self, root: str | Path | None = None): # see `runs_root`
         self.root = runs_root(root)
 
     def folder(self, experiment: str, signature: str) -> RunFolder:
@@ -169,11 +159,8 @@ class Runs:
                      and entry.is_dir()]
             yield from (RunFolder(above / name) for name in sorted(names))
 
-    def of(
-        self,
-        experiment: str | None = None, # None: of all
-    ) -> list[RunFolder]: # raises ParameterError for an experiment without runs
-        "The runs of an experiment."
+    def of(self, experiment: str | None = None) -> list[RunFolder]: # raises ParameterError if it has no runs
+        "The runs of an experiment, or of all."
         found = list(self)
         names = sorted({f.experiment for f in found})
         if experiment is not None and experiment not in names:
@@ -181,9 +168,7 @@ class Runs:
                                  f"are: {', '.join(names) or 'none'})")
         return [f for f in found if experiment in (None, f.experiment)]
 
-    def status(
-        self, experiment: str | None = None
-    ) -> pd.DataFrame: # one row per run; `problem` names damage or the error
+    def status(self, experiment: str | None = None) -> pd.DataFrame: # one row per run; damage or error in `problem`
         "The states of all runs."
         return status_frame(self.of(experiment))
 
@@ -225,9 +210,8 @@ def results_frame(folders: Iterable[RunFolder], stale: bool = False) -> pd.DataF
 
     parts: dict[str, list] = {}
     version = functools.cache(source_version)
-    wanted = ("done", "stale") if stale else ("done",)
     for folder in folders:
         found = run_state(folder, version)
-        if found.state in wanted:
+        if found.state == "done" or (stale and found.state == "stale"):
             parts.setdefault(folder.experiment, []).append(results_of(folder, found))
     return concat_frames([joined(p) for p in parts.values()] or [pd.DataFrame(columns=["experiment", "run"])])
