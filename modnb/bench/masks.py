@@ -24,7 +24,7 @@ from ..data.scan import Scan
 from ..masks.batching import Batched, with_memory_order
 from ..masks.chunks import ByLength
 from ..masks.learner import MaskLearner
-from ..masks.network import no_embeddings, select, weights_only
+from ..masks.network import Where, no_embeddings, select, weights_only
 from ..masks.sampling import Place, draw, make_keys, pull
 from ..models.convolutional import CNN, ResNet
 from ..models.feedforward import FeedForward
@@ -34,18 +34,18 @@ from ..models.transformer import Transformer
 
 # %% auto #0
 __all__ = ['SETTINGS', 'SLOW', 'CASES', 'LEAST', 'Setting', 'everything', 'add_mul', 'double_addition', 'permuted_mnist', 'scan',
-           'images', 'reference_step', 'our_step', 'network_step', 'result', 'side_by_side', 'functions', 'kernel',
-           'peaks', 'measure', 'table', 'main']
+           'images', 'reference_step', 'our_learner', 'our_step', 'network_step', 'result', 'side_by_side', 'functions',
+           'kernel', 'peaks', 'measure', 'table', 'main']
 
 # %% ../../nbs/bench/02_masks.ipynb #579e18f8
 @dataclass
 class Setting:
-    "What both sides are given."
+    "The inputs of both sides."
     net: torch.nn.Module
     batches: list # of (inputs, targets)
     loss: Callable
     samples: int = 4 # K
-    where: object = weights_only # what is masked
+    where: Where = weights_only # what is masked
     lr: float = 1e-2 # of the logits
     ours: dict = field(default_factory=dict) # more arguments of our learner
     train_weights: bool = False
@@ -55,7 +55,7 @@ def everything(name: str, param) -> bool: # for `where`
     "Every parameter is masked, biases and normalization, too."
     return True
 
-
+# %% ../../nbs/bench/02_masks.ipynb #c9f5d055
 def add_mul(*layer_sizes: int) -> Setting:
     "Addition and multiplication by a feedforward network; by an LSTM if no sizes are given."
     task = AddMul()
@@ -63,7 +63,7 @@ def add_mul(*layer_sizes: int) -> Setting:
            else LSTMClassifier(task.n_inputs, 256, task.n_outputs, 2, 3, seed=0))
     return Setting(net, [task.stream(128)[i] for i in range(8)], task.loss)
 
-
+# %% ../../nbs/bench/02_masks.ipynb #a9db7459
 def double_addition() -> Setting:
     "Two additions at once by an unmodified `nn.LSTM` that sees both pairs at 6 steps."
     g = torch.Generator().manual_seed(0)
@@ -71,7 +71,7 @@ def double_addition() -> Setting:
         numbers = torch.randint(100, (128, 2, 2), generator=g)
         x = F.one_hot(to_digits(numbers), 10).flatten(1).float()
         return x, to_digits(numbers.sum(-1)).flatten(1)
-    loss = lambda out, y: F.cross_entropy(out.reshape(-1, 10), y.reshape(-1))
+    def loss(out, y): return F.cross_entropy(out.reshape(-1, 10), y.reshape(-1))
     return Setting(LSTMClassifier(80, 256, 40, 2, 6, seed=0), [batch() for _ in range(8)], loss)
 
 # %% ../../nbs/bench/02_masks.ipynb #2e9d5299
@@ -82,7 +82,7 @@ def permuted_mnist() -> Setting:
     return Setting(FeedForward(784, (800, 800, 64), 10, seed=0), batches, F.cross_entropy, samples=8, where=everything,
                    train_weights=True)
 
-
+# %% ../../nbs/bench/02_masks.ipynb #f7b9dbd4
 def scan(kind: str) -> Setting:
     "SCAN commands by the encoder-decoder LSTM or the Transformer, batch 256, with teacher forcing."
     task = Scan()
@@ -93,7 +93,7 @@ def scan(kind: str) -> Setting:
     return Setting(net, [stream[i] for i in range(6)], task.loss, where=(weights_only, no_embeddings),
                    ours={"by_length": by_length, "clip": 5.0})
 
-
+# %% ../../nbs/bench/02_masks.ipynb #451c29d4
 def images(net, size: int) -> Setting:
     "Images of CIFAR's shape; biases and normalization are masked too."
     g = torch.Generator().manual_seed(0)
@@ -115,23 +115,25 @@ def reference_step(s: Setting, device="cpu") -> Callable:
     batches = itertools.cycle(s.batches)
     return lambda: step(*next(batches))
 
+# %% ../../nbs/bench/02_masks.ipynb #61790e68
+def our_learner(s: Setting, functions=("one",), **options) -> MaskLearner:
+    "Our learner, for one function or several."
+    given = dict(samples=s.samples, lr=s.lr, where=s.where, train_weights=s.train_weights, backend="compiled")
+    return MaskLearner(s.net, functions, s.loss, **given | s.ours | options)
 
-def our_step(s: Setting, functions=("one",), **options) -> Callable:
-    "A function that takes one step of our learner, for one function or several."
-    learner = MaskLearner(s.net, functions, s.loss,
-                          **{"samples": s.samples, "lr": s.lr, "where": s.where, "backend": "compiled",
-                             "train_weights": s.train_weights, **s.ours, **options})
+# %% ../../nbs/bench/02_masks.ipynb #8301d4f4
+def our_step(s: Setting, learner: MaskLearner, functions: int = 1) -> Callable:
+    "A function that takes one step of our learner."
     steps = itertools.count()
     batches = itertools.cycle(s.batches)
-    def step(): return learner.step(next(steps), [next(batches)] * len(functions))
-    step.learner = learner
-    return step
+    return lambda: learner.step(next(steps), [next(batches)] * functions)
 
-
+# %% ../../nbs/bench/02_masks.ipynb #1efd887f
 def network_step(s: Setting, learner: MaskLearner) -> Callable:
     "The network alone, forward and backward on given weights, on a learner's route and in its memory order."
     parts = learner.parts([s.batches[0]])
     K = learner.samples
+    assert learner.batched.route is not None # its first step has chosen one
     alone = Batched(s.net, s.loss, learner.batched.route)
     alone.channels_last = learner.batched.channels_last
     orders = {u.name: u.place.order for u in learner.units}
@@ -148,31 +150,32 @@ def network_step(s: Setting, learner: MaskLearner) -> Callable:
 
 # %% ../../nbs/bench/02_masks.ipynb #a8c7c32c
 def result(times: dict[str, list[float]]) -> dict:
-    "What is kept of a case: the medians, the median of the rounds' ratios and its quartiles."
-    middle = lambda t: sorted(t)[len(t) // 2]
+    "The result of a case: the medians, the median of the rounds' ratios, and its quartiles."
+    middle = {name: round(sorted(t)[len(t) // 2], 3) for name, t in times.items()}
     r, low, high = ratio(times["reference"], times["ours"])
-    return {"ratio": round(r, 3), "reference_ms": round(middle(times["reference"]), 3),
-            "ours_ms": round(middle(times["ours"]), 3), "low": round(low, 3), "high": round(high, 3),
+    return {"ratio": round(r, 3), "reference_ms": middle["reference"], "ours_ms": middle["ours"],
+            "low": round(low, 3), "high": round(high, 3),
             "rounds": len(times["ours"])}
 
-
+# %% ../../nbs/bench/02_masks.ipynb #2bdd6d02
 def side_by_side(name: str, rounds: int = 7, device: str = "cpu", **options) -> dict:
     "Time a setting on both sides, with the network's own share of our step."
     s = SETTINGS[name]()
     s.net.to(device)
     s.batches = torch.utils._pytree.tree_map(lambda t: t.to(device), s.batches)
     start = time.perf_counter()
-    ours = our_step(s, **options)
+    learner = our_learner(s, **options)
+    ours = our_step(s, learner)
     ours()
     first = time.perf_counter() - start
     times = interleaved({"reference": reference_step(s, device), "ours": ours,
-                         "network": network_step(s, ours.learner)}, rounds, device=device,
+                         "network": network_step(s, learner)}, rounds, device=device,
                         warmup=1 if name in SLOW else 3)
     out = result(times)
-    route = "loop, channels last" if ours.learner.batched.channels_last else ours.learner.batched.route
-    weights = sum(u.value.numel() for u in ours.learner.units)
+    route = "loop, channels last" if learner.batched.channels_last else learner.batched.route
+    weights = sum(u.value.numel() for u in learner.units)
     # bytes: copies and their gradients written and read, weights, logits and Adam's moments
-    moved = 20 * weights * ours.learner.samples + 36 * weights
+    moved = 20 * weights * learner.samples + 36 * weights
     return (out
             | {"gb_per_s": round(moved / out["ours_ms"] / 1e6, 1),
                "network_share": round(sorted(times["network"])[len(times["network"]) // 2] / out["ours_ms"], 3),
@@ -187,13 +190,15 @@ def functions(rounds: int = 7, device: str = "cpu") -> dict:
     out = {}
     for name in ("ff400", "addmul_lstm"):
         s = SETTINGS[name]()
-        s.net.to(device); s.batches = torch.utils._pytree.tree_map(lambda t: t.to(device), s.batches)
-        alone = [our_step(s, (f,)) for f in "abc"]
-        out[name] = result(interleaved({"reference": lambda alone=alone: [one() for one in alone],
-                                        "ours": our_step(s, tuple("abc"))}, rounds, device=device))
+        s.net.to(device)
+        s.batches = torch.utils._pytree.tree_map(lambda t: t.to(device), s.batches)
+        alone = [our_step(s, our_learner(s, (f,))) for f in "abc"]
+        together = our_step(s, our_learner(s, tuple("abc")), 3)
+        out[name] = result(interleaved({"reference": lambda alone=alone: [one() for one in alone], "ours": together},
+                                       rounds, device=device))
     return out["ff400"] | {f"lstm_{n}": v for n, v in out["addmul_lstm"].items() if n != "rounds"}
 
-
+# %% ../../nbs/bench/02_masks.ipynb #0a4aebe2
 def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4) -> dict:
     "Drawing masked copies of 2 M weights and pulling a gradient back, in ns per weight, next to plain copying."
     weight = torch.randn(n, device=device, requires_grad=True)
@@ -214,13 +219,13 @@ def kernel(rounds: int = 7, device: str = "cpu", n: int = 2_000_000, K: int = 4)
     return (found
             | {"ns_per_drawn_weight": round(1e6 * found["ours_ms"] / (n * K), 3), "copy_ns": round(copy_ns(device), 3)})
 
-
+# %% ../../nbs/bench/02_masks.ipynb #ee20c32e
 def peaks(name: str) -> dict:
     "Peak memory of one step, in MiB: the reference's, ours with all copies at once, ours with one after the other."
-    code = ("import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import SETTINGS, our_step, reference_step\n"
+    code = ("import torch; torch.set_num_threads(1)\nfrom modnb.bench.masks import *\n"
             "s = SETTINGS[%r]()\nstep = %s\nfor _ in range(2): step()")
-    ways = {"reference": "reference_step(s)", "fast": "our_step(s, memory='fast', batching='vmap')",
-            "low": "our_step(s, memory='low')"}
+    ways = {"reference": "reference_step(s)", "fast": "our_step(s, our_learner(s, memory='fast', batching='vmap'))",
+            "low": "our_step(s, our_learner(s, memory='low'))"}
     return {f"{way}_mib": round(peak_mib(code % (name, step))) for way, step in ways.items()}
 
 # %% ../../nbs/bench/02_masks.ipynb #ec1a3b90
@@ -234,22 +239,10 @@ def measure(case: str, rounds: int = 7, device: str = "cpu") -> dict:
 
 
 CASES = (*SETTINGS, "functions", "eager_ff800", "kernel")
-LEAST = {
-    "ff400": 3.3,
-    "ff800": 6,
-    "ff2000": 10,
-    "ff4000": 12,
-    "mnist": 7,
-    "tuple_lstm": 2.7,
-    "addmul_lstm": 3.3,
-    "scan_lstm": 1.5,
-    "scan_transformer": 1.5,
-    "cifar_cnn": 1.3,
-    "resnet110": 1.2,
-    "functions": 1.0,
-    "eager_ff800": 2.2,
-    "kernel": 10,
-} # the ratio that each case must reach on a CPU
+# the ratio that each case must reach on a CPU
+LEAST = {"ff400": 3.3, "ff800": 6, "ff2000": 10, "ff4000": 12, "mnist": 7, "tuple_lstm": 2.7, "addmul_lstm": 3.3,
+         "scan_lstm": 1.5, "scan_transformer": 1.5, "cifar_cnn": 1.3, "resnet110": 1.2, "functions": 1.0,
+         "eager_ff800": 2.2, "kernel": 10}
 
 # %% ../../nbs/bench/02_masks.ipynb #d22152fb
 def table(results: dict[str, dict]):
@@ -260,10 +253,10 @@ def table(results: dict[str, dict]):
     frame.insert(1, "at least", pd.Series(LEAST))
     return frame
 
-
+# %% ../../nbs/bench/02_masks.ipynb #10ff7127
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.masks [--case NAME ...] [--json FILE] [--rounds N] [--device NAME]`."
     command("modnb.bench.masks", "Time one step of mask training against the reference's step.", CASES, argv)
 
 
-if __name__ == "__main__" and Path(sys.argv[0]).name == "masks.py": main()    # as a program, not in a notebook
+if __name__ == "__main__" and Path(sys.argv[0]).name == "masks.py": main() # as a program, not in a notebook

@@ -33,16 +33,17 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['LEAST', 'setting', 'our_step', 'loop_loss', 'loop_step', 'module_loop_step', 'seeds_step', 'measure', 'table', 'main']
+__all__ = ['LEAST', 'setting', 'our_step', 'loop_loss', 'loop_step', 'module_loop_step', 'seeds_step', 'compared', 'measure',
+           'table', 'main']
 
 # %% ../../nbs/bench/06_routing.ipynb #9ef7509d
 def setting(
-    modules: int = 8,
-    k: int = 2,
-    samples: int = 10,
-    rows: int = 128,
-    hidden: int = 128,
-    features: int = 16, # M, K, S, B, units of a module, features of x and y
+    modules: int = 8, # M
+    k: int = 2, # modules in parallel
+    samples: int = 10, # S
+    rows: int = 128, # B
+    hidden: int = 128, # units of a module
+    features: int = 16, # of x and y
     path: str = "auto", # how a pool runs its modules, see `modnb.routing.pools.PATHS`
 ) -> tuple: # composition, estimator, batch
     "A modular layer under Kirsch's EM."
@@ -53,7 +54,7 @@ def setting(
                   torch.arange(rows))
     return net, make_estimator("kirsch_em", LookAt(net), rows, samples=samples), batch
 
-
+# %% ../../nbs/bench/06_routing.ipynb #93290afd
 def our_step(net, estimator, batch) -> Callable:
     "E-step and M-step, with an update by Adam."
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
@@ -77,7 +78,7 @@ def loop_loss(net, estimator, batch, a) -> torch.Tensor: # a int [B, L, K]
         each.append(estimator.look.head.log_prob(h, batch.y[i : i + 1])[0] + lp[i])
     return -torch.stack(each)
 
-
+# %% ../../nbs/bench/06_routing.ipynb #bf044d53
 def loop_step(net, estimator, batch) -> Callable:
     "The same step by a loop over samples, examples and modules."
     optimizer = torch.optim.Adam(net.parameters(), 1e-3, fused=True)
@@ -140,6 +141,13 @@ def seeds_step(count: int, row: str = "Kirsch EM, E every step") -> Callable:
         optimizer.step()
     return step
 
+# %% ../../nbs/bench/06_routing.ipynb #6a6080e2
+def compared(slow: list[float], fast: list[float], factor: float = 1.0) -> dict: # milliseconds, round by round
+    "The ratio of two times with its quartiles, and their medians."
+    found = {n: round(v * factor, 3) for n, v in zip(("ratio", "low", "high"), ratio(slow, fast))}
+    middle = [round(sorted(t)[len(t) // 2], 3) for t in (slow, fast)]
+    return found | {"reference_ms": middle[0], "ours_ms": middle[1], "rounds": len(fast)}
+
 # %% ../../nbs/bench/06_routing.ipynb #7e56f75f
 LEAST = {"em": 3.0, "em by module": 2.0, "ten seeds": 2.5} # ten seeds cost less than 4 single ones: a ratio of 10 / 4
 
@@ -150,15 +158,10 @@ def measure(rounds: int = 5, least: float = 0.3, **sizes) -> dict: # case -> rat
             "by module": module_loop_step(*setting(**sizes))}
     em = interleaved(made, rounds, least, warmup=2)
     seeds = interleaved({"ours": seeds_step(10), "reference": seeds_step(1)}, rounds, least)
-    middle = lambda t: round(sorted(t)[len(t) // 2], 3)
-    row = lambda slow, fast, factor=1.0: (
-        {n: round(v * factor, 3) for n, v in zip(("ratio", "low", "high"), ratio(slow, fast))}
-        | {"reference_ms": middle(slow), "ours_ms": middle(fast), "rounds": len(fast)}
-    )
-    return {"em": row(em["reference"], em["ours"]), "em by module": row(em["by module"], em["ours"]),
-            "ten seeds": row(seeds["reference"], seeds["ours"], 10.0)}
+    return {"em": compared(em["reference"], em["ours"]), "em by module": compared(em["by module"], em["ours"]),
+            "ten seeds": compared(seeds["reference"], seeds["ours"], 10.0)}
 
-
+# %% ../../nbs/bench/06_routing.ipynb #5b3a1dc3
 def table(results: dict) -> pd.DataFrame:
     "Results as a frame, with the bars."
     import pandas as pd
@@ -166,7 +169,7 @@ def table(results: dict) -> pd.DataFrame:
     frame.insert(1, "at least", pd.Series(LEAST))
     return frame
 
-
+# %% ../../nbs/bench/06_routing.ipynb #4b71eb9b
 def main(argv: list[str] | None = None):
     "Command line: `python -m modnb.bench.routing [--json FILE] [--rounds N]`."
     parser = argparse.ArgumentParser(prog="python -m modnb.bench.routing",
@@ -181,4 +184,4 @@ def main(argv: list[str] | None = None):
     for case, found in results.items(): print(case, json.dumps(found), flush=True)
 
 
-if __name__ == "__main__" and Path(sys.argv[0]).name == "routing.py": main()    # as a program, not in a notebook
+if __name__ == "__main__" and Path(sys.argv[0]).name == "routing.py": main() # as a program, not in a notebook

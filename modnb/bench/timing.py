@@ -30,14 +30,14 @@ def clock(device: str = "cpu") -> float: # seconds
     torch.cuda.synchronize()
     return time.perf_counter()
 
-
+# %% ../../nbs/bench/01_timing.ipynb #0530b984
 def seconds_per_call(run: Callable, calls: int, device: str = "cpu") -> float:
     "Mean seconds of some calls."
     start = clock(device)
     for _ in range(calls): run()
     return (clock(device) - start) / calls
 
-
+# %% ../../nbs/bench/01_timing.ipynb #b6038da9
 def interleaved(
     variants: dict[str, Callable], # name -> one step
     rounds: int = 7, # each round times every variant once
@@ -50,12 +50,12 @@ def interleaved(
     for name, run in variants.items():
         for _ in range(warmup - 1): run()
         calls[name] = max(1, round(least / max(seconds_per_call(run, 1, device), 1e-6)))
-    times = {name: [] for name in variants}
+    times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds):
         for name, run in variants.items(): times[name].append(1e3 * seconds_per_call(run, calls[name], device))
     return times
 
-
+# %% ../../nbs/bench/01_timing.ipynb #68d5db43
 def ratio(a: list[float], b: list[float]) -> tuple[float, float, float]: # median, lower and upper quartile
     "How many times as long `a` takes as `b`: over the rounds' ratios."
     each = [x / y for x, y in zip(a, b)]
@@ -66,18 +66,16 @@ def ratio(a: list[float], b: list[float]) -> tuple[float, float, float]: # media
 # %% ../../nbs/bench/01_timing.ipynb #164463fa
 def own_peak_mib() -> float: # MiB
     "Peak resident memory of this process."
-    try:    # Linux: the other way below would count what the parent had when it started this process
+    try: # Linux: the way below would include the memory of the parent when it started this process
         with open("/proc/self/status") as f:
             return int(next(line for line in f if line.startswith("VmHWM")).split()[1]) / 1024
     except (OSError, StopIteration):
         import resource
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
-
-def peak_mib(
-    code: str, # Python that is run in a fresh interpreter
-) -> float: # MiB
-    "Peak resident memory of a process that runs some code. Raises `RuntimeError` with its stderr if it fails."
+# %% ../../nbs/bench/01_timing.ipynb #a2db3b81
+def peak_mib(code: str) -> float: # MiB
+    "Peak resident memory of a new process that runs some Python. Raises `RuntimeError` with its stderr if it fails."
     tail = "\nfrom modnb.bench.timing import own_peak_mib\nprint(own_peak_mib())"
     done = subprocess.run([sys.executable, "-c", code + tail], capture_output=True, text=True)
     if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])
@@ -102,7 +100,7 @@ def in_child(module: str, case: str, rounds: int, device: str) -> dict: # module
                           env=os.environ | ENVIRONMENT)
     return json.loads(done.stdout.splitlines()[-1])
 
-
+# %% ../../nbs/bench/01_timing.ipynb #ebf09b7e
 def command(
     module: str, # name of the bench
     text: str, # what it times

@@ -56,28 +56,26 @@ def locate(
                          f"{', '.join(known) or 'none'})")
 
 # %% ../../nbs/runs/08_catalog.ipynb #271831ad
-def source_of(
-    module: str, # dotted name
-) -> Path | None: # None where there is no such source
-    "The file of a module; neither it nor a package above it is imported."
+def source_of(module: str) -> Path | None: # None if there is no such source
+    "The file of a module, by dotted name; neither it nor a package above it is imported."
     *above, _ = names = module.split(".")
     where = None # sys.path
+    found = None
     for i in range(1, len(names) + 1):
         found = importlib.machinery.PathFinder.find_spec(".".join(names[:i]), where)
         if found is None or i <= len(above) and not found.submodule_search_locations:
             return None
         where = found.submodule_search_locations
-    return Path(found.origin) if found.origin and found.origin.endswith(".py") else None
+    origin = found.origin if found else None
+    return Path(origin) if origin and origin.endswith(".py") else None
 
-
-def source_version(
-    module: str | None, # dotted name
-) -> int | None: # None where the source cannot be found
+# %% ../../nbs/runs/08_catalog.ipynb #710754db
+def source_version(module: str | None) -> int | None: # None if the source cannot be found
     "The VERSION that a module's source sets now; 1 where it sets none."
     path = source_of(module) if module else None
     return _version_in(path, path.stat().st_mtime_ns) if path else None
 
-
+# %% ../../nbs/runs/08_catalog.ipynb #7085a378
 @functools.cache
 def _version_in(path: Path, changed: int) -> int | None:
     "The integer that a source assigns to VERSION."
@@ -85,5 +83,7 @@ def _version_in(path: Path, changed: int) -> int | None:
         body = ast.parse(path.read_bytes()).body
     except SyntaxError:
         return None
-    return next((s.value.value for s in body if isinstance(s, ast.Assign) and isinstance(s.value, ast.Constant)
-                 and ast.unparse(s.targets[0]) == "VERSION"), 1)
+    for statement in body:
+        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "VERSION":
+            return ast.literal_eval(statement.value)
+    return 1

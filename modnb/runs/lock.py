@@ -27,7 +27,7 @@ def born(pid: int) -> str | None:
     except OSError:
         if Path("/proc/self/stat").exists():
             return None
-    try: # no /proc, as on macOS: only whether it is alive can be known
+    try: # no /proc, as on macOS: all one can learn is whether it is alive
         os.kill(pid, 0)
     except ProcessLookupError:
         return None
@@ -46,9 +46,9 @@ def host() -> str:
 # %% ../../nbs/runs/07_lock.ipynb #e327dc0f
 def holder(
     path: Path, # lock file
-    stale: float = 600.0, # seconds without a sign of life after which it counts as free
-) -> dict | None: # pid, host, born, token; None where no live process holds it
-    "Who holds a lock."
+    stale: float = 600.0, # seconds without a touch after which it counts as free
+) -> dict | None: # pid, host, born, token; None if no live process holds it
+    "The owner of a lock."
     try:
         owner = json.loads(path.read_text() or "{}")
         age = time.time() - path.stat().st_mtime
@@ -64,7 +64,7 @@ def holder(
 # %% ../../nbs/runs/07_lock.ipynb #c91db4fc
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    "Hold the kernel's advisory lock on a folder (where the file system has one) for a moment."
+    "Hold the kernel's advisory lock on a folder, if the file system has one."
     handle = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(ImportError, OSError):
@@ -75,7 +75,7 @@ def alone(folder: Path) -> Iterator[None]:
     finally:
         os.close(handle)
 
-
+# %% ../../nbs/runs/07_lock.ipynb #3d5f1133
 class Busy(RuntimeError):
     "Another live process holds the lock."
 
@@ -86,7 +86,7 @@ class Lock:
     def __init__(
         self,
         path: str | Path, # lock file; its folder must exist
-        beat: float = 15.0, # seconds between two signs of life
+        beat: float = 15.0, # seconds between two touches of the file
     ):
         self.path = Path(path)
         self.beat = beat

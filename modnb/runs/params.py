@@ -25,10 +25,10 @@ from typing import Any, Literal, Optional, get_args, get_origin
 from ..checks import nearest
 
 # %% auto #0
-__all__ = ['SCALARS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar', 'one',
-           'read', 'comments', 'specs', 'known', 'described', 'in_order', 'checked', 'Params', 'preset_values',
-           'one_preset', 'describe', 'given_by_papermill', 'overwritten', 'preset_of', 'from_notebook', 'signature',
-           'SeedParams', 'DeviceParams', 'ThreadParams']
+__all__ = ['SCALARS', 'SPECS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar',
+           'one_choice', 'one', 'read', 'comments', 'read_annotations', 'specs', 'known', 'described', 'in_order',
+           'checked', 'Params', 'preset_values', 'one_preset', 'describe', 'given_by_papermill', 'overwritten',
+           'preset_of', 'from_notebook', 'signature', 'SeedParams', 'DeviceParams', 'ThreadParams']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
 class ParameterError(ValueError):
@@ -36,18 +36,18 @@ class ParameterError(ValueError):
 
 # %% ../../nbs/runs/01_params.ipynb #a2a0363e
 def param(
-    default: Any, # value where nothing else is given
+    default: Any, # value if no other is given
     doc: str = "", # one sentence: what it is, unit
     min: float | None = None, # smallest allowed number (of each element, for a tuple)
     max: float | None = None, # largest allowed number
-    choices: tuple | None = None, # allowed values, where the type is not a `Literal`
+    choices: tuple | None = None, # allowed values, if the type is not a `Literal`
     signed: bool = True, # False for what cannot change a result
 ) -> Any: # a dataclass field
     "A field of `Params` with a description and limits."
     return dataclasses.field(default=default, metadata=dict(doc=doc, min=min, max=max, choices=choices, signed=signed))
 
 # %% ../../nbs/runs/01_params.ipynb #d6db5a5d
-SCALARS = {bool: "true or false", int: "an int", float: "a float", str: "a str"}
+SCALARS: dict[type | None, str] = {bool: "true or false", int: "an int", float: "a float", str: "a str"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,12 +106,9 @@ def plain(value: Any) -> Any:
         return os.fspath(value)
     return value.tolist() if hasattr(value, "tolist") else value
 
-
-def parse(
-    text: str, # what a shell or a YAML file delivered
-    kind: type, # bool, int or float
-) -> Any: # of that type, or the text itself; raises ValueError where it cannot be read
-    "Read a text as a value of a type."
+# %% ../../nbs/runs/01_params.ipynb #e342f69f
+def parse(text: str, kind: type) -> Any: # of the type, or the text itself; raises ValueError where it cannot be read
+    "Read a string from a shell or a YAML file as a bool, int, or float."
     if kind is bool:
         return {"true": True, "false": False}.get(text.strip().lower(), text)
     return kind(text)
@@ -129,10 +126,10 @@ def split_list(text: str) -> list[str]:
 
 # %% ../../nbs/runs/01_params.ipynb #c65e0231
 def scalar(
-    value: Any, # one value, in any clothes
-    kind: type, # bool, int, float or str
-) -> bool | int | float | str: # raises ValueError where the type does not match
-    "One plain value of the type, exactly."
+    value: Any, # one value, in any form
+    kind: type, # bool, int, float, or str
+) -> bool | int | float | str: # raises ValueError if the type does not match
+    "One plain value of exactly this type."
     value = plain(value)
     if isinstance(value, str) and kind is not str:
         value = parse(value, kind)
@@ -146,34 +143,29 @@ def scalar(
         return value.encode().decode() # a plain str; half a surrogate pair cannot be written to a file
     raise ValueError(f"not {SCALARS[kind]}")
 
+# %% ../../nbs/runs/01_params.ipynb #6b0cd51a
+def one_choice(choices: tuple, value: Any) -> Any: # raises ValueError if there is none
+    "The choice of a `Literal` that equals the value; a string means the choice that is written like it."
+    for choice in choices:
+        if (choice == value and type(choice) is type(value)) or (isinstance(value, str) and str(choice) == value):
+            return choice
+    raise ValueError
+
 # %% ../../nbs/runs/01_params.ipynb #79fa1d17
 def one(field: Spec, value: Any) -> Any:
     "One element: a choice or a scalar, within the limits; raises ValueError."
     value = plain(value)
-    if field.kind is None: # a Literal: a text means the choice that is written like it
-        same = [c for c in field.choices if c == value and type(c) is type(value) or isinstance(value, str)
-                and str(c) == value]
-        if not same:
-            raise ValueError
-        return same[0]
+    if field.kind is None: return one_choice(field.choices or (), value)
     value = scalar(value, field.kind)
-    if (
-        field.choices
-        and value not in field.choices
-        or field.min is not None
-        and value < field.min
-        or field.max is not None
-        and value > field.max
-    ):
+    too_small = field.min is not None and value < field.min
+    too_large = field.max is not None and value > field.max
+    if too_small or too_large or (field.choices and value not in field.choices):
         raise ValueError
     return value
 
 # %% ../../nbs/runs/01_params.ipynb #6e6df843
-def read(
-    field: Spec, # the field
-    value: Any, # what was given for it
-) -> Any: # plain value; raises ParameterError
-    "Make a value plain and check it."
+def read(field: Spec, value: Any) -> Any: # plain value; raises ParameterError
+    "Convert a value given for a field to a plain one, and check it."
     value = plain(value)
     none = ("None",) if field.kind is str else ("None", "none", "null")
     if field.optional and (value is None or isinstance(value, str) and value in none):
@@ -203,16 +195,25 @@ def comments(cls: type) -> dict[str, str]: # field name -> comment; empty where 
             found[name[1]] = token.string.lstrip("# ")
     return found
 
-# %% ../../nbs/runs/01_params.ipynb #bdedf821
-@functools.cache
-def specs(cls: type[Params]) -> dict[str, Spec]:
-    "The fields of a `Params` class, by name."
+# %% ../../nbs/runs/01_params.ipynb #9685bc78
+def read_annotations(cls: type[Params]) -> dict[str, Spec]:
+    "Annotations, defaults, and descriptions of a class."
     hints = typing.get_type_hints(cls)
     notes = {k: v for base in reversed(cls.__mro__[:-2]) for k, v in comments(base).items()}
     rest = {f.name: dict(f.metadata)
             | {"default": f.default, "doc": f.metadata.get("doc") or notes.get(f.name, "")}
             for f in dataclasses.fields(cls)}
     return {name: spec(name, hints[name], **more) for name, more in rest.items()}
+
+# %% ../../nbs/runs/01_params.ipynb #bdedf821
+SPECS: dict[type, dict[str, Spec]] = {} # of classes whose annotations have been read
+
+
+def specs(cls: type[Params]) -> dict[str, Spec]:
+    "The fields of a `Params` class, by name."
+    if cls not in SPECS:
+        SPECS[cls] = read_annotations(cls)
+    return SPECS[cls]
 
 # %% ../../nbs/runs/01_params.ipynb #1c6e874d
 def known(cls: type[Params], given) -> None:
@@ -232,13 +233,13 @@ def described(cls: type) -> None:
         if above is not None and not isinstance(default, dataclasses.Field):
             setattr(cls, name, dataclasses.field(default=default, metadata=above.metadata))
 
-
-def in_order(cls: type) -> None:
-    "Put a class's own fields first, then those of its bases; a field that is declared twice is where the base has it."
+# %% ../../nbs/runs/01_params.ipynb #1bca64f5
+def in_order(cls: type[Params]) -> None:
+    "Put a class's own fields first, then those of its bases; a field declared twice keeps the place in the base."
     fields = cls.__dataclass_fields__
     declared = [name for base in cls.__mro__ for name in inspect.get_annotations(base) if name in fields]
     last = {name: place for place, name in enumerate(declared)}
-    cls.__dataclass_fields__ = {name: fields[name] for name in sorted(last, key=last.get)}
+    cls.__dataclass_fields__ = {name: fields[name] for name in sorted(last, key=lambda name: last[name])}
 
 # %% ../../nbs/runs/01_params.ipynb #f400c0f0
 RESERVED = ("experiment", "params", "preset", "PRESET", "runs", "resume", "force", "progress", "out", "html",
@@ -262,7 +263,7 @@ def checked(cls: type[Params]) -> type[Params]:
         known(cls, given)
         built(self, **given)
 
-    cls.__init__ = __init__
+    cls.__init__ = __init__ # type: ignore[method-assign]
     return cls
 
 # %% ../../nbs/runs/01_params.ipynb #e0d27fdf
@@ -308,22 +309,19 @@ class Params:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
 
 # %% ../../nbs/runs/01_params.ipynb #67b2cd67
-def preset_values(
-    cls: type[Params],
-    preset: str | None, # name of a preset
-) -> dict[str, Any]: # raises ParameterError for a name that is unknown
+def preset_values(cls: type[Params], preset: str | None) -> dict[str, Any]: # raises ParameterError if it is unknown
     "The values of a preset."
-    names = {"smoke": {}} | cls.presets
+    names: dict[str, dict[str, Any]] = {"smoke": {}} | cls.presets
     if preset is not None and (not isinstance(preset, str) or preset not in names):
         raise ParameterError(f"preset: {preset!r} is unknown{nearest(preset, names)} (allowed: {', '.join(names)})")
     return dict(names[preset]) if preset is not None else {}
 
-
+# %% ../../nbs/runs/01_params.ipynb #2020ef3e
 def one_preset(
     preset: str | None,
     given: dict[str, Any], # parameters, in which the preset may be called `preset` or `PRESET`, as in a notebook
 ) -> tuple[str | None, dict[str, Any]]: # preset, the other parameters; raises ParameterError
-    "The preset, under either name."
+    "The preset, under either name, and the other parameters."
     named = [v for v in (preset, given.get("preset"), given.get("PRESET")) if v is not None]
     if any(v != named[0] for v in named):
         raise ParameterError(f"preset: {' and '.join(map(repr, named))} were given")
@@ -339,10 +337,8 @@ def describe(
                  signed=s.signed) for n, s in specs(cls).items()]
 
 # %% ../../nbs/runs/01_params.ipynb #5f833c2c
-def given_by_papermill(
-    cells, # sources of the cells that were run: `In` of a kernel
-) -> dict[str, Any]: # name -> value; what is not a literal, such as float('nan'), as text
-    "What papermill assigned: it puts its parameters into their own cell, also those that no cell declares."
+def given_by_papermill(cells) -> dict[str, Any]: # name -> value; no literal, such as float('nan'), as a string
+    "What papermill assigned in its own cell; `cells` are the sources that were run, `In` of a kernel."
     found = {}
     for statement in (s for cell in cells if cell.startswith("# Parameters\n") for s in ast.parse(cell).body):
         if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name):
@@ -353,18 +349,15 @@ def given_by_papermill(
             found[statement.targets[0].id] = value
     return found
 
-
+# %% ../../nbs/runs/01_params.ipynb #31dd08b5
 def overwritten(name: str, given: Any, now: Any) -> ParameterError:
     "The error for a value of papermill that a later cell has replaced."
     return ParameterError(f"{name}: papermill was given {given!r}, but a later cell has set {now!r}; "
                           "the cell that sets the parameters needs the tag 'parameters'")
 
-
-def preset_of(
-    namespace: dict[str, Any], # of a notebook
-    given: dict[str, Any], # by papermill
-) -> str | None: # raises ParameterError
-    "The preset that a notebook is executed with; papermill may call it `preset`, as everything else does."
+# %% ../../nbs/runs/01_params.ipynb #4cc9f248
+def preset_of(namespace: dict[str, Any], given: dict[str, Any]) -> str | None: # raises ParameterError
+    "The preset of a notebook with this namespace, given these values by papermill, which may call it `preset`."
     now = namespace.get("PRESET")
     if "preset" in given and "PRESET" not in namespace:
         raise ParameterError(f"preset: {given['preset']!r} was given, but this notebook has no PRESET, "
@@ -373,7 +366,7 @@ def preset_of(
         raise overwritten("PRESET", given["PRESET"], now)
     return one_preset(now, given)[0]
 
-
+# %% ../../nbs/runs/01_params.ipynb #d89d768e
 def from_notebook(
     cls: type[Params],
     namespace: dict[str, Any], # `globals()` of the notebook

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import html as markup
 import importlib.util
 import os
 import sys
@@ -30,35 +29,38 @@ from .store import check, commit, device_name, versions
 from .table import Runs
 
 # %% auto #0
-__all__ = ['KERNELS', 'Header', 'Mismatch', 'matching', 'header', 'run_here', 'shipped', 'notebook_path', 'summary_path',
-           'injected', 'follow', 'watching', 'ReportError', 'Report', 'execute', 'exporter', 'to_html', 'render',
-           'drawn', 'report', 'summary_report']
+__all__ = ['TABLES', 'KERNELS', 'Header', 'Mismatch', 'matching', 'header', 'run_here', 'shipped', 'notebook_path',
+           'summary_path', 'injected', 'poll_lines', 'follow', 'watching', 'ReportError', 'Report', 'execute',
+           'exporter', 'to_html', 'render', 'drawn', 'report', 'summary_report']
 
 # %% ../../nbs/runs/05_report.ipynb #21ec1098
+TABLES = """{% for rows in tables %}<table>{% for row in rows %}<tr>
+{%- for cell in row %}<td style="text-align:left">{{ cell }}</td>{% endfor -%}
+</tr>{% endfor %}</table>{% endfor %}"""
+
+
 class Header:
-    "What made this report: shows itself as a small table."
+    "What made this report, as a small table."
 
     def __init__(self, facts: dict[str, Any], params: list[dict]):
         self.facts = facts
         self.params = params
 
     def __repr__(self) -> str:
-        facts, values = (", ".join(f"{k} {v}" for k, v in d.items())
-                         for d in (self.facts, {p["name"]: p["value"] for p in self.params}))
-        return f"{facts}\n{values}"
+        values = ", ".join(f"{p['name']} {p['value']}" for p in self.params)
+        return ", ".join(f"{k} {v}" for k, v in self.facts.items()) + "\n" + values
 
     def _repr_html_(self) -> str:
-        def table(rows: list) -> str:
-            cells = ["".join(f'<td style="text-align:left">{markup.escape(str(v))}</td>' for v in r) for r in rows]
-            return f"<table>{''.join(f'<tr>{c}</tr>' for c in cells)}</table>"
+        from jinja2 import Template
 
-        return table(list(self.facts.items())) + table([(p["name"], p["value"], p["doc"]) for p in self.params])
+        rows = [(p["name"], p["value"], p["doc"]) for p in self.params]
+        return Template(TABLES, autoescape=True).render(tables=[self.facts.items(), rows])
 
 # %% ../../nbs/runs/05_report.ipynb #f269cb3a
 class Mismatch(ValueError):
-    "A folder is not that of the run: its results must not be shown as the run's."
+    "The folder holds another run; its results must not be shown as this run's."
 
-
+# %% ../../nbs/runs/05_report.ipynb #aac7d343
 def matching(run: Run) -> None: # raises Mismatch
     "Check that a run's parameters, the name of its folder and what is in it agree."
     own = f"{run.experiment.name}/{signature(run.experiment.name, run.params, run.experiment.version)}"
@@ -68,7 +70,7 @@ def matching(run: Run) -> None: # raises Mismatch
         raise Mismatch(f"run: its parameters make it {own} (version {run.experiment.version}), its folder is "
                        f"{run.folder.experiment}/{run.signature}")
     if inside != own:
-        raise Mismatch(f"run: {own} was asked for, its folder holds {inside}")
+        raise Mismatch(f"run: {own} was requested, its folder holds {inside}")
 
 # %% ../../nbs/runs/05_report.ipynb #442cd97c
 def header(
@@ -76,11 +78,16 @@ def header(
     **more, # further facts to show, by name
 ) -> Header: # raises Mismatch
     "Experiment, signature, commit, versions and device, and the parameters."
-    params, status, facts = (run, {}, {}) if isinstance(run, Params) else (run.params, run.folder.status, {})
-    if not isinstance(run, Params):
+    facts: dict[str, Any] = {}
+    status: dict[str, Any] = {}
+    if isinstance(run, Params):
+        params = run
+    else:
         matching(run)
-        facts = {"experiment": run.experiment.name, "version": run.experiment.version, "run": run.signature,
-                 "preset": run.preset or "none"}
+        params = run.params
+        status = run.folder.status
+        facts |= {"experiment": run.experiment.name, "version": run.experiment.version, "run": run.signature,
+                  "preset": run.preset or "none"}
     facts["commit"] = (status.get("commit") if status else commit()) or "unknown"
     facts |= status.get("versions") or versions()
     facts["device"] = status.get("device") or device_name(getattr(params, "device", None))
@@ -97,10 +104,8 @@ def run_here(
     return compute(name, params=from_notebook(namespace["Params"], namespace), preset=namespace.get("PRESET"))
 
 # %% ../../nbs/runs/05_report.ipynb #4082aa50
-def shipped(
-    module: str, # dotted name that the notebook would have as a module
-) -> Path: # raises ParameterError where there is none
-    "A notebook of a package."
+def shipped(module: str) -> Path: # raises ParameterError if there is none
+    "A notebook of a package, by the dotted name that it would have as a module."
     top, _, rest = module.partition(".")
     found = importlib.util.find_spec(top)
     if found is None or not found.submodule_search_locations:
@@ -113,7 +118,7 @@ def shipped(
             return path
     raise ParameterError(f"experiment: the notebook of {module!r} is neither {' nor '.join(map(str, tried))}")
 
-
+# %% ../../nbs/runs/05_report.ipynb #f723d313
 def notebook_path(
     name: str, # of an experiment: "name", "study/name" or the dotted name of a module
     package: str = PACKAGE,
@@ -121,7 +126,7 @@ def notebook_path(
     "The notebook of an experiment."
     return shipped(locate(name, package))
 
-
+# %% ../../nbs/runs/05_report.ipynb #67cd1381
 def summary_path(package: str = PACKAGE) -> Path: # raises ParameterError where there is none
     "The notebook that sums up a grid."
     return shipped(f"{package}.summary")
@@ -132,12 +137,31 @@ def injected(
     overrides: dict[str, Any], # explicit values
     preset: str | None,
 ) -> dict[str, Any]: # for papermill: flat names, lists instead of tuples, PRESET; raises ParameterError
-    "What to put into the cell tagged `parameters`, so that the notebook arrives at the same parameters."
+    "Values for the cell tagged `parameters` that give the notebook the same parameters."
     wanted = cls.make(overrides, preset)
     flat = {name: getattr(wanted, name) for name in overrides} | {"PRESET": preset}
     if from_notebook(cls, {n: s.default for n, s in specs(cls).items()} | flat) != wanted:
         flat = wanted.to_dict() | {"PRESET": None}
     return {name: list(v) if isinstance(v, tuple) else v for name, v in flat.items()}
+
+# %% ../../nbs/runs/05_report.ipynb #7a0ba1b9
+def poll_lines(
+    path: Path, # a file that grows
+    show: Callable[[str, bool], None], # of (line, whether it is the last)
+    every: float, # seconds between two polls
+    over: threading.Event, # set when nothing more will come
+) -> None:
+    "Show the newest line of a file as it grows."
+    line = ""
+    with open(path, encoding="utf-8") as file:
+        while True:
+            last = over.wait(every) # the poll after the end finds what came late
+            new = [t for t in file.read().splitlines() if t]
+            if new or (last and line):
+                line = new[-1] if new else line
+                show(line, last)
+            if last:
+                return
 
 # %% ../../nbs/runs/05_report.ipynb #e7c75a9e
 @contextlib.contextmanager
@@ -151,19 +175,7 @@ def follow(
         path = Path(folder) / "progress"
         path.touch()
 
-        def watch() -> None:
-            line = ""
-            with open(path, encoding="utf-8") as file:
-                while True:
-                    last = over.wait(every) # the poll after the end finds what came late
-                    new = [t for t in file.read().splitlines() if t]
-                    if new or last and line:
-                        line = new[-1] if new else line
-                        show(line, last)
-                    if last:
-                        return
-
-        thread = threading.Thread(target=watch, daemon=True)
+        thread = threading.Thread(target=poll_lines, args=(path, show, every, over), daemon=True)
         thread.start()
         try:
             yield path
@@ -173,7 +185,7 @@ def follow(
 
 # %% ../../nbs/runs/05_report.ipynb #e044e1c5
 def watching(progress: bool | str | None) -> tuple[Callable[[str, bool], None], float]:
-    "How, and how often in seconds, to show the kernel's line of progress here."
+    "A function that shows the kernel's line of progress here, and the seconds between two polls."
     if progress == "plain":
         return to_lines(sys.stderr), 5.0
     terminal = progress is not False and sys.stderr is not None and sys.stderr.isatty()
@@ -181,7 +193,7 @@ def watching(progress: bool | str | None) -> tuple[Callable[[str, bool], None], 
 
 # %% ../../nbs/runs/05_report.ipynb #7ca5e4f3
 class ReportError(RuntimeError):
-    "A notebook did not run through; `partial` is where it got to."
+    "A notebook failed; `partial` is the notebook up to there."
 
     def __init__(self, message: str, partial: Path):
         super().__init__(f"{message}; the notebook up to there is {partial}")
@@ -190,7 +202,7 @@ class ReportError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    "Where a report is."
+    "The files of a report."
 
     run: Run
     notebook: Path
@@ -209,8 +221,8 @@ def execute(
     **environ: str, # variables in the kernel
 ) -> None: # raises ParameterError, ReportError
     "Run a notebook by papermill."
-    from papermill import inspect_notebook
-    from papermill.exceptions import PapermillExecutionError
+    from papermill import inspect_notebook # type: ignore[import-untyped]
+    from papermill.exceptions import PapermillExecutionError # type: ignore[import-untyped]
 
     known = inspect_notebook(literal(notebook))
     if strange := [name for name in parameters if name not in known]:
@@ -234,7 +246,7 @@ def exporter() -> Any: # HTMLExporter of nbconvert; it takes longer to make than
 
     return HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, embed_images=True)
 
-
+# %% ../../nbs/runs/05_report.ipynb #6bfd7713
 def to_html(
     notebook: Path, # executed
     path: Path, # to write
@@ -247,20 +259,18 @@ def render(
     source: Path, # notebook to execute
     target: Path, # notebook to write
     parameters: dict[str, Any],
-    kernel: WarmKernel | None, # None: one of its own
+    kernel: WarmKernel | None, # None: its own
     timeout: int | None, # seconds per cell
     progress: bool | str | None, # see `report`
-    html: bool, # also write a page
     **environ: str, # variables in the kernel
-) -> Path | None: # the page; raises ParameterError, ReportError
-    "Execute a notebook; what is there afterwards is whole."
+) -> None: # raises ParameterError, ReportError
+    "Execute a notebook and write it whole."
     partial = target.with_suffix(".partial.ipynb")
     target.parent.mkdir(parents=True, exist_ok=True)
     with follow(*watching(progress)) as lines, contextlib.nullcontext(kernel) if kernel else WarmKernel() as used:
         lines.write_text(f"executing {source.name}\n") # until the kernel has something to say
         execute(source, partial, parameters, timeout, used, MODNB_PROGRESS_FILE=str(lines), **environ)
     os.replace(partial, target)
-    return to_html(target, target.with_suffix(".html")) if html else None
 
 # %% ../../nbs/runs/05_report.ipynb #a1307d75
 def drawn(
@@ -269,11 +279,12 @@ def drawn(
     *files: Path, # of the report
 ) -> bool:
     "Whether a run is done and its report is newer than the result and the notebook it is made from."
-    older, newer = ([p.stat().st_mtime_ns if p.is_file() else None for p in paths]
-                    for paths in ((run.folder.path / "status.json", source), files))
-    return None not in older + newer and max(older) <= min(newer) and run.done
+    sources = [run.folder.path / "status.json", source]
+    if not all(p.is_file() for p in (*sources, *files)): return False
+    changed = max(p.stat().st_mtime_ns for p in sources)
+    return changed <= min(p.stat().st_mtime_ns for p in files) and run.done
 
-
+# %% ../../nbs/runs/05_report.ipynb #dc892f50
 def report(
     what: str | Experiment | Any, # experiment: a name, a module or an object
     /,
@@ -298,10 +309,11 @@ def report(
               else notebook_path(what if isinstance(what, str) else found.module or found.name))
     target = Path(out) if out else run.folder.path / "report.ipynb"
     page = target.with_suffix(".html") if html else None
-    if fresh or out or not drawn(run, source, target, *[page] * html):
-        root = run.folder.path.parents[1].resolve()
-        render(source, target, injected(found.Params, overrides, preset), kernel, timeout, progress, html,
-               MODNB_RUNS=str(root))
+    if fresh or out or not drawn(run, source, target, *([page] if page else [])):
+        root = str(run.folder.path.parents[1].resolve())
+        render(source, target, injected(found.Params, overrides, preset), kernel, timeout, progress, MODNB_RUNS=root)
+        if page:
+            to_html(target, page)
     return Report(run, target, page)
 
 # %% ../../nbs/runs/05_report.ipynb #d46cba61
@@ -316,5 +328,6 @@ def summary_report(
     "Execute the notebook that sums up a grid."
     need("papermill", "nbclient", "ipykernel", "nbconvert")
     root = str((runs if isinstance(runs, Runs) else Runs(runs)).root.resolve())
-    return render(summary_path(), Path(out), dict(grid=str(Path(grid).resolve()), runs=root), kernel, timeout, progress,
-                  True, MODNB_RUNS=root)
+    given = dict(grid=str(Path(grid).resolve()), runs=root)
+    render(summary_path(), Path(out), given, kernel, timeout, progress, MODNB_RUNS=root)
+    return to_html(Path(out), Path(out).with_suffix(".html"))

@@ -35,11 +35,11 @@ __all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_thre
 # %% ../../nbs/runs/04_runner.ipynb #18cae27f
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    "A question that can be asked with different parameters."
+    "A function of parameters, with its name and version."
 
     name: str # of the folder below runs/
     Params: type[Params]
-    run: Callable[[Params, Log], Result]
+    run: Callable[[Any, Log], Result] # of its `Params`
     version: int = 1 # to be raised whenever `run` computes something else
     summary: Callable[[Result], pd.DataFrame] | None = None
     doc: str = ""
@@ -48,18 +48,17 @@ class Experiment:
     # foreign name -> our name, None (ignored), or {value: parameters}
     sweep: dict[str, Any] = dataclasses.field(default_factory=dict)
     # for parameters that differ in their `seed`: all of them in one pass
-    run_many: Callable[[list[Params], Log], list[Result]] | None = None
+    run_many: Callable[[list[Any], Log], list[Result]] | None = None
 
     def __repr__(self) -> str:
         return f"Experiment({self.name!r}, version {self.version}{': ' + self.doc if self.doc else ''})"
 
 # %% ../../nbs/runs/04_runner.ipynb #1fd6f5fb
-def from_object(found: Any) -> Experiment: # raises TypeError where it lacks something
+def from_object(found: Any) -> Experiment: # raises TypeError if something is missing
     "Read a module, a class or an object as an experiment."
     name = getattr(found, "NAME", None) or getattr(found, "__name__", "").rpartition(".")[2]
-    if missing := [what
-                   for what, there in {"Params": hasattr(found, "Params"), "run": hasattr(found, "run"),
-                                       "NAME": name}.items() if not there]:
+    given = {"Params": hasattr(found, "Params"), "run": hasattr(found, "run"), "NAME": name}
+    if missing := [what for what, there in given.items() if not there]:
         raise TypeError(f"experiment: {found!r} lacks {', '.join(missing)}")
     doc = (getattr(found, "__doc__", None) or "").strip().partition("\n")[0]
     return Experiment(name, found.Params, found.run, getattr(found, "VERSION", 1), getattr(found, "summary", None), doc,
@@ -139,7 +138,7 @@ class Run:
             self.__dict__.pop("result", None)
             self.folder.path.mkdir(parents=True, exist_ok=True)
             with Lock(self.folder.path / "lock") as lock:
-                # by another process, or by one that could not say so any more
+                # another process may have finished it, or one that was killed before it could record that
                 if force or not (self.done or resume and complete(self.folder, self.folder.status)):
                     attempt(self, lock, force or not resume, progress)
         return self
@@ -175,9 +174,7 @@ _runs_inside, _threads_before = 0, 1
 
 
 @contextlib.contextmanager
-def fixed_threads(
-    count: int | None, # None: as many as there are
-) -> Iterator[None]:
+def fixed_threads(count: int | None) -> Iterator[None]: # None: leave the number as it is
     "Context in which PyTorch computes with this number of threads; the last run to leave it restores the first."
     global _runs_inside, _threads_before
     if count is None:
@@ -200,10 +197,8 @@ def fixed_threads(
 
 # %% ../../nbs/runs/04_runner.ipynb #902283b1
 @contextlib.contextmanager
-def fixed_seeds(
-    name: str, # of the run: its signature
-) -> Iterator[None]:
-    "Within this context the global random numbers of Python, NumPy and PyTorch follow from the name."
+def fixed_seeds(name: str) -> Iterator[None]:
+    "Context in which the global random numbers of Python, NumPy, and PyTorch follow from a name, such as a signature."
     seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "little")
     numpy = sys.modules.get("numpy")
     torch = sys.modules.get("torch")
@@ -222,9 +217,9 @@ def fixed_seeds(
 
 # %% ../../nbs/runs/04_runner.ipynb #8d7f501b
 class Lost(Busy):
-    "The run is not ours any more: it was taken over, or its folder was removed."
+    "The run was taken over by another process, or its folder was removed."
 
-
+# %% ../../nbs/runs/04_runner.ipynb #16e7d915
 def attempt(
     run: Run,
     lock: Lock, # held
