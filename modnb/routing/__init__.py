@@ -25,6 +25,6 @@ from .router import Router, RoutingDistribution
 from .stacked import Stacked
 
 _all_ = ["ESTIMATORS", "HEADS", "LAWS", "SETTINGS", "Batch", "Buffer", "Buffered", "Chain", "Composition", "Estimator",
-         "ExactMarginal", "Gumbel", "Head", "KirschEM", "Law", "LookAt", "MLPPool", "ModularLayer", "ModulePool", "Noise",
-         "NoisyTopK", "Pool", "Reinforce", "Router", "RoutingDistribution", "SoftOutput", "Stacked", "Supervised",
+         "ExactMarginal", "Gumbel", "Head", "KirschEM", "Law", "LookAt", "MLPPool", "ModularLayer", "ModulePool",
+         "Noise", "NoisyTopK", "Pool", "Reinforce", "Router", "RoutingDistribution", "SoftOutput", "Stacked", "Supervised",
          "make_buffered", "make_estimator", "make_head", "make_law"]

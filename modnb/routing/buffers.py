@@ -132,7 +132,7 @@ def check_entries(
     if low < least or high > largest:
         raise ValueError(f"a: numbers {low} to {high} given; the buffer holds {least} to {largest}")
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #b4bdf658
 def check_entry_shape(theirs: Sequence[int], ours: Sequence[int]):
     "Raises `ValueError` naming `state` where the saved entries of a buffer have another shape."
     if tuple(theirs) != tuple(ours):

@@ -20,8 +20,8 @@ from .router import rows_of
 
 # %% auto #0
 __all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'even_scores', 'slot_of_tree',
-           'tree_of_chain', 'check_parts', 'RoutedNetwork', 'passed', 'RelaxedNetwork', 'fitting', 'Composition',
-           'Repeat', 'chain_routings', 'check_chain', 'Chain']
+           'tree_of_chain', 'check_parts', 'RoutedNetwork', 'passed', 'RelaxedNetwork', 'fitting', 'noise_for',
+           'Composition', 'Repeat', 'chain_routings', 'check_chain', 'Chain']
 
 # %% ../../nbs/routing/05_composition.ipynb #647c5c98
 class RolloutDistribution(RoutingDistribution):
@@ -67,7 +67,7 @@ def modular_layers(
     "The modular layers of a network."
     return [m for m in net.modules() if isinstance(m, ModularLayer)]
 
-
+# %% ../../nbs/routing/05_composition.ipynb #2f95d95a
 def repeated_rows(
     x, # tensors [B, ...], also nested
     lead: tuple[int, ...], # (S,), or () for none
@@ -76,7 +76,7 @@ def repeated_rows(
     if not lead: return x
     return across(lambda t: t.unsqueeze(0).expand(*lead, *t.shape).flatten(0, 1) if t.dim() else t, x)
 
-
+# %% ../../nbs/routing/05_composition.ipynb #51f8fc13
 def called(
     net: nn.Module,
     x, # a tensor, a tuple or a dict
@@ -98,7 +98,7 @@ def law_of(
         raise ValueError("net: its layers need routers with the same law, or none")
     return laws.pop() if laws else Given(most)
 
-
+# %% ../../nbs/routing/05_composition.ipynb #2f1dfaed
 def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
     "Scores without a router: all equal, -inf for modules that a slot lacks."
     device = next((t.device for t in net.parameters()), None)
@@ -132,7 +132,7 @@ def slot_of_tree(
     out = across(lambda t: t.unflatten(0, (A, P, B)).transpose(0, 1).flatten(0, 2), out)
     return out, net.law.log_prob(s.unsqueeze(1), routings[:, None])
 
-
+# %% ../../nbs/routing/05_composition.ipynb #30fdaef3
 def tree_of_chain(
     net: RoutedNetwork, # over an `nn.Sequential`, each modular layer one slot
     tape: Tape,
@@ -280,6 +280,12 @@ def fitting(net: RoutedNetwork, a: Tensor, B: int, device: torch.device, numbers
     check_repeats(a, modular_layers(net.net)[0].repeats)
     return a.expand(*a.shape[:-3], B, *a.shape[-2:]) if a.shape[-3] != B else a
 
+# %% ../../nbs/routing/05_composition.ipynb #7a5ba46f
+def noise_for(net: RoutedNetwork, S: int, B: int, generator: torch.Generator | None) -> Tensor:
+    "Uniform numbers [S, B, L, *law.noise_shape] for S draws. Raises `ValueError` naming `S` or `generator`."
+    check_count("S", S)
+    return uniform((S, B, net.slots, *net.law.noise_shape), generator, next(net.parameters()))
+
 # %% ../../nbs/routing/05_composition.ipynb #93f923d3
 class Composition(RelaxedNetwork):
     "A network with modular layers and what routes them."
@@ -302,11 +308,7 @@ class Composition(RelaxedNetwork):
         if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
         if a is not None: a = fitting(self, a, B, leaves(x)[0].device, not checked)
         elif not self.routed: raise ValueError("a: None given; without a router the routing must be given")
-        noise = None
-        if S is not None:
-            check_count("S", S)
-            noise = uniform((S, B, self.slots, *self.law.noise_shape), generator, next(self.parameters()))
-        h, a, scores = self.run(x, a, noise, task, detach)
+        h, a, scores = self.run(x, a, None if S is None else noise_for(self, S, B, generator), task, detach)
         if not self.routed:
             law = replace(self.law, k=a.shape[-1])
             return h, a, RoutingDistribution(law, self.sizes, scores.expand(*scores.shape[:-2], law.k, -1))
@@ -353,7 +355,7 @@ def chain_routings(modules: int, steps: int, limit: int) -> Tensor: # [A, L, 1]
     rows = [nn.functional.pad(r, (0, steps - r.shape[1]), value=modules) for r in each]
     return torch.cat([torch.full((1, steps), modules), *rows]).unsqueeze(-1)
 
-
+# %% ../../nbs/routing/05_composition.ipynb #f0740d9a
 def check_chain(router: Router, modules: int, limit: int):
     "Raises `ValueError` naming `router` unless it chooses one of the modules, or HALT, in each step."
     if not isinstance(router, Router):

@@ -61,7 +61,7 @@ def drawn(
     "Random numbers in the shape, dtype and device of a tensor."
     return how(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
-
+# %% ../../nbs/routing/08_heads.ipynb #db8fff9a
 def same_shape(
     h: Tensor, # [..., B, *] output of a network
     y: Tensor, # [B, *] targets
@@ -143,7 +143,7 @@ class Categorical(Head):
 
     def sample(self, h, generator): return (h / self.temperature + gumbel(drawn(torch.rand, h, generator))).argmax(-1)
 
-
+# %% ../../nbs/routing/08_heads.ipynb #cb5290f3
 @HEADS.register("sequence")
 @dataclass(frozen=True)
 class Sequence(Categorical):

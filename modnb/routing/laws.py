@@ -21,17 +21,17 @@ from ..registry import Registry
 
 # %% auto #0
 __all__ = ['LAWS', 'SUMMABLE', 'REPEATS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'table_of',
-           'Law', 'log_prob_distinct', 'draw_distinct', 'without', 'entropy_distinct', 'inclusion_distinct',
-           'mode_distinct', 'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others',
-           'inclusion_by_race', 'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce',
-           'Independent', 'Given', 'Subset', 'Bernoulli', 'make_law']
+           'check_law', 'Law', 'log_prob_distinct', 'draw_distinct', 'without', 'entropy_distinct',
+           'inclusion_distinct', 'mode_distinct', 'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals',
+           'fewer_others', 'inclusion_by_race', 'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples',
+           'PlackettLuce', 'Independent', 'Given', 'Subset', 'Bernoulli', 'make_law']
 
 # %% ../../nbs/routing/01_laws.ipynb #18ed9ad0
 def wide(t: Tensor) -> Tensor: # any dtype -> float32, or float64 as it is
     "The tensor in float32 or better."
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
-
+# %% ../../nbs/routing/01_laws.ipynb #4e7de148
 def uniform(
     shape: tuple[int, ...], # of the numbers
     generator: torch.Generator | None, # on any device
@@ -48,7 +48,7 @@ def gumbel(noise: Tensor) -> Tensor: # uniform numbers -> standard Gumbel variab
     "The largest of scores plus these is a categorical draw."
     return -torch.log(-torch.log(noise.clamp(min=torch.finfo(noise.dtype).tiny)))
 
-
+# %% ../../nbs/routing/01_laws.ipynb #13856ac5
 def categorical(
     scores: Tensor, # [..., M]
     noise: Tensor, # uniform [..., 1], or [..., M] for the Gumbel race
@@ -58,7 +58,7 @@ def categorical(
     below = scores.softmax(-1).cumsum(-1)
     return (below <= noise * below[..., -1:]).sum(-1).clamp(max=scores.shape[-1] - 1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #31ee044f
 def hot(a: Tensor, n_modules: int) -> Tensor: # [...] -> bool [..., M]
     "One-hot rows; -1 has none."
     return a.unsqueeze(-1) == torch.arange(n_modules, device=a.device)
@@ -86,6 +86,14 @@ def table_of(law: Law) -> Tensor: # [A, K]
     "Every routing of one slot."
     return torch.tensor(list(law.rows()), dtype=torch.int64).reshape(law.count, law.width)
 
+# %% ../../nbs/routing/01_laws.ipynb #28af5f50
+def check_law(law: Law):
+    "Raises `ValueError` naming `n_modules` or `k`."
+    check_count("n_modules", law.n_modules)
+    check_count("k", law.k)
+    most = law.n_modules if law.count == 0 or law.repeats == "forbid" else math.inf
+    if law.k > most: raise ValueError(f"k: {law.k} given; need 1 to {most} of {law.n_modules} modules")
+
 # %% ../../nbs/routing/01_laws.ipynb #d823b6da
 @dataclass(frozen=True)
 class Law(ABC):
@@ -94,11 +102,7 @@ class Law(ABC):
     k: int = 1 # K, modules in parallel
     repeats = "sum" # what a module that is drawn twice means, one of `REPEATS`
 
-    def __post_init__(self):
-        check_count("n_modules", self.n_modules)
-        check_count("k", self.k)
-        most = self.n_modules if self.count == 0 or self.repeats == "forbid" else math.inf
-        if self.k > most: raise ValueError(f"k: {self.k} given; need 1 to {most} of {self.n_modules} modules")
+    def __post_init__(self): check_law(self)
 
     @property
     @abstractmethod
@@ -178,14 +182,14 @@ def without(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M, K, M]
     gone = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.unsqueeze(-3).masked_fill(gone.unsqueeze(-2), -math.inf)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #6cad0b22
 def entropy_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [...] nats
     "Entropy of draws in sequence without replacement, exactly."
     first = scores[..., 0, :].log_softmax(-1)
     if scores.shape[-2] == 1: return entropy_of(first)
     return entropy_of(first) + (first.exp() * entropy_distinct(without(scores[..., 1:, :]))).sum(-1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #19b90aad
 def inclusion_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [..., M]
     "Probability that a module is among draws in sequence without replacement, exactly."
     p = scores[..., 0, :].softmax(-1)
@@ -214,7 +218,7 @@ def inclusion_of_two(scores: Tensor) -> Tensor: # [..., M] -> [..., M]
     after_top = scores.masked_fill(top, -math.inf).softmax(-1)
     return p * (1 + odds.sum(-1, keepdim=True) - odds) + (p - small).sum(-1, keepdim=True) * after_top
 
-
+# %% ../../nbs/routing/01_laws.ipynb #b40dd912
 def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
     "Entropy of two draws without replacement, in O(M)."
     log_p = scores.log_softmax(-1)
@@ -231,7 +235,7 @@ def grid(k: int, dtype: torch.dtype) -> tuple[int, float]: # first moment, step
     "A grid in log time; the larger K, the better known is the time of the K-th arrival."
     return (-24, (16 + k) ** -0.5) if dtype == torch.float64 else (-17, (4 + k) ** -0.5)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #c7f36aef
 def arrivals(
     scores: Tensor, # [..., M] log rates
     k: int, # K
@@ -282,7 +286,7 @@ def inclusion_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [..., 
     rest = inclusion_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)
     return p + (p.unsqueeze(-2) @ rest).squeeze(-2)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #9a18e734
 def entropy_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [...] nats
     "Entropy of K draws without replacement, exactly."
     first = scores.log_softmax(-1)

@@ -23,7 +23,7 @@ from .router import rows_of
 # %% auto #0
 __all__ = ['COMBINE', 'HOW', 'DRAWN', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'deciding', 'check_temperature',
            'relaxed_draw', 'top_k', 'one_score_each', 'Plan', 'by_row', 'decision', 'Tape', 'unfolded', 'easiest',
-           'output_for', 'tape_alone', 'check_router', 'routed', 'ModularLayer']
+           'output_for', 'tape_alone', 'decided_for', 'check_router', 'routed', 'ModularLayer']
 
 # %% ../../nbs/routing/04_layer.ipynb #3cd2cfdc
 COMBINE = ("sum", "concat", "weighted")
@@ -34,7 +34,7 @@ def repeated(a: Tensor) -> Tensor: # int [..., K] -> bool [..., K]
     earlier = torch.ones(a.shape[-1], a.shape[-1], dtype=torch.bool, device=a.device).tril(-1)
     return ((a.unsqueeze(-1) == a.unsqueeze(-2)) & earlier).any(-1) & (a >= 0)
 
-
+# %% ../../nbs/routing/04_layer.ipynb #248b6b9a
 def check_repeats(
     a: Tensor, # int [..., K]
     repeats: str, # one of `REPEATS`
@@ -81,7 +81,7 @@ def deciding(
         return decision_axes(z, None)
     return decision_axes(z, router.n_inputs[l])
 
-
+# %% ../../nbs/routing/04_layer.ipynb #f610029c
 def check_temperature(temperature: float):
     "Raises `ValueError` naming `temperature` unless it is a positive number."
     plain = isinstance(temperature, (int, float)) and not isinstance(temperature, bool)
@@ -124,7 +124,7 @@ def top_k(
     if law.k > 1: return best.indices, best.values.softmax(-1)
     return best.indices, take((scores / temperature).softmax(-1), best.indices)
 
-
+# %% ../../nbs/routing/04_layer.ipynb #0e73e5bc
 def one_score_each(law: Law) -> bool: # whether each module has one score, and K are chosen
     return law.shape == (1, law.n_modules) and not isinstance(law, Bernoulli)
 
@@ -178,7 +178,7 @@ def by_row(
     if len(s) > rows * tokens: axes = (*lead, *axes)
     return s.unflatten(0, axes) if len(axes) > 1 else s
 
-
+# %% ../../nbs/routing/04_layer.ipynb #65c45c55
 def decision(plan: Plan, s: Tensor) -> tuple[Tensor | None, Tensor | None]:
     "From scores: a routing [..., K], weights [..., K or M], or both."
     if plan.how in ("mode", "sample"):
@@ -192,19 +192,11 @@ def decision(plan: Plan, s: Tensor) -> tuple[Tensor | None, Tensor | None]:
 # %% ../../nbs/routing/04_layer.ipynb #d9ce598e
 class Tape(Plan):
     "Decides in the slots of one forward pass, one after the other, and records what it decided."
-    def __init__(self, *plan, **options):
+    def __init__(self, *plan: Any, **options: Any):
         super().__init__(*plan, **options)
         self.chosen: list[Tensor] = [] # of each slot [(S,) B, K]
         self.scores: list[Tensor] = [] # [(S,) B, *law.shape]
         self.weights: list[Tensor] = [] # by module, [(S,) B, M]
-
-    def axes(self, layer: ModularLayer, z: tuple) -> tuple[int, ...]: # (S B,), or (S B, T)
-        "What the next decisions are made for: rows, or tokens."
-        router, l = self.asked(layer)
-        if router is not None and l >= router.slots:
-            raise ValueError(f"slots: {router.slots} given; the network makes more decisions")
-        sees_z = router is not None and (router.sees == "feature" or self.router is None and self.own_input)
-        return deciding(router if sees_z and self.decided is None else None, l, z)
 
     def score(self, layer: ModularLayer, z: tuple) -> Tensor | None: # [B or S, B, (T,) *law.shape]
         "Scores of the next slots; None without a router."
@@ -275,7 +267,7 @@ def output_for(layer: ModularLayer, z: tuple, a: Tensor): # a: int [..., K]
     out = layer.mixed(across(lambda t: t.flatten(0, len(axes) - 1), z), a.flatten(0, -2))
     return across(lambda t: unfolded(t, axes), out)
 
-
+# %% ../../nbs/routing/04_layer.ipynb #7e6cadb9
 def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
     "The tape of a layer that is in no composition. Raises `ValueError` naming `a` without a router."
     if layer.router is None: raise ValueError("a: None given; a layer without a router needs a routing [rows, K]")
@@ -289,6 +281,15 @@ def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
     return Tape(z, rows, law, noise=noise, how=layer.how, temperature=layer.temperature)
 
 # %% ../../nbs/routing/04_layer.ipynb #ed5ecf39
+def decided_for(tape: Tape, layer: ModularLayer, z: tuple) -> tuple[int, ...]: # (S B,), or (S B, T)
+    "The axes of the next decisions: rows, or tokens."
+    router, l = tape.asked(layer)
+    if router is not None and l >= router.slots:
+        raise ValueError(f"slots: {router.slots} given; the network makes more decisions")
+    sees_z = router is not None and (router.sees == "feature" or tape.router is None and tape.own_input)
+    return deciding(router if sees_z and tape.decided is None else None, l, z)
+
+# %% ../../nbs/routing/04_layer.ipynb #5d37f6e4
 def check_router(router: Router | None, n_modules: int):
     "Raises `ValueError` naming `router` unless it is that of one slot with so many modules."
     if router is None: return
@@ -297,11 +298,11 @@ def check_router(router: Router | None, n_modules: int):
     if router.sizes != (n_modules,):
         raise ValueError(f"router: made for {router.sizes} modules; the layer has one slot of {n_modules}")
 
-
+# %% ../../nbs/routing/04_layer.ipynb #043c245a
 def routed(layer: ModularLayer, z: tuple):
     "The layer's output for what its tape decides; alone, `layer.last` keeps the distribution."
     tape = tape_alone(layer, z) if layer.tape is None else layer.tape
-    axes = tape.axes(layer, z)
+    axes = decided_for(tape, layer, z)
     folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, z)
     if layer.tape is not None: tape.tokens = math.prod(axes[1:])
     a, weights = tape.choose(layer, folded)
@@ -336,11 +337,9 @@ class ModularLayer(nn.Module):
         self.how = how or easiest(router, combine)
         self.temperature = temperature
         self.generator = generator
-        self.tape = None
-        self.last = None
-        check_choice("combine", combine, COMBINE)
-        check_choice("repeats", self.repeats, REPEATS)
-        check_choice("how", self.how, HOW)
+        self.tape = self.last = None
+        for name, allowed in {"combine": COMBINE, "repeats": REPEATS, "how": HOW}.items():
+            check_choice(name, getattr(self, name), allowed)
         check_temperature(temperature)
 
     def mixed(self,

@@ -139,7 +139,7 @@ class ModulePool(Pool):
 
     def runners(self): return list(self.members)
 
-
+# %% ../../nbs/routing/03_pools.ipynb #26ef7645
 def as_pool(
     modules: Pool | Iterable[nn.Module], # a pool, or M modules of one signature
 ) -> Pool:
@@ -159,7 +159,7 @@ def feed(
         if bias is not None: x = x + bias
     return x
 
-
+# %% ../../nbs/routing/03_pools.ipynb #5f04d3a4
 def layer_weights(
     layers: Iterable, # `GroupLinear`, weights [M, in, out]
     at: Tensor | None, # int [R, K], modules of each row; None: all modules

@@ -30,7 +30,7 @@ def leaves(
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else ()
     return [t for part in parts for t in leaves(part)]
 
-
+# %% ../../nbs/routing/02_router.ipynb #21efdd3e
 def across(
     f: Callable, # of tensors
     *values, # of one structure
@@ -209,7 +209,7 @@ def flat(
     rows = [t.flatten(1) if t.dim() > 1 else t.unsqueeze(1) for t in leaves(x) if t.dim()]
     return rows[0] if len(rows) == 1 else torch.cat(rows, -1)
 
-
+# %% ../../nbs/routing/02_router.ipynb #85f333e7
 def decision_axes(
     z, # what a slot reads: [B, ...], or several such tensors
     n: int | None, # features that one decision sees; None: those of a row
@@ -232,7 +232,7 @@ def per_slot(
     if len(values) == slots: return values
     raise ValueError(f"{name}: {len(values)} given; need one, or one for each of {slots} slots")
 
-
+# %% ../../nbs/routing/02_router.ipynb #4e612e15
 def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # features or tasks of each slot's scorer
     "Sizes of the scorers. Raises `ValueError` naming `n_inputs` or `tasks`."
     name, counts = {"static": ("sees", 1), "task": ("tasks", tasks)}.get(sees, ("n_inputs", n_inputs))
@@ -257,7 +257,7 @@ def views_of(views, slots: int) -> tuple[Callable, ...]:
     if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
     return views
 
-
+# %% ../../nbs/routing/02_router.ipynb #a2d399c6
 def viewed(
     view: Callable, # of a slot
     seen, # what the router sees
@@ -281,7 +281,7 @@ def check_task(task: Tensor, tasks: int): # task: int [B]
     if task.min() < 0 or task.max() >= tasks:
         raise ValueError(f"task: {int(task.min())} to {int(task.max())} given; there are 0 to {tasks - 1}")
 
-
+# %% ../../nbs/routing/02_router.ipynb #b9d8ca84
 def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> Tensor: # [B, n], or int [B]
     "What the scorer of slot l reads. Raises `ValueError` naming `x`, `task` or `z` if it is missing or does not fit."
     if router.sees == "static": return router.lacks.new_zeros(1, dtype=torch.int64)
@@ -320,9 +320,10 @@ class Router(nn.Module):
         self.when = when_it_decides(sees, when)
         self.detach = detach
         self.views = views_of(views, self.slots)
-        learned = [view for view in dict.fromkeys(self.views) if isinstance(view, nn.Module)]
-        if learned: self.learned_views = nn.ModuleList(learned) # trained, moved and saved with the router
-        counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
+        learned = nn.ModuleList(v for v in dict.fromkeys(self.views) if isinstance(v, nn.Module))
+        if learned: self.learned_views = learned # trained, moved and saved with the router
+        counts = counts_of(sees, n_inputs, tasks, self.slots)
+        generator = generator_for(seed)
         self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
         self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)
         self.register_buffer("lacks", lacking(self.law, self.sizes), persistent=False)
@@ -339,8 +340,7 @@ class Router(nn.Module):
         scores = wide(self.scorers[l](seen)).unflatten(-1, self.law.shape)
         return scores if len(set(self.sizes)) == 1 else scores.masked_fill(self.lacks[l], -math.inf)
 
-    def check_task(self, task: Tensor | None):
-        "Raises `ValueError` naming `task` unless it holds existing tasks."
+    def check_task(self, task: Tensor | None): # raises `ValueError` naming `task`
         tasks = [net.num_embeddings for net in self.scorers if isinstance(net, nn.Embedding)]
         if self.sees == "task" and task is not None and tasks: check_task(task, min(tasks))
 

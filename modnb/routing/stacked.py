@@ -19,14 +19,15 @@ from .layer import DRAWN, HOW, check_temperature
 from .router import RoutingDistribution, across, check_routing, leaves
 
 # %% auto #0
-__all__ = ['rows_axis', 'check_alike', 'check_generators', 'StackedRollout', 'Caller', 'StackedParameters', 'Stacked', 'InTurn']
+__all__ = ['rows_axis', 'check_alike', 'check_generators', 'StackedRollout', 'Caller', 'SideBySide', 'StackedParameters',
+           'Stacked', 'InTurn']
 
 # %% ../../nbs/routing/07_stacked.ipynb #813433ad
 def rows_axis(value, own: bool): # where an argument has its axis of seeds, for `vmap`
     "0 for each seed's own tensors, None for shared ones."
     return across(lambda t: 0 if own and t.dim() else None, value) if leaves(value) else None
 
-
+# %% ../../nbs/routing/07_stacked.ipynb #bbfb8ebc
 def check_alike(compositions: Sequence[Composition]):
     "Raises `ValueError` naming `compositions` unless they are compositions of one shape."
     if not compositions: raise ValueError("compositions: none given; need one or more")
@@ -38,7 +39,7 @@ def check_alike(compositions: Sequence[Composition]):
     if odd is not None:
         raise ValueError(f"compositions: number {odd} has other tensors than number 0; all need one shape and dtype")
 
-
+# %% ../../nbs/routing/07_stacked.ipynb #0597534b
 def check_generators(generators: Sequence[torch.Generator] | None, seeds: int):
     "Raises `ValueError` naming `generators` unless there is one for each seed."
     if generators is None or len(generators) != seeds:
@@ -59,22 +60,32 @@ class Caller(nn.Module):
     def forward(self, method: str, *args, **options): return getattr(self.net, method)(*args, **options)
 
 # %% ../../nbs/routing/07_stacked.ipynb #2181743d
-class StackedParameters:
+class SideBySide:
+    "What R compositions of one shape have in common."
+    def __init__(self, compositions: Sequence[Composition]):
+        check_alike(compositions)
+        self.seeds = len(compositions)
+        self.law = compositions[0].law
+        self.sizes = compositions[0].sizes
+        self.slots = compositions[0].slots
+        self.sequential = compositions[0].sequential
+        self.routed = compositions[0].routed
+
+    def __repr__(self):
+        when = "in sequence" if self.sequential else "upfront"
+        return f"{type(self).__name__}({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {when})"
+
+# %% ../../nbs/routing/07_stacked.ipynb #71a3b73e
+class StackedParameters(SideBySide):
     "The stacked parameters of R compositions, and passes with them."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; their parameters are copied
     ):
-        check_alike(compositions)
+        super().__init__(compositions)
         self.params, self.buffers = stack_module_state(list(compositions))
         self.net = copy.deepcopy(compositions[0]).to("meta")
         for layer in modular_layers(self.net): layer.pool.path = "all"
         self.caller = Caller(self.net)
-        self.seeds = len(compositions)
-        self.law = self.net.law
-        self.sizes = self.net.sizes
-        self.slots = self.net.slots
-        self.sequential = self.net.sequential
-        self.routed = self.net.routed
 
     def parameters(self) -> list[Tensor]: return list(self.params.values()) # [R, ...] leaves, for an optimizer
 
@@ -163,25 +174,15 @@ class Stacked(StackedParameters):
         h, a, log_p = self.each("tree", (x, task), in_dims, out_dims, limit=limit, detach=detach)
         return h, a, log_p if self.routed else log_p.unsqueeze(1).expand(-1, self.seeds, -1)
 
-    def __repr__(self):
-        when = "in sequence" if self.sequential else "upfront"
-        return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {when})"
-
 # %% ../../nbs/routing/07_stacked.ipynb #c5da66b5
-class InTurn:
+class InTurn(SideBySide):
     "R compositions of one shape behind the interface of `Stacked`, run one after the other."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; trained in place
     ):
-        if not compositions: raise ValueError("compositions: none given; need one or more")
+        super().__init__(compositions)
         self.nets = nn.ModuleList(compositions)
         self.module = self.nets # whose train and eval modes count
-        self.seeds = len(compositions)
-        self.law = compositions[0].law
-        self.sizes = compositions[0].sizes
-        self.slots = compositions[0].slots
-        self.sequential = compositions[0].sequential
-        self.routed = compositions[0].routed
 
     def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
 
@@ -221,4 +222,3 @@ class InTurn:
         each = [net.tree(z, t, limit, detach) for _, net, z, t in self.each(x, task, own)]
         return torch.stack([e[0] for e in each], 1), each[0][1], torch.stack([e[2] for e in each], 1)
 
-    def __repr__(self): return f"InTurn({self.seeds} seeds, slots={self.slots}, modules={self.sizes})"
