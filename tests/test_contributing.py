@@ -49,11 +49,11 @@ class Greedy(Law):
 '''
 
 ROUTING = '''
-from modnb.routing.estimators import ESTIMATORS, Estimator, compared
+from modnb.routing.estimators import ESTIMATORS, RoutingEstimator, compared
 
 
 @ESTIMATORS.register("contributed_best")
-class Best(Estimator):
+class Best(RoutingEstimator):
     "Trains the best routing of each example alone."
 
     def objective(self, batch, more):

@@ -30,7 +30,7 @@ def same(
     equal = a == b
     return equal.flatten(-slot).all(-1) if slot else equal
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #90d36285
 def first_of_equals(
     equal: Tensor, # bool [C, C, *batch], whether two candidates of an example are the same
 ) -> Tensor: # bool [C, *batch]
@@ -42,7 +42,7 @@ def first_of_equals(
 def ranking(
     score: Tensor, # [C, *batch], older candidates first; NaN and infinities lose
     keep: int, # Q
-    first: Tensor | None = None, # bool [C, *batch], of `first_of_equals`; None: equal routings count as often as they occur
+    first: Tensor | None = None, # bool [C, *batch], of `first_of_equals`; None: count equal routings each time
 ) -> tuple[Tensor, Tensor]: # int64 [Q, *batch], best first; bool [Q, *batch], False where the best is repeated
     "Which candidates are the best of each example. Raises `ValueError` naming `keep`."
     if keep > len(score): raise ValueError(f"keep: {keep} of only {len(score)} candidates")
@@ -53,7 +53,7 @@ def ranking(
     real = score.gather(0, order) > -math.inf
     return torch.where(real, order, order[:1]), real
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #eba9064d
 def pick(
     a: Tensor, # [C, *batch, *slot]
     order: Tensor, # int64 [Q, *batch], of `ranking`
@@ -66,7 +66,7 @@ def smallest_dtype(largest: int) -> torch.dtype:
     "The smallest integer type that holds numbers up to `largest`, -1 for no module, and `EMPTY`."
     return next(d for d in (torch.int8, torch.int16, torch.int32, torch.int64) if largest <= torch.iinfo(d).max)
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #57ac9ad4
 class Uniform:
     "Routings of independent entries."
     def __init__(self, choices: Sequence | int, device="cpu"): # modules of each entry
@@ -118,13 +118,13 @@ def as_rows(index: Tensor | Sequence[int]) -> Tensor: # int [B]
     index = torch.as_tensor(index)
     return index.long() if index.dtype == torch.uint8 else index
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #1ece6792
 def check_entries(
     a: Tensor, # int, any shape
     least: int, # the smallest number that an entry may have
     largest: int,
 ):
-    "Raises `ValueError` naming `a` for a number out of range, which a table of bytes would change. Not checked on a GPU."
+    "Raises `ValueError` naming `a` for a number out of range, which bytes cannot hold. Not checked on a GPU."
     if not isinstance(a, Tensor) or a.is_floating_point():
         raise ValueError(f"a: {getattr(a, 'dtype', type(a).__name__)} given; need a tensor of module numbers")
     if a.device.type != "cpu" or not a.numel(): return
@@ -132,7 +132,7 @@ def check_entries(
     if low < least or high > largest:
         raise ValueError(f"a: numbers {low} to {high} given; the buffer holds {least} to {largest}")
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #b4bdf658
 def check_entry_shape(theirs: Sequence[int], ours: Sequence[int]):
     "Raises `ValueError` naming `state` where the saved entries of a buffer have another shape."
     if tuple(theirs) != tuple(ours):
@@ -143,7 +143,7 @@ class Buffer:
     "Q routings for each of N examples."
     def __init__(self,
         examples: int, # N; with several seeds, N for each
-        choices: Any, # modules of each entry of a routing, such as [[8], [8]]; or a function (shape, generator) -> routings
+        choices: Any, # modules of each entry, such as [[8], [8]]; or a function (shape, generator) -> routings
         size: int = 1, # Q
         seed: int | Sequence[int] = 0, # of the first, uniform entries; several: as many tables, one after the other
         device: str | torch.device = "cpu",
@@ -196,7 +196,7 @@ class Buffer:
     def state_dict(self) -> dict: return {"table": self.table, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict):
-        "Put the buffer where `state_dict` found it. Raises `ValueError` naming `state` where it has another shape."
+        "Restore what `state_dict` saved. Raises `ValueError` naming `state` if it has another shape."
         check_entry_shape(state["table"].shape[1:], self.table.shape[1:])
         self.table = state["table"].to(self.table.device).clone()
         self.generator.set_state(state["generator"].cpu())
@@ -207,7 +207,7 @@ def grow(buffer: Buffer, examples: int):
     if examples < len(buffer): raise ValueError(f"examples: {examples} is below the {len(buffer)} that are there")
     buffer.table = buffer.joined([buffer.table, buffer.fresh(examples - len(buffer), buffer.size)])
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #75dba3bd
 def reset(buffer: Buffer, fraction: float):
     "Draw a random share of all entries anew, or empty them. Raises `ValueError` naming `fraction`."
     if not 0 <= fraction <= 1: raise ValueError(f"fraction: {fraction} is not between 0 and 1")
@@ -249,7 +249,7 @@ def object_array(
     for i, value in enumerate(values): a[i] = value
     return a.reshape(shape)
 
-
+# %% ../../nbs/routing/10_buffers.ipynb #a06aefe1
 class ObjectRoutings:
     "Routings as Python objects, in NumPy arrays [*any] of dtype object; `EMPTY` is an empty entry."
     slot = 0
@@ -278,10 +278,12 @@ class ObjectRoutings:
 
 # %% ../../nbs/routing/10_buffers.ipynb #70cea759
 class ObjectBuffer(Buffer):
-    "Q routings for each of N examples, as Python objects; `choices` is a function (shape, generator) -> array of objects."
+    "Q Python objects for each of N examples; `choices` is a function (shape, generator) -> array of objects."
     def joined(self, tables: list) -> Any: return np.concatenate(tables)
     def uniform(self, *shape: int) -> Any: return self.draw(shape, self.generator) # [*shape]
-    def fresh(self, *shape: int) -> Any: return np.full(shape, EMPTY, object) if self.start == "empty" else self.uniform(*shape)
+
+    def fresh(self, *shape: int) -> Any: # [*shape]
+        return np.full(shape, EMPTY, object) if self.start == "empty" else self.uniform(*shape)
 
     def __getitem__(self, index: Tensor) -> Any: # index [*batch] -> [Q, *batch]
         "The members of some examples."
@@ -294,10 +296,11 @@ class ObjectBuffer(Buffer):
         self.table[rows.cpu().numpy()] = np.moveaxis(a, 0, rows.ndim)
 
     def state_dict(self) -> dict:
-        return {"table": self.table.ravel().tolist(), "shape": self.table.shape, "generator": self.generator.get_state()}
+        entries = self.table.ravel().tolist()
+        return {"table": entries, "shape": self.table.shape, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict):
-        "Put the buffer where `state_dict` found it. Raises `ValueError` naming `state` where it has another shape."
+        "Restore what `state_dict` saved. Raises `ValueError` naming `state` if it has another shape."
         check_entry_shape(state["shape"][1:], self.table.shape[1:])
         self.table = object_array(state["table"], state["shape"])
         self.generator.set_state(state["generator"].cpu())

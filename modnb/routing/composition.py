@@ -15,16 +15,24 @@ from torch import Tensor, nn
 from ..checks import check_choice, check_count
 from .laws import Bernoulli, Given, Law, uniform
 from .layer import DRAWN, HOW, ModularLayer, Tape, check_repeats, check_temperature, chosen_weights
-from .router import Router, RoutingDistribution, across, all_routings, check_routing, lacking, leaves, rows_of
+from .router import Router, RoutingDistribution, across, all_routings, check_routing, lacking, leaves
+from .router import rows_of
 
 # %% auto #0
-__all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'prefix_weights', 'tree_of_chain',
-           'check_parts', 'even_scores', 'Passes', 'SoftPasses', 'fitting', 'Composition', 'Repeat', 'Chain']
+__all__ = ['RolloutDistribution', 'modular_layers', 'repeated_rows', 'called', 'law_of', 'even_scores', 'slot_of_tree',
+           'tree_of_chain', 'check_parts', 'RoutedNetwork', 'passed', 'RelaxedNetwork', 'fitting', 'noise_for',
+           'Composition', 'Repeat', 'chain_routings', 'check_chain', 'Chain']
 
 # %% ../../nbs/routing/05_composition.ipynb #647c5c98
 class RolloutDistribution(RoutingDistribution):
     "p(a | x) of routers that see what modules make, along the routings of one rollout."
-    def __init__(self, law, sizes, scores, a: Tensor, again: Callable): # scores and a with the same leading axes; `again` is the rollout, less a or S
+    def __init__(self,
+        law: Law,
+        sizes: Sequence[int], # M of each slot
+        scores: Tensor, # [(S,) B, L, *law.shape], along the routings
+        a: Tensor, # [(S,) B, L, K]
+        again: Callable, # the rollout, less a or S
+    ):
         super().__init__(law, sizes, scores)
         self.a = a
         self.again = again
@@ -42,12 +50,15 @@ class RolloutDistribution(RoutingDistribution):
     def sample(self, S, generator):
         with torch.no_grad(): return self.again(S=S, generator=generator)[1]
 
-    def over_prefixes(self, each: Tensor, after: int) -> Tensor: # mean over the axis of samples, if there is one
+    def over_prefixes(self, each: Tensor) -> Tensor: # mean over the axis of samples, if there is one
         return each.mean(0) if self.a.dim() > 3 else each
 
-    def slot_entropy(self) -> Tensor: return self.over_prefixes(super().slot_entropy(), 2) # [B, L] nats; unbiased where the prefixes are samples
-    def inclusion(self, l=None): return self.over_prefixes(super().inclusion(l), 2) # [B, M_l]
-    def probs(self): return self.over_prefixes(super().probs(), 4) # [B, L, K, M]
+    def slot_entropy(self) -> Tensor: # [B, L] nats
+        "Entropies of slots, unbiased if the prefixes are samples."
+        return self.over_prefixes(super().slot_entropy())
+
+    def inclusion(self, l=None): return self.over_prefixes(super().inclusion(l)) # [B, M_l]
+    def probs(self): return self.over_prefixes(super().probs()) # [B, L, K, M]
 
 # %% ../../nbs/routing/05_composition.ipynb #bcc3bd5b
 def modular_layers(
@@ -56,7 +67,7 @@ def modular_layers(
     "The modular layers of a network."
     return [m for m in net.modules() if isinstance(m, ModularLayer)]
 
-
+# %% ../../nbs/routing/05_composition.ipynb #2f95d95a
 def repeated_rows(
     x, # tensors [B, ...], also nested
     lead: tuple[int, ...], # (S,), or () for none
@@ -65,7 +76,7 @@ def repeated_rows(
     if not lead: return x
     return across(lambda t: t.unsqueeze(0).expand(*lead, *t.shape).flatten(0, 1) if t.dim() else t, x)
 
-
+# %% ../../nbs/routing/05_composition.ipynb #51f8fc13
 def called(
     net: nn.Module,
     x, # a tensor, a tuple or a dict
@@ -74,79 +85,98 @@ def called(
     if isinstance(x, Mapping): return net(**x)
     return net(*x) if isinstance(x, (tuple, list)) else net(x)
 
-
+# %% ../../nbs/routing/05_composition.ipynb #10e893bb
 def law_of(
     layers: list[ModularLayer],
     router: Router | None, # of all slots
     most: int, # modules of the largest slot
 ) -> Law:
-    "The law that all slots share. Raises `ValueError` naming `net` where its layers' routers differ."
+    "The law that all slots share. Raises `ValueError` naming `net` if its layers' routers differ."
     routers = [layer.router for layer in layers] if router is None else [router]
     laws = {replace(r.law, n_modules=most) for r in routers if r is not None}
-    if len(laws) > 1 or laws and None in routers: raise ValueError("net: its layers need routers with the same law, or none")
+    if len(laws) > 1 or laws and None in routers:
+        raise ValueError("net: its layers need routers with the same law, or none")
     return laws.pop() if laws else Given(most)
 
+# %% ../../nbs/routing/05_composition.ipynb #2f1dfaed
+def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
+    "Scores without a router: all equal, -inf for modules that a slot lacks."
+    device = next((t.device for t in net.parameters()), None)
+    lacks = lacking(law, sizes).to(device)
+    return torch.zeros(lacks.shape, device=lacks.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
+
 # %% ../../nbs/routing/05_composition.ipynb #253dd1db
-def prefix_weights(layer: ModularLayer, law: Law, s: Tensor, routings: Tensor, prefixes: int, B: int) -> Tensor | None:
-    "Weights of every routing after every prefix [A * prefixes * B, K], where outputs are weighted."
-    if layer.combine != "weighted": return None
+def slot_of_tree(
+    net: RoutedNetwork,
+    tape: Tape, # at this slot
+    layer: ModularLayer, # of this slot
+    z, # [P B, ...] outputs after each prefix
+    P: int, # prefixes
+    limit: int, # most routings of the slot
+) -> tuple: # outputs [P A B, ...], log-probabilities [P or 1, A, B]
+    "All A routings of one slot after every prefix."
+    B = tape.rows
+    l = tape.at
+    routings = all_routings(net.law, net.sizes[l : l + 1], limit)[:, 0].to(leaves(z)[0].device)
     A, K = routings.shape
-    wide = s.expand(prefixes, B, *law.shape).unsqueeze(0)
-    return chosen_weights(law, wide, routings.view(A, 1, 1, K).expand(A, prefixes, B, K)).flatten(0, 2)
+    tape.lead = (P,) if P > 1 else ()
+    s = tape.score(layer, (z,))
+    tape.at += 1
+    if s is None: s = even_scores(net, net.law, net.sizes, B)[:, l]
+    s = s if s.dim() > 3 else s[None] # [P or 1, B, *law.shape]
+    weights = None
+    if layer.combine == "weighted":
+        each = routings.view(A, 1, 1, K).expand(A, P, B, K)
+        weights = chosen_weights(net.law, s.expand(P, B, *net.law.shape).unsqueeze(0), each).flatten(0, 2)
+    out = layer.mixed((z,), routings.repeat_interleave(P * B, 0), weights)
+    out = across(lambda t: t.unflatten(0, (A, P, B)).transpose(0, 1).flatten(0, 2), out)
+    return out, net.law.log_prob(s.unsqueeze(1), routings[:, None])
 
-
+# %% ../../nbs/routing/05_composition.ipynb #30fdaef3
 def tree_of_chain(
-    net: Composition, # over an `nn.Sequential`, each modular layer one slot
+    net: RoutedNetwork, # over an `nn.Sequential`, each modular layer one slot
     tape: Tape,
     x: Tensor, # [B, ...]
     limit: int, # most routings of a slot
 ) -> tuple: # h [A, B, ...], log-probabilities [A, B]
     "Every routing's output and log-probability, prefix by prefix."
-    z, B, prefixes, log_p = x, rows_of(x), 1, None
+    assert isinstance(net.net, nn.Sequential)
+    z = x
+    log_p = torch.zeros(1, tape.rows, device=x.device)
     for layer in net.net:
-        if not isinstance(layer, ModularLayer):
-            z = layer(z)
-            continue
-        l, tape.lead = tape.at, (prefixes,) if prefixes > 1 else ()
-        s, routings = tape.score(layer, (z,)), all_routings(net.law, net.sizes[l : l + 1], limit)[:, 0].to(x.device)
-        s = even_scores(net, net.law, net.sizes, B)[:, l] if s is None else s
-        tape.at, A, s = l + 1, len(routings), s if s.dim() > 3 else s[None]                              # [prefixes or 1, B, *law.shape]
-        step = net.law.log_prob(s.unsqueeze(1), routings[:, None])                                       # [prefixes or 1, A, B]
-        weights = prefix_weights(layer, net.law, s, routings, prefixes, B)
-        z = layer.mixed((z,), routings.repeat_interleave(prefixes * B, 0), weights)
-        split = (A, prefixes, B)
-        z = across(lambda t, split=split: t.unflatten(0, split).transpose(0, 1).flatten(0, 2), z)
-        log_p = step.flatten(0, 1) if log_p is None else (log_p.unsqueeze(1) + step).flatten(0, 1)
-        prefixes *= A
-    return across(lambda t: t.unflatten(0, (prefixes, B)), z), log_p
+        if isinstance(layer, ModularLayer):
+            z, step = slot_of_tree(net, tape, layer, z, len(log_p), limit)
+            log_p = (log_p.unsqueeze(1) + step).flatten(0, 1)
+        else: z = layer(z)
+    return across(lambda t: t.unflatten(0, (len(log_p), tape.rows)), z), log_p
 
 # %% ../../nbs/routing/05_composition.ipynb #47af701f
 def check_parts(net: nn.Module, router: Router | None, slots: int | None):
     "Raises `ValueError` naming an argument of the wrong type."
     if not isinstance(net, nn.Module): raise ValueError(f"net: a {type(net).__name__} given; need an nn.Module")
-    if not modular_layers(net): raise ValueError("net: has no ModularLayer")
-    inner = next((name or "itself" for name, m in net.named_modules() if isinstance(m, Composition)), None)
-    if inner is not None: raise ValueError(f"net: has a Composition in it ({inner}), which routes its own layers; give the network of that one")
-    if not isinstance(router, (Router, type(None))): raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
-    if slots is not None: check_count("slots", slots)
-
-# %% ../../nbs/routing/05_composition.ipynb #f4246302
-def even_scores(net: nn.Module, law: Law, sizes: Sequence[int], B: int) -> Tensor: # [B, L, *law.shape]
-    "Scores without a router: all equal, -inf for modules that a slot lacks."
-    like = next((t for t in net.parameters()), torch.zeros(()))
-    lacks = lacking(law, sizes).to(like.device)
-    return torch.zeros(lacks.shape, device=like.device).masked_fill(lacks, -math.inf).expand(B, *lacks.shape)
+    layers = modular_layers(net)
+    if not layers: raise ValueError("net: has no ModularLayer")
+    inner = next((name or "itself" for name, m in net.named_modules() if isinstance(m, RoutedNetwork)), None)
+    if inner is not None:
+        raise ValueError(f"net: has a Composition in it ({inner}), which routes its own layers; "
+                         "give the network of that one")
+    if not isinstance(router, (Router, type(None))):
+        raise ValueError(f"router: a {type(router).__name__} given; need a Router, or None")
+    if slots is None: return
+    check_count("slots", slots)
+    if slots % len(layers):
+        raise ValueError(f"slots: {slots} given; need a multiple of the {len(layers)} modular layers")
 
 # %% ../../nbs/routing/05_composition.ipynb #050f6fe1
-class Passes(nn.Module):
-    "The passes through a network with modular layers."
+class RoutedNetwork(nn.Module):
+    "A network with modular layers, and the pass through it that a tape describes."
     own_input = True # a layer's own router that sees the input sees that of the layer; False: that of the network
-    adjust = None # changes scores before a choice, (l, scores, z, tape) -> scores
+    adjusts = False # whether `adjust` changes scores before a choice
 
     def __init__(self,
         net: nn.Module, # with modular layers somewhere in it
         router: Router | None = None, # of all slots; None: each layer's own, or none
-        slots: int | None = None, # calls of modular layers in one pass (tokens of a layer that decides by token); None: each layer once
+        slots: int | None = None, # calls of modular layers in one pass (or tokens); None: each layer once
     ):
         super().__init__()
         check_parts(net, router, slots)
@@ -154,9 +184,9 @@ class Passes(nn.Module):
         self.net = net
         self.router = router
         self.slots = slots or (len(layers) if router is None else router.slots)
-        if self.slots % len(layers): raise ValueError(f"slots: {slots} given; need a multiple of the {len(layers)} modular layers")
         self.sizes = tuple(layer.pool.n_modules for layer in layers) * (self.slots // len(layers))
-        if router is not None and router.sizes != self.sizes: raise ValueError(f"router: made for modules {router.sizes}; the slots of the network have {self.sizes}")
+        if router is not None and router.sizes != self.sizes:
+            raise ValueError(f"router: made for modules {router.sizes}; the slots of the network have {self.sizes}")
         self.law = law_of(layers, router, max(self.sizes))
         self.routed = not isinstance(self.law, Given)
         self.sequential = router is None or router.when == "sequential"
@@ -164,41 +194,51 @@ class Passes(nn.Module):
         if self.law.repeats != "sum":
             for layer in layers: layer.repeats = self.law.repeats
 
-    def scores(self, x, task=None, detach=None) -> Tensor: return self.router.scores(x, task, detach) # [B, L, *law.shape], upfront
+    def adjust(self, l: int, scores: Tensor, z: tuple, tape: Tape) -> Tensor: return scores # before a choice
+
+    def scores(self, x, task=None, detach=None) -> Tensor: # [B, L, *law.shape]
+        "Scores of a router that decides upfront."
+        assert self.router is not None
+        return self.router.scores(x, task, detach)
 
     def tape(self, x, a=None, noise=None, task=None, detach=None, how="mode", temperature=1.0, adjust=None) -> Tape:
         decided = None if self.sequential else self.scores(x, task, detach)
-        tape = Tape(x, rows_of(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust, self.own_input)
-        if self.adjust is not None: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
+        tape = Tape(x, rows_of(x), self.law, self.router, decided, a, noise, task, detach, how, temperature, adjust,
+                    self.own_input)
+        if self.adjusts: tape.adjust = lambda l, s, z: self.adjust(l, s, z, tape)
         return tape
 
-    def pass_(self, x, tape: Tape): # [(S,) B, ...]
-        "Run the network with a tape in every modular layer."
-        layers = modular_layers(self.net)
-        for layer in layers: layer.tape = tape
-        try: h = called(self.net, x if self.chained else repeated_rows(x, tape.lead))
-        finally:
-            for layer in layers: layer.tape = None
-        if tape.at != self.slots: raise ValueError(f"slots: {self.slots} given; the network called its modular layers {tape.at} times")
-        return across(lambda t: t.unflatten(0, (*tape.lead, tape.rows)), h) if tape.lead else h
+    def extra_repr(self):
+        return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"
 
-    def run(self, x, a=None, noise=None, task=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
-        "Output, routing and scores of a given routing [(S,) B, L, K], one drawn with noise [(S,) B, L, *law.noise_shape], or the mode."
-        tape = self.tape(x, a, noise, task, detach)
-        h = self.pass_(x, tape)
-        if not self.routed: return h, a, even_scores(self, self.law, self.sizes, tape.rows)
-        return h, tape.stacked("chosen", 1) if a is None else a, tape.stacked("scores", 2) if self.sequential else tape.decided
-
-    def extra_repr(self): return f"slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'}"
+# %% ../../nbs/routing/05_composition.ipynb #23228e18
+def passed(net: RoutedNetwork, x, tape: Tape): # [(S,) B, ...]
+    "The network's output, with a tape in every modular layer."
+    layers = modular_layers(net.net)
+    for layer in layers: layer.tape = tape
+    try: h = called(net.net, x if net.chained else repeated_rows(x, tape.lead))
+    finally:
+        for layer in layers: layer.tape = None
+    if tape.at != net.slots:
+        raise ValueError(f"slots: {net.slots} given; the network called its modular layers {tape.at} times")
+    return across(lambda t: t.unflatten(0, (*tape.lead, tape.rows)), h) if tape.lead else h
 
 # %% ../../nbs/routing/05_composition.ipynb #49177194
-class SoftPasses(Passes):
-    "Passes that mix the outputs of modules."
-    def soft_pass(self, x, u=None, task=None, how="soft", temperature=1.0, noise=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+class RelaxedNetwork(RoutedNetwork):
+    "Passes that choose modules, and passes that mix their outputs."
+    def run(self, x, a=None, noise=None, task=None, detach=None) -> tuple[Tensor, Tensor, Tensor]:
+        "Output, routing, scores: of a given routing, a draw with noise [(S,) B, L, *law.noise_shape], or the mode."
+        tape = self.tape(x, a, noise, task, detach)
+        h = passed(self, x, tape)
+        if not self.routed: return h, a, even_scores(self, self.law, self.sizes, tape.rows)
+        scores = tape.stacked(tape.scores, 2) if tape.decided is None else tape.decided
+        return h, tape.stacked(tape.chosen, 1) if a is None else a, scores
+
+    def soft_pass(self, x, u=None, task=None, how="soft", temperature=1.0, noise=None, detach=None) -> tuple:
         "The pass of `relaxed`, from uniform noise `u` [B, L, *law.shape]: output, scores and weights."
         tape = self.tape(x, None, u, task, detach, how, temperature, noise)
-        h = self.pass_(x, tape)
-        return h, tape.stacked("scores", 2), tape.stacked("weights", 1)
+        h = passed(self, x, tape)
+        return h, tape.stacked(tape.scores, 2), tape.stacked(tape.weights, 1)
 
     def relaxed(self,
         x, # [B, ...]
@@ -206,10 +246,10 @@ class SoftPasses(Passes):
         temperature: float = 1.0, # of the scores
         generator: torch.Generator | None = None, # of relaxed draws
         task: Tensor | None = None, # int [B]
-        noise: Callable | None = None, # (l, scores [B, *law.shape], z) -> scores, before the choice: where noisy top-k has its noise
+        noise: Callable | None = None, # (l, scores [B, *law.shape], z) -> scores, before the choice: for noisy top-k
         detach: bool | None = None, # stop the gradient into what routers see
     ) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [B, ...], distribution of the scores, weights [B, L, M]
-        "A pass with weights for modules, differentiable in the router. Raises `ValueError` naming `how`, `temperature`, `generator` or `router`."
+        "A pass with weights for modules, differentiable in the router. Raises `ValueError` naming a wrong argument."
         B = self.entered(x, task)
         check_choice("how", how, HOW[2:])
         check_temperature(temperature)
@@ -219,17 +259,18 @@ class SoftPasses(Passes):
         return h, RoutingDistribution(self.law, self.sizes, scores), weights
 
     def need_router(self):
-        if not self.routed: raise ValueError("router: None given; without one nothing is chosen, give routings to `rollout`")
+        if not self.routed:
+            raise ValueError("router: None given; without one nothing is chosen, give routings to `rollout`")
 
     def entered(self, x, task) -> int: # rows
         "Check what enters. Raises `ValueError` naming `x` or `task`."
-        if task is not None:
-            for router in {self.router, *(layer.router for layer in modular_layers(self.net))} - {None}: router.check_task(task)
+        for router in (self.router, *(layer.router for layer in modular_layers(self.net))):
+            if router is not None: router.check_task(task)
         return rows_of(x)
 
 # %% ../../nbs/routing/05_composition.ipynb #efd04515
-def fitting(net: Passes, a: Tensor, B: int, device: torch.device, numbers: bool) -> Tensor: # int64 [(S,) B, L, K]
-    "A routing that fits. Raises `ValueError` naming `a`."
+def fitting(net: RoutedNetwork, a: Tensor, B: int, device: torch.device, numbers: bool) -> Tensor:
+    "A routing that fits, int64 [(S,) B, L, K]. Raises `ValueError` naming `a`."
     a = check_routing(a, (max(net.sizes),), numbers=False)
     width = net.law.width if net.routed else a.shape[-1] if a.dim() else 0
     if a.dim() not in (3, 4) or a.shape[-2:] != (net.slots, width) or a.shape[-3] not in (1, B):
@@ -239,11 +280,17 @@ def fitting(net: Passes, a: Tensor, B: int, device: torch.device, numbers: bool)
     check_repeats(a, modular_layers(net.net)[0].repeats)
     return a.expand(*a.shape[:-3], B, *a.shape[-2:]) if a.shape[-3] != B else a
 
+# %% ../../nbs/routing/05_composition.ipynb #7a5ba46f
+def noise_for(net: RoutedNetwork, S: int, B: int, generator: torch.Generator | None) -> Tensor:
+    "Uniform numbers [S, B, L, *law.noise_shape] for S draws. Raises `ValueError` naming `S` or `generator`."
+    check_count("S", S)
+    return uniform((S, B, net.slots, *net.law.noise_shape), generator, next(net.parameters()))
+
 # %% ../../nbs/routing/05_composition.ipynb #93f923d3
-class Composition(SoftPasses):
+class Composition(RelaxedNetwork):
     "A network with modular layers and what routes them."
     def forward(self, *x, a: Tensor | None = None, task: Tensor | None = None, return_routing: bool = False, **named):
-        "The output, for the given routing `a` [B, L, K] or the router's favorites; with `return_routing` all of `rollout`."
+        "The output, for the given routing `a` [B, L, K] or the router's mode; with `return_routing` all of `rollout`."
         found = self.rollout(named if named else x[0] if len(x) == 1 else x, a, task=task)
         return found if return_routing else found[0]
 
@@ -261,43 +308,34 @@ class Composition(SoftPasses):
         if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
         if a is not None: a = fitting(self, a, B, leaves(x)[0].device, not checked)
         elif not self.routed: raise ValueError("a: None given; without a router the routing must be given")
-        noise = None
-        if S is not None:
-            check_count("S", S)
-            noise = uniform((S, B, self.slots, *self.law.noise_shape), generator, next(self.parameters()))
-        h, a, scores = self.run(x, a, noise, task, detach)
+        h, a, scores = self.run(x, a, None if S is None else noise_for(self, S, B, generator), task, detach)
         if not self.routed:
-            K = a.shape[-1]
-            return h, a, RoutingDistribution(replace(self.law, k=K), self.sizes, scores.expand(*scores.shape[:-2], K, -1))
+            law = replace(self.law, k=a.shape[-1])
+            return h, a, RoutingDistribution(law, self.sizes, scores.expand(*scores.shape[:-2], law.k, -1))
         if not self.sequential: return h, a, RoutingDistribution(self.law, self.sizes, scores)
-        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, detach)
+        def again(a=None, S=None, generator=None): return self.rollout(x, a, S, generator, task, detach)
         return h, a, RolloutDistribution(self.law, self.sizes, scores, a, again)
 
     def distribution(self, x, task: Tensor | None = None) -> RoutingDistribution: # x [B, ...], task int [B]
-        "p(a | x) of a router that decides upfront. Raises `ValueError` naming `router` where it decides in sequence, or there is none."
+        "p(a | x) of a router that decides upfront. Raises `ValueError` naming `router` if there is none."
         self.need_router()
-        if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
+        if self.sequential or self.router is None:
+            raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
         return self.router(x, task)
 
-    def tree(self,
-        x, # [B, ...]
-        task: Tensor | None = None, # int [B]
-        limit: int = 4096, # most routings
-        detach: bool | None = None, # stop the gradient into what routers see
-    ) -> tuple[Tensor, Tensor, Tensor]: # h [A, B, ...], a [A, L, K], log-probabilities [A, B]
-        "Every routing's output and log-probability. Raises `ValueError` naming `limit` where there are more."
+    def tree(self, x, task: Tensor | None = None, limit: int = 4096, detach: bool | None = None) -> tuple:
+        "Outputs [A, B, ...], all routings [A, L, K], log-probabilities [A, B]. Raises `ValueError` naming `limit`."
         a = all_routings(self.law, self.sizes, limit).to(leaves(x)[0].device)
-        prefixes = self.chained and self.adjust is None and len(modular_layers(self.net)) == self.slots
-        if prefixes and isinstance(x, Tensor):
+        by_prefix = self.chained and not self.adjusts and len(modular_layers(self.net)) == self.slots
+        if by_prefix and isinstance(x, Tensor):
             h, log_p = tree_of_chain(self, self.tape(x, task=task, detach=detach), x, limit)
             return h, a, log_p
-        B = rows_of(x)
-        h, given, scores = self.run(x, a[:, None].expand(-1, B, -1, -1), task=task, detach=detach)
+        h, given, scores = self.run(x, a[:, None].expand(-1, rows_of(x), -1, -1), task=task, detach=detach)
         return h, a, RoutingDistribution(self.law, self.sizes, scores).log_prob(given)
 
 # %% ../../nbs/routing/05_composition.ipynb #ad26c37c
 class Repeat(nn.Module):
-    "The same layer, again and again."
+    "The same layer, applied several times."
     def __init__(self, layer: nn.Module, times: int):
         super().__init__()
         check_count("times", times)
@@ -308,26 +346,47 @@ class Repeat(nn.Module):
         for _ in range(self.times): z = self.layer(z)
         return z
 
+# %% ../../nbs/routing/05_composition.ipynb #95c99a96
+def chain_routings(modules: int, steps: int, limit: int) -> Tensor: # [A, L, 1]
+    "Every routing of a chain, padded with HALT. Raises `ValueError` naming `limit` if there are more."
+    total = sum(modules**n for n in range(steps + 1))
+    if total > limit: raise ValueError(f"limit: {limit} given; there are {total} routings")
+    each = [torch.cartesian_prod(*[torch.arange(modules)] * n).reshape(-1, n) for n in range(1, steps + 1)]
+    rows = [nn.functional.pad(r, (0, steps - r.shape[1]), value=modules) for r in each]
+    return torch.cat([torch.full((1, steps), modules), *rows]).unsqueeze(-1)
+
+# %% ../../nbs/routing/05_composition.ipynb #f0740d9a
+def check_chain(router: Router, modules: int, limit: int):
+    "Raises `ValueError` naming `router` unless it chooses one of the modules, or HALT, in each step."
+    if not isinstance(router, Router):
+        raise ValueError(f"router: a {type(router).__name__} given; a chain needs a Router of modules and HALT")
+    if router.law.width != 1:
+        raise ValueError(f"router: chooses {router.law.width} modules at a time; a chain applies one")
+    if router.sizes not in ((modules + 1,), (modules + 1,) * limit):
+        raise ValueError(f"router: made for {router.sizes} choices; {limit} steps of {modules} modules need "
+                         f"{modules + 1} each, HALT included")
+
 # %% ../../nbs/routing/05_composition.ipynb #276eaf71
 class Chain(Composition):
     "Modules applied one after the other, until the router halts or the limit is reached."
     own_input = False # one router for all steps that sees the input sees that of the chain
+    adjusts = True
+
     def __init__(self,
         modules: Iterable[nn.Module], # M modules whose outputs are what they read
         router: Router, # of M + 1 choices in `limit` slots, one at a time (k=1); or of one slot, which serves in all
         limit: int, # most modules that are applied
     ):
         check_count("limit", limit)
-        if not isinstance(router, Router): raise ValueError(f"router: a {type(router).__name__} given; a chain needs a Router of modules and HALT")
         modules = [*modules, nn.Identity()]
-        self_made = router.slots == 1 and limit > 1
-        if router.law.width != 1: raise ValueError(f"router: chooses {router.law.width} modules at a time; a chain applies one")
-        if router.sizes != (len(modules),) * (1 if self_made else limit): raise ValueError(f"router: made for {router.sizes} choices; {limit} steps of {len(modules) - 1} modules need {len(modules)} each, HALT included")
-        super().__init__(Repeat(ModularLayer(modules, router if self_made else None), limit), None if self_made else router, limit)
+        check_chain(router, len(modules) - 1, limit)
+        shared = router.slots == 1 and limit > 1
+        layer = ModularLayer(modules, router if shared else None)
+        super().__init__(Repeat(layer, limit), None if shared else router, limit)
         self.sequential = True
         self.halt = len(modules) - 1
 
-    def adjust(self, l: int, scores: Tensor, z: tuple, tape) -> Tensor: # [(S,) B, 1, M + 1]
+    def adjust(self, l: int, scores: Tensor, z: tuple, tape: Tape) -> Tensor: # [(S,) B, 1, M + 1]
         "After HALT comes HALT."
         if not l: return scores
         before = tape.chosen[-1].unsqueeze(-1) == self.halt
@@ -339,16 +398,8 @@ class Chain(Composition):
         "Modules applied before HALT."
         return (a.squeeze(-1) != self.halt).sum(-1)
 
-    def enumerate(self, limit: int = 4096) -> Tensor: # [A, L, 1]
-        "Every routing, padded with HALT. Raises `ValueError` naming `limit` where there are more."
-        total = sum(self.halt**n for n in range(self.slots + 1))
-        if total > limit: raise ValueError(f"limit: {limit} given; there are {total} routings")
-        lengths = [torch.cartesian_prod(*[torch.arange(self.halt)] * n).reshape(-1, n) for n in range(1, self.slots + 1)]
-        rows = [torch.nn.functional.pad(r, (0, self.slots - r.shape[1]), value=self.halt) for r in (torch.empty(1, 0, dtype=torch.int64), *lengths)]
-        return torch.cat(rows).unsqueeze(-1)
-
     def tree(self, x, task=None, limit=4096, detach=None):
-        "Every routing's output and log-probability, as in `Composition`."
-        a = self.enumerate(limit).to(leaves(x)[0].device)
+        "Every routing's output and log-probability, as in `Composition`. Raises `ValueError` naming `limit`."
+        a = chain_routings(self.halt, self.slots, limit).to(leaves(x)[0].device)
         h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach, checked=True)
         return h, a, q.log_prob(given)

@@ -13,13 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..checks import check_choice
-from .laws import wide
+from ..registry import Registry
+from .laws import gumbel, wide
 
 # %% auto #0
-__all__ = ['HEADS', 'Head', 'same_shape', 'Gaussian', 'DiagonalGaussian', 'Bernoulli', 'Categorical', 'Sequence', 'make_head']
+__all__ = ['HEADS', 'Head', 'drawn', 'same_shape', 'Gaussian', 'DiagonalGaussian', 'BernoulliHead', 'Categorical', 'Sequence',
+           'make_head']
 
 # %% ../../nbs/routing/08_heads.ipynb #b1d1fc77
+HEADS = Registry("head")
+
+
 @dataclass(frozen=True)
 class Head:
     "A distribution over outputs."
@@ -27,11 +31,16 @@ class Head:
     event = 1 # axes of one example's target
 
     def __post_init__(self):
-        if self.reduction != "sum": raise ValueError(f"reduction: {self.reduction!r} given; a log-likelihood is the 'sum' over outputs and steps: a mean would weigh the router by their number")
+        if self.reduction != "sum":
+            raise ValueError(f"reduction: {self.reduction!r} given; a log-likelihood is the 'sum' over outputs and "
+                             "steps: a mean would weigh the router by their number")
         for name in ("sigma", "temperature", "min_sigma"):
-            if not getattr(self, name, 1) > 0: raise ValueError(f"{name}: {getattr(self, name)} given; need a positive number")
+            if not getattr(self, name, 1) > 0:
+                raise ValueError(f"{name}: {getattr(self, name)} given; need a positive number")
 
-    def total(self, each: Tensor) -> Tensor: return each.sum(tuple(range(each.dim() - self.event, each.dim()))) if self.event else each # [..., B, *] -> [..., B]
+    def total(self, each: Tensor) -> Tensor: # [..., B, *] -> [..., B]
+        "The sum over the axes of one example."
+        return each.sum(tuple(range(-self.event, 0))) if self.event else each
 
     def log_prob(self,
         h: Tensor, # [..., B, *] output of a network
@@ -43,40 +52,48 @@ class Head:
     def mean(self, h: Tensor) -> Tensor: return h # the best guess, in the target's shape
     def sample(self, h: Tensor, generator: torch.Generator) -> Tensor: raise NotImplementedError
 
-
-def _drawn(how: Callable, like: Tensor, generator: torch.Generator) -> Tensor: # in the shape of `like`, drawn where the generator is
+# %% ../../nbs/routing/08_heads.ipynb #ce1a6390
+def drawn(
+    how: Callable, # `torch.rand` or `torch.randn`
+    like: Tensor,
+    generator: torch.Generator, # numbers are drawn on its device
+) -> Tensor: # in the shape of `like`
+    "Random numbers in the shape, dtype and device of a tensor."
     return how(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
 
-
+# %% ../../nbs/routing/08_heads.ipynb #db8fff9a
 def same_shape(
     h: Tensor, # [..., B, *] output of a network
     y: Tensor, # [B, *] targets
 ):
-    "Raise `ValueError` naming `h` where broadcasting would hide a mistake."
-    if h.shape[max(0, h.dim() - y.dim()):] != y.shape: raise ValueError(f"h: shape {tuple(h.shape)} given; it must end in that of the targets, {tuple(y.shape)}")
+    "Raises `ValueError` naming `h` if broadcasting would hide a mistake."
+    if h.shape[max(0, h.dim() - y.dim()) :] != y.shape:
+        raise ValueError(f"h: shape {tuple(h.shape)} given; it must end in that of the targets, {tuple(y.shape)}")
 
 # %% ../../nbs/routing/08_heads.ipynb #cf5122a6
+@HEADS.register("gaussian")
 @dataclass(frozen=True)
 class Gaussian(Head):
-    "Unit for unit the same standard deviation: squared error with a scale."
+    "The same standard deviation for every unit: squared error with a scale."
     sigma: float = 1.0 # of each output
     event: int = 1 # axes of one target
 
     def log_prob(self, h, y):
         same_shape(h, y)
-        h, y = wide(h), wide(y)
-        return self.total(-0.5 * ((y - h) / self.sigma).square() - math.log(self.sigma * math.sqrt(2 * math.pi)))
+        each = -0.5 * ((wide(y) - wide(h)) / self.sigma).square() - math.log(self.sigma * math.sqrt(2 * math.pi))
+        return self.total(each)
 
-    def sample(self, h, generator): return h + self.sigma * _drawn(torch.randn, h, generator)
+    def sample(self, h, generator): return h + self.sigma * drawn(torch.randn, h, generator)
 
 # %% ../../nbs/routing/08_heads.ipynb #00f0b812
+@HEADS.register("diagonal-gaussian")
 @dataclass(frozen=True)
 class DiagonalGaussian(Head):
-    "A standard deviation for each output, from the network: h is the mean and log sigma, side by side on the last axis."
+    "A standard deviation for each output, from the network: h holds mean and log sigma, concatenated on the last axis."
     min_sigma: float = 1e-3 # added to each standard deviation
     event: int = 1 # axes of one target
 
-    def split(self, h): # mean, sigma
+    def split(self, h: Tensor) -> tuple[Tensor, Tensor]: # mean, sigma
         mean, log_sigma = wide(h).chunk(2, -1)
         return mean, log_sigma.exp() + self.min_sigma
 
@@ -89,24 +106,27 @@ class DiagonalGaussian(Head):
 
     def sample(self, h, generator):
         mean, sigma = self.split(h)
-        return mean + sigma * _drawn(torch.randn, mean, generator)
+        return mean + sigma * drawn(torch.randn, mean, generator)
 
 # %% ../../nbs/routing/08_heads.ipynb #8d7319db
+@HEADS.register("bernoulli")
 @dataclass(frozen=True)
-class Bernoulli(Head):
+class BernoulliHead(Head):
     "A vector of coins; h are logits."
     temperature: float = 1.0 # of the logits
     event: int = 1 # axes of one target
 
     def log_prob(self, h, y):
         same_shape(h, y)
-        h = wide(h)
-        return self.total(-F.binary_cross_entropy_with_logits(h / self.temperature, y.to(h.dtype).expand(h.shape), reduction="none"))
+        logits = wide(h) / self.temperature
+        target = y.to(logits.dtype).expand(h.shape)
+        return self.total(-F.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
     def mean(self, h): return (h / self.temperature).sigmoid()
-    def sample(self, h, generator): return (_drawn(torch.rand, h, generator) < self.mean(h)).to(h.dtype)
+    def sample(self, h, generator): return (drawn(torch.rand, h, generator) < self.mean(h)).to(h.dtype)
 
 # %% ../../nbs/routing/08_heads.ipynb #7e658999
+@HEADS.register("categorical")
 @dataclass(frozen=True)
 class Categorical(Head):
     "A class for each example; h are logits [..., B, C]."
@@ -121,27 +141,24 @@ class Categorical(Head):
 
     def mean(self, h): return h.argmax(-1)
 
-    def sample(self, h, generator):
-        return (h / self.temperature - torch.log(-torch.log(_drawn(torch.rand, h, generator).clamp(min=torch.finfo(h.dtype).tiny)))).argmax(-1)
+    def sample(self, h, generator): return (h / self.temperature + gumbel(drawn(torch.rand, h, generator))).argmax(-1)
 
-
+# %% ../../nbs/routing/08_heads.ipynb #cb5290f3
+@HEADS.register("sequence")
 @dataclass(frozen=True)
 class Sequence(Categorical):
     "A class for each step; h are logits [..., B, T, C], targets [B, T]."
     pad: int = -100 # steps with this target do not count
     event = 1
 
-    def log_prob(self, h, y): return self.total(super().log_prob(h, y.masked_fill(y == self.pad, 0)).masked_fill(y == self.pad, 0))
+    def log_prob(self, h, y):
+        each = super().log_prob(h, y.masked_fill(y == self.pad, 0))
+        return self.total(each.masked_fill(y == self.pad, 0))
 
 # %% ../../nbs/routing/08_heads.ipynb #407169ff
-HEADS = {"gaussian": Gaussian, "diagonal-gaussian": DiagonalGaussian, "categorical": Categorical, "bernoulli": Bernoulli, "sequence": Sequence}
-
-
 def make_head(
-    head: str | Head, # a name, or a head
+    head: str | Head, # a name in `HEADS`, or a head
     **options, # of the head
 ) -> Head:
     "The head of that name. Raises `ValueError` naming `head`."
-    if isinstance(head, Head): return head
-    check_choice("head", head, HEADS)
-    return HEADS[head](**options)
+    return head if isinstance(head, Head) else HEADS[head](**options)

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from itertools import combinations, permutations, product
 
@@ -15,37 +17,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..checks import check_choice, check_count
+from ..registry import Registry
 
 # %% auto #0
-__all__ = ['SUMMABLE', 'REPEATS', 'LAWS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'Law',
-           'log_prob_distinct', 'without', 'entropy_distinct', 'inclusion_distinct', 'mode_distinct',
-           'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals', 'fewer_others', 'inclusion_by_race',
-           'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples', 'PlackettLuce', 'Independent', 'Given',
-           'Subset', 'Bernoulli', 'make_law']
+__all__ = ['LAWS', 'SUMMABLE', 'REPEATS', 'wide', 'uniform', 'gumbel', 'categorical', 'hot', 'take', 'entropy_of', 'table_of',
+           'check_law', 'Law', 'log_prob_distinct', 'draw_distinct', 'without', 'entropy_distinct',
+           'inclusion_distinct', 'mode_distinct', 'inclusion_of_two', 'entropy_of_two', 'grid', 'arrivals',
+           'fewer_others', 'inclusion_by_race', 'inclusion_of_many', 'entropy_of_many', 'entropy_by_samples',
+           'PlackettLuce', 'Independent', 'Given', 'Subset', 'Bernoulli', 'make_law']
 
 # %% ../../nbs/routing/01_laws.ipynb #18ed9ad0
 def wide(t: Tensor) -> Tensor: # any dtype -> float32, or float64 as it is
     "The tensor in float32 or better."
     return t if t.dtype in (torch.float32, torch.float64) else t.float()
 
-
+# %% ../../nbs/routing/01_laws.ipynb #4e7de148
 def uniform(
     shape: tuple[int, ...], # of the numbers
-    generator: torch.Generator, # on any device
+    generator: torch.Generator | None, # on any device
     like: Tensor, # gives device and dtype; float32 for half precision
 ) -> Tensor: # in [0, 1)
     "Uniform numbers from an explicit generator. Raises `ValueError` naming `generator` if there is none."
     if not isinstance(generator, torch.Generator):
-        raise ValueError(f"generator: {generator!r} given; a draw needs a torch.Generator, since the global one is never used")
+        raise ValueError(f"generator: {generator!r} given; a draw needs a torch.Generator, never the global one")
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
     return torch.rand(shape, generator=generator, device=generator.device, dtype=dtype).to(like.device)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #7f68de25
 def gumbel(noise: Tensor) -> Tensor: # uniform numbers -> standard Gumbel variables
     "The largest of scores plus these is a categorical draw."
     return -torch.log(-torch.log(noise.clamp(min=torch.finfo(noise.dtype).tiny)))
 
-# %% ../../nbs/routing/01_laws.ipynb #7f68de25
+# %% ../../nbs/routing/01_laws.ipynb #13856ac5
 def categorical(
     scores: Tensor, # [..., M]
     noise: Tensor, # uniform [..., 1], or [..., M] for the Gumbel race
@@ -55,7 +58,7 @@ def categorical(
     below = scores.softmax(-1).cumsum(-1)
     return (below <= noise * below[..., -1:]).sum(-1).clamp(max=scores.shape[-1] - 1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #31ee044f
 def hot(a: Tensor, n_modules: int) -> Tensor: # [...] -> bool [..., M]
     "One-hot rows; -1 has none."
     return a.unsqueeze(-1) == torch.arange(n_modules, device=a.device)
@@ -64,55 +67,74 @@ def hot(a: Tensor, n_modules: int) -> Tensor: # [...] -> bool [..., M]
 def take(values: Tensor, index: Tensor) -> Tensor: # [..., M], [...] -> [...]
     "One value of each row, after broadcasting; 0 where the index is -1."
     shape = torch.broadcast_shapes(values.shape[:-1], index.shape)
-    picked = values.expand(*shape, values.shape[-1]).gather(-1, index.clamp(min=0).expand(shape).unsqueeze(-1)).squeeze(-1)
+    place = index.clamp(min=0).expand(shape).unsqueeze(-1)
+    picked = values.expand(*shape, values.shape[-1]).gather(-1, place).squeeze(-1)
     return torch.where(index < 0, torch.zeros((), dtype=values.dtype, device=values.device), picked)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #6d9ef6c4
 def entropy_of(log_p: Tensor) -> Tensor: # [..., n] -> [...] nats
     "Entropy of log-probabilities that may be -inf; its gradient there is 0."
     return -(log_p.exp() * log_p.masked_fill(log_p.isneginf(), 0)).sum(-1)
 
-# %% ../../nbs/routing/01_laws.ipynb #d823b6da
+# %% ../../nbs/routing/01_laws.ipynb #cb77a33d
+LAWS = Registry("law")
 SUMMABLE = 65_536 # routings of one slot over which a law without a closed form sums
 
 
 @lru_cache(maxsize=64)
-def _table(law: Law) -> Tensor: return torch.tensor(list(law.rows()), dtype=torch.int64).reshape(law.count, law.width)
+def table_of(law: Law) -> Tensor: # [A, K]
+    "Every routing of one slot."
+    return torch.tensor(list(law.rows()), dtype=torch.int64).reshape(law.count, law.width)
 
+# %% ../../nbs/routing/01_laws.ipynb #28af5f50
+def check_law(law: Law):
+    "Raises `ValueError` naming `n_modules` or `k`."
+    check_count("n_modules", law.n_modules)
+    check_count("k", law.k)
+    most = law.n_modules if law.count == 0 or law.repeats == "forbid" else math.inf
+    if law.k > most: raise ValueError(f"k: {law.k} given; need 1 to {most} of {law.n_modules} modules")
 
+# %% ../../nbs/routing/01_laws.ipynb #d823b6da
 @dataclass(frozen=True)
-class Law:
+class Law(ABC):
     "A distribution over the routings of one slot."
     n_modules: int # M
     k: int = 1 # K, modules in parallel
-    repeats = "sum"
+    repeats = "sum" # what a module that is drawn twice means, one of `REPEATS`
 
-    def __post_init__(self):
-        check_count("n_modules", self.n_modules)
-        check_count("k", self.k)
-        most = self.n_modules if self.count == 0 or self.repeats == "forbid" else math.inf
-        if self.k > most: raise ValueError(f"k: {self.k} given; need 1 to {most} of {self.n_modules} modules")
+    def __post_init__(self): check_law(self)
 
     @property
-    def width(self) -> int: return self.k
+    @abstractmethod
+    def shape(self) -> tuple[int, int]: "Shape of a slot's scores."
+    @property
+    @abstractmethod
+    def count(self) -> int: "Number of routings."
+    @abstractmethod
+    def rows(self) -> Iterable[Sequence[int]]: "Every routing."
+    @abstractmethod
+    def normalize(self, scores: Tensor) -> Tensor: "Scores as log-probabilities, in the same shape."
+    @abstractmethod
+    def draw(self, scores: Tensor, noise: Tensor) -> Tensor: "The routings [..., K] for noise [..., *noise_shape]."
+    @abstractmethod
+    def log_prob(self, scores: Tensor, a: Tensor) -> Tensor: "Log-probabilities [...] of routings [..., K]."
+
+    @property
+    def width(self) -> int: return self.k # entries of a routing
     @property
     def noise_shape(self) -> tuple[int, int]: return self.shape # of the uniform numbers that draw a slot
 
     def enumerate(self, limit: int = 4096) -> Tensor: # [A, K]
         "Every routing. Raises `ValueError` naming `limit` if there are more."
         if self.count > limit: raise ValueError(f"limit: {limit} given; the slot has {self.count} routings")
-        return _table(self)
+        return table_of(self)
 
-    def sample(self,
-        scores: Tensor, # [..., *shape]
-        S: int, # draws of each
-        generator: torch.Generator,
-    ) -> Tensor: # [S, ..., K], without a graph
-        "Draws. Raises `ValueError` naming `S` or `generator`."
+    def sample(self, scores: Tensor, S: int, generator: torch.Generator) -> Tensor: # [S, ..., K], without a graph
+        "S draws of each row. Raises `ValueError` naming `S` or `generator`."
         check_count("S", S, 0)
         return self.draw(scores.detach(), uniform((S, *scores.shape[:-2], *self.noise_shape), generator, scores))
 
-    def everything(self, scores: Tensor) -> tuple[Tensor, Tensor]: # [..., *shape] -> table [A, K], log-probabilities [..., A]
+    def everything(self, scores: Tensor) -> tuple[Tensor, Tensor]: # table [A, K], log-probabilities [..., A]
         table = self.enumerate(SUMMABLE).to(scores.device)
         return table, self.log_prob(wide(scores).unsqueeze(-3), table)
 
@@ -121,13 +143,11 @@ class Law:
         return table[log_p.argmax(-1)]
 
     def entropy(self, scores: Tensor) -> Tensor: return entropy_of(self.everything(scores)[1]) # [...] nats
+    def counts(self, scores: Tensor) -> Tensor: return self.inclusion(scores) # [..., M] expected uses of a module
 
     def inclusion(self, scores: Tensor) -> Tensor: # [..., M] probability that a module is used
         table, log_p = self.everything(scores)
         return log_p.exp() @ hot(table, self.n_modules).any(-2).to(log_p.dtype)
-
-    def counts(self, scores: Tensor) -> Tensor: # [..., M] how often a module is expected to count
-        return self.inclusion(scores)
 
 # %% ../../nbs/routing/01_laws.ipynb #58b4c329
 def log_prob_distinct(
@@ -135,12 +155,26 @@ def log_prob_distinct(
     a: Tensor, # [..., K]
 ) -> Tensor: # [...]; -inf where a module repeats
     "Log-probability of draws in sequence without replacement."
-    total, M, free = 0, scores.shape[-1], scores
+    total = scores.new_zeros(())
+    free = scores
     for k, pick in enumerate(a.unbind(-1)):
         row = free[..., min(k, free.shape[-2] - 1), :]
         total = total + take(row.log_softmax(-1), pick)
-        free = free.masked_fill(hot(pick, M).unsqueeze(-2), -math.inf)
+        free = free.masked_fill(hot(pick, scores.shape[-1]).unsqueeze(-2), -math.inf)
     return total
+
+# %% ../../nbs/routing/01_laws.ipynb #3c5a9e8f
+def draw_distinct(
+    scores: Tensor, # [..., K, M], a row for each draw
+    noise: Tensor, # uniform [..., K, M]
+) -> Tensor: # [..., K]
+    "Draws in sequence without replacement, each by a Gumbel race."
+    race = scores + gumbel(noise)
+    picks: list[Tensor] = []
+    for k in range(scores.shape[-2]):
+        picks.append(race[..., k, :].argmax(-1))
+        race = race.masked_fill(hot(picks[-1], scores.shape[-1]).unsqueeze(-2), -math.inf)
+    return torch.stack(picks, -1)
 
 # %% ../../nbs/routing/01_laws.ipynb #fb0da835
 def without(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M, K, M]
@@ -148,21 +182,21 @@ def without(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M, K, M]
     gone = torch.eye(scores.shape[-1], dtype=torch.bool, device=scores.device)
     return scores.unsqueeze(-3).masked_fill(gone.unsqueeze(-2), -math.inf)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #6cad0b22
 def entropy_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [...] nats
     "Entropy of draws in sequence without replacement, exactly."
     first = scores[..., 0, :].log_softmax(-1)
     if scores.shape[-2] == 1: return entropy_of(first)
     return entropy_of(first) + (first.exp() * entropy_distinct(without(scores[..., 1:, :]))).sum(-1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #19b90aad
 def inclusion_distinct(scores: Tensor) -> Tensor: # [..., K, M], a row for each draw -> [..., M]
     "Probability that a module is among draws in sequence without replacement, exactly."
     p = scores[..., 0, :].softmax(-1)
     if scores.shape[-2] == 1: return p
     return p + (p.unsqueeze(-2) @ inclusion_distinct(without(scores[..., 1:, :]))).squeeze(-2)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #00a2e2c5
 def mode_distinct(scores: Tensor) -> tuple[Tensor, Tensor]: # [..., K, M] -> log-probability [...], modules [..., K]
     "The likeliest draws in sequence without replacement."
     first = scores[..., 0, :].log_softmax(-1)
@@ -171,25 +205,27 @@ def mode_distinct(scores: Tensor) -> tuple[Tensor, Tensor]: # [..., K, M] -> log
         value, rest = mode_distinct(without(scores[..., 1:, :]))
         first = first + value
     best = first.max(-1)
-    after = rest.gather(-2, best.indices[..., None, None].expand(*best.indices.shape, 1, rest.shape[-1])).squeeze(-2)
-    return best.values, torch.cat([best.indices.unsqueeze(-1), after], -1)
+    place = best.indices[..., None, None].expand(*best.indices.shape, 1, rest.shape[-1])
+    return best.values, torch.cat([best.indices.unsqueeze(-1), rest.gather(-2, place).squeeze(-2)], -1)
 
 # %% ../../nbs/routing/01_laws.ipynb #0b55e11e
 def inclusion_of_two(scores: Tensor) -> Tensor: # [..., M] -> [..., M]
     "Probability that a module is one of two draws without replacement, in O(M)."
-    p, top = scores.softmax(-1), hot(scores.argmax(-1), scores.shape[-1])
+    p = scores.softmax(-1)
+    top = hot(scores.argmax(-1), scores.shape[-1])
     small = p.masked_fill(top, 0)
-    odds = small / (1 - small)                                      # p / r, of all but the largest
+    odds = small / (1 - small) # p / r, of all but the largest
     after_top = scores.masked_fill(top, -math.inf).softmax(-1)
     return p * (1 + odds.sum(-1, keepdim=True) - odds) + (p - small).sum(-1, keepdim=True) * after_top
 
-
+# %% ../../nbs/routing/01_laws.ipynb #b40dd912
 def entropy_of_two(scores: Tensor) -> Tensor: # [..., M] -> [...] nats
     "Entropy of two draws without replacement, in O(M)."
     log_p = scores.log_softmax(-1)
     top = hot(log_p.argmax(-1), log_p.shape[-1])
-    p, h = log_p.exp(), entropy_of(log_p)
-    left = torch.log1p(-p.masked_fill(top, 0))                      # log r, of all but the largest
+    p = log_p.exp()
+    h = entropy_of(log_p)
+    left = torch.log1p(-p.masked_fill(top, 0)) # log r, of all but the largest
     less = h.unsqueeze(-1) + p * log_p.masked_fill(log_p.isneginf(), 0)
     after_top = entropy_of(log_p.masked_fill(top, -math.inf).log_softmax(-1)).unsqueeze(-1)
     return h + (p * torch.where(top, after_top, left + less * (-left).exp())).sum(-1)
@@ -199,7 +235,7 @@ def grid(k: int, dtype: torch.dtype) -> tuple[int, float]: # first moment, step
     "A grid in log time; the larger K, the better known is the time of the K-th arrival."
     return (-24, (16 + k) ** -0.5) if dtype == torch.float64 else (-17, (4 + k) ** -0.5)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #c7f36aef
 def arrivals(
     scores: Tensor, # [..., M] log rates
     k: int, # K
@@ -212,22 +248,23 @@ def arrivals(
     slow = scores.detach().unsqueeze(-2) <= kth
     return (scores.unsqueeze(-2) - kth + moments.unsqueeze(-1)).clamp(max=5), slow
 
-
+# %% ../../nbs/routing/01_laws.ipynb #6f8e2d0c
 def fewer_others(
     came: Tensor, # [..., M] probability that a module has arrived
     waits: Tensor, # [..., M] that it has not
     k: int, # K
 ) -> Tensor: # [..., M]
     "Probability that fewer than K of the other modules have arrived."
-    came, waits = (torch.stack([t, t.flip(-1)]) for t in (came, waits))          # from the left, from the right
-    counts, seen = F.pad(torch.ones_like(came[..., :1]), (0, k - 1)), []
+    came, waits = (torch.stack([t, t.flip(-1)]) for t in (came, waits)) # from the left, from the right
+    counts = F.pad(torch.ones_like(came[..., :1]), (0, k - 1))
+    seen: list[Tensor] = []
     for m in range(came.shape[-1]):
         seen.append(counts)
         counts = counts * waits[..., m, None] + F.pad(counts[..., :-1], (1, 0)) * came[..., m, None]
     left, right = torch.stack(seen, -2)
     return (left * right.flip(-2).cumsum(-1).flip(-1)).sum(-1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #4dd2e623
 def inclusion_by_race(
     scores: Tensor, # [..., M]
     k: int, # K
@@ -249,15 +286,15 @@ def inclusion_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [..., 
     rest = inclusion_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)
     return p + (p.unsqueeze(-2) @ rest).squeeze(-2)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #9a18e734
 def entropy_of_many(scores: Tensor, k: int) -> Tensor: # [..., M], K -> [...] nats
     "Entropy of K draws without replacement, exactly."
-    if k == 1: return entropy_of(scores.log_softmax(-1))
-    if k == 2: return entropy_of_two(scores)
     first = scores.log_softmax(-1)
+    if k == 1: return entropy_of(first)
+    if k == 2: return entropy_of_two(scores)
     return entropy_of(first) + (first.exp() * entropy_of_many(without(scores.unsqueeze(-2)).squeeze(-2), k - 1)).sum(-1)
 
-
+# %% ../../nbs/routing/01_laws.ipynb #0efa6b3d
 def entropy_by_samples(
     scores: Tensor, # [..., M]
     k: int, # K, 3 or more
@@ -267,16 +304,19 @@ def entropy_by_samples(
     "An unbiased estimate of the entropy of K draws without replacement."
     noise = uniform((samples, *scores.shape), torch.Generator().manual_seed(seed), scores)
     picks = (scores.detach() + gumbel(noise)).topk(k - 2).indices
-    each, log_p, left = 0, 0, scores
+    each = log_p = scores.new_zeros(())
+    left = scores
     for pick in picks.unbind(-1):
         step = left.log_softmax(-1)
-        each, log_p = each + entropy_of(step), log_p + take(step, pick)
+        each = each + entropy_of(step)
+        log_p = log_p + take(step, pick)
         left = left.masked_fill(hot(pick, scores.shape[-1]), -math.inf)
     each = each + entropy_of_two(left)
-    apart = (each - each.mean(0)).detach() * samples / (samples - 1)             # less the mean of the other samples
+    apart = (each - each.mean(0)).detach() * samples / (samples - 1) # less the mean of the other samples
     return (each + (log_p - log_p.detach()) * apart).mean(0), each.detach().std(0) / samples**0.5
 
 # %% ../../nbs/routing/01_laws.ipynb #a03b3507
+@LAWS.register("plackett_luce")
 @dataclass(frozen=True)
 class PlackettLuce(Law):
     "K draws without replacement, in order; the largest score is likely to come first."
@@ -292,7 +332,7 @@ class PlackettLuce(Law):
     def log_prob(self, scores, a): return log_prob_distinct(wide(scores), a)
 
     def entropy(self, scores):
-        "Exact where M to the power K - 1, or the number of routings, is at most `SUMMABLE`; else by samples from seed 0."
+        "Exact if M to the power K - 1, or the number of routings, is at most `SUMMABLE`; else by samples from seed 0."
         row = wide(scores).squeeze(-2)
         if self.k <= 2 or self.n_modules ** (self.k - 1) <= SUMMABLE: return entropy_of_many(row, self.k)
         return super().entropy(scores) if self.count <= SUMMABLE else entropy_by_samples(row, self.k)[0]
@@ -306,6 +346,7 @@ class PlackettLuce(Law):
 REPEATS = ("sum", "once", "forbid")
 
 
+@LAWS.register("independent")
 @dataclass(frozen=True)
 class Independent(Law):
     "One categorical draw for each of K heads."
@@ -320,8 +361,7 @@ class Independent(Law):
     @property
     def count(self): return math.perm(self.n_modules, self.k) if self.distinct else self.n_modules**self.k
     @property
-    def distinct(self): return self.repeats == "forbid" and self.k > 1
-
+    def distinct(self) -> bool: return self.repeats == "forbid" and self.k > 1
     @property
     def noise_shape(self): return self.shape if self.distinct else (self.k, 1)
 
@@ -330,9 +370,9 @@ class Independent(Law):
         return product(range(self.n_modules), repeat=self.k)
 
     def summable(self, scores: Tensor) -> Tensor: # the scores in float32 or better
-        "Scores over whose routings there is a sum. Raises `ValueError` naming `limit` where they are too many."
-        if self.count > SUMMABLE: raise ValueError(f"limit: {SUMMABLE} routings can be summed; the slot has {self.count}")
-        return wide(scores)
+        "Scores whose routings can be summed over. Raises `ValueError` naming `limit` if there are too many."
+        if self.count <= SUMMABLE: return wide(scores)
+        raise ValueError(f"limit: {SUMMABLE} routings can be summed; the slot has {self.count}")
 
     def normalize(self, scores): return wide(scores).log_softmax(-1)
 
@@ -344,29 +384,27 @@ class Independent(Law):
     def entropy(self, scores):
         return entropy_distinct(self.summable(scores)) if self.distinct else entropy_of(self.normalize(scores)).sum(-1)
 
-    def draw(self, scores, noise):
-        if not self.distinct: return categorical(wide(scores), noise)
-        race, picks = wide(scores) + gumbel(noise), []
-        for k in range(self.k):
-            picks.append(race[..., k, :].argmax(-1))
-            race = race.masked_fill(hot(picks[-1], self.n_modules).unsqueeze(-2), -math.inf)
-        return torch.stack(picks, -1)
+    def draw(self, scores, noise): return (draw_distinct if self.distinct else categorical)(wide(scores), noise)
 
     def inclusion(self, scores):
         if self.distinct: return inclusion_distinct(self.summable(scores))
         p = wide(scores).softmax(-1)
         return p.squeeze(-2) if self.k == 1 else 1 - (1 - p).prod(-2)
 
-    def counts(self, scores): return wide(scores).softmax(-1).sum(-2) if self.repeats == "sum" else self.inclusion(scores)
+    def counts(self, scores):
+        return wide(scores).softmax(-1).sum(-2) if self.repeats == "sum" else self.inclusion(scores)
 
 # %% ../../nbs/routing/01_laws.ipynb #efd383dc
 @dataclass(frozen=True)
 class Given(Independent):
-    "The routing is given: log p = 0, and nothing is drawn but uniformly."
-    def log_prob(self, scores, a): return wide(scores).new_zeros(torch.broadcast_shapes(scores.shape[:-2], a.shape[:-1]))
+    "The routing is given: log p = 0, and draws are only uniform."
     def entropy(self, scores): return wide(scores).new_zeros(scores.shape[:-2])
 
+    def log_prob(self, scores, a):
+        return wide(scores).new_zeros(torch.broadcast_shapes(scores.shape[:-2], a.shape[:-1]))
+
 # %% ../../nbs/routing/01_laws.ipynb #5b658613
+@LAWS.register("subset")
 @dataclass(frozen=True)
 class Subset(Law):
     "One categorical draw among all sets of K modules."
@@ -378,18 +416,20 @@ class Subset(Law):
     def noise_shape(self): return 1, 1
 
     def rows(self): return sorted(combinations(range(self.n_modules), self.k), key=lambda row: row[::-1])
-    def table(self, scores): return _table(self).to(scores.device)
-    def members(self, scores): return hot(self.table(scores), self.n_modules).any(-2).to(wide(scores).dtype)    # [C, M]
+    def table(self, scores): return table_of(self).to(scores.device)
     def normalize(self, scores): return wide(scores).log_softmax(-1)
     def draw(self, scores, noise): return self.table(scores)[categorical(wide(scores), noise).squeeze(-1)]
     def mode(self, scores): return self.table(scores)[scores.squeeze(-2).argmax(-1)]
     def entropy(self, scores): return entropy_of(self.normalize(scores).squeeze(-2))
     def inclusion(self, scores): return wide(scores).squeeze(-2).softmax(-1) @ self.members(scores)
 
+    def members(self, scores: Tensor) -> Tensor: # [C, M], 1 for the modules of a set
+        return hot(self.table(scores), self.n_modules).any(-2).to(wide(scores).dtype)
+
     def number(self, a: Tensor) -> Tensor: # [..., K] -> [...] in 0..C-1; -1 where a module repeats
-        ways = torch.tensor([[math.comb(m, i + 1) for i in range(self.k)] for m in range(self.n_modules)], device=a.device)
+        rows = [[math.comb(m, i + 1) for m in range(self.n_modules)] for i in range(self.k)]
         a = a.sort(-1).values
-        number = take(ways.mT, a).sum(-1)
+        number = take(torch.tensor(rows, device=a.device), a).sum(-1)
         return torch.where((a.diff(dim=-1) > 0).all(-1), number, -1)
 
     def log_prob(self, scores, a):
@@ -397,9 +437,12 @@ class Subset(Law):
         return take(self.normalize(scores).squeeze(-2), number).masked_fill(number < 0, -math.inf)
 
 # %% ../../nbs/routing/01_laws.ipynb #afda0178
+@LAWS.register("bernoulli")
 @dataclass(frozen=True)
 class Bernoulli(Law):
     "M independent switches; a score is the logit of being on."
+    k: int = field(default=1, init=False) # no number of modules is fixed
+
     @property
     def shape(self): return 1, self.n_modules
     @property
@@ -407,31 +450,34 @@ class Bernoulli(Law):
     @property
     def width(self): return self.n_modules
 
-    def rows(self): return ([m if on else -1 for m, on in enumerate(row)] for row in product((0, 1), repeat=self.n_modules))
+    def rows(self):
+        switches = product((0, 1), repeat=self.n_modules)
+        return ([m if on else -1 for m, on in enumerate(row)] for row in switches)
+
     def normalize(self, scores): return F.logsigmoid(wide(scores))
     def inclusion(self, scores): return wide(scores).sigmoid().squeeze(-2)
     def switched(self, on): return torch.where(on, torch.arange(self.n_modules, device=on.device), -1).squeeze(-2)
     def draw(self, scores, noise): return self.switched(noise < wide(scores).sigmoid())
     def mode(self, scores): return self.switched(scores > 0)
-    def entropy(self, scores): return entropy_of(torch.stack([self.normalize(scores), self.normalize(-scores)], -1)).sum((-2, -1))
+
+    def entropy(self, scores):
+        return entropy_of(torch.stack([self.normalize(scores), self.normalize(-scores)], -1)).sum((-2, -1))
 
     def log_prob(self, scores, a):
         on = hot(a, self.n_modules).any(-2)
         return torch.where(on, self.normalize(scores).squeeze(-2), self.normalize(-scores).squeeze(-2)).sum(-1)
 
 # %% ../../nbs/routing/01_laws.ipynb #17286703
-LAWS = {"independent": Independent, "subset": Subset, "plackett_luce": PlackettLuce, "bernoulli": Bernoulli}
-
-
 def make_law(
-    law: str | Law, # a name, or a law
+    law: str | Law, # a name in `LAWS`, or a law
     n_modules: int, # M
-    k: int = 1, # K; `bernoulli` has none
+    k: int = 1, # K, for laws that take it
     repeats: str = "sum", # of `independent` alone
 ) -> Law:
     "The law of that name. Raises `ValueError` naming `law`, `n_modules`, `k` or `repeats`."
-    if isinstance(law, Law) and law.n_modules == n_modules: return law
-    if isinstance(law, Law): raise ValueError(f"law: {law} given; the largest slot has {n_modules} modules")
-    check_choice("law", law, LAWS)
-    if law == "bernoulli": return Bernoulli(n_modules)
-    return Independent(n_modules, k, repeats) if law == "independent" else LAWS[law](n_modules, k)
+    if not isinstance(law, Law):
+        options = {"k": k, "repeats": repeats}
+        takes = [f.name for f in fields(LAWS[law]) if f.init]
+        return LAWS[law](n_modules, **{name: value for name, value in options.items() if name in takes})
+    if law.n_modules == n_modules: return law
+    raise ValueError(f"law: {law} given; the largest slot has {n_modules} modules")

@@ -15,36 +15,40 @@ from ..models.grouped import GroupLinear, initialize
 from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0
-__all__ = ['PATHS', 'START', 'together', 'grouped', 'picked', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'MLPPool',
-           'cheapest']
+__all__ = ['PATHS', 'START', 'together', 'grouped', 'picked', 'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed',
+           'layer_weights', 'MLPPool', 'cheapest']
 
 # %% ../../nbs/routing/03_pools.ipynb #b62b0cdc
 def together(
-    join: Callable, # of a list of tensors: `torch.cat`, or a stack
+    join: Callable[[list[Tensor]], Tensor], # `torch.cat`, or a stack
     outs: list, # outputs of modules, each a tensor, or nested tensors
 ):
-    "The joined outputs. Raises `ValueError` naming `modules` where they do not fit together."
+    "The joined outputs. Raises `ValueError` naming `modules` if they do not fit together."
     shapes = [[(t.shape[1:], t.dtype) for t in leaves(out)] for out in outs]
     if not all(s == shapes[0] for s in shapes):
-        says = " and ".join(f"{list(s[0][0]) if s else type(o).__name__} {s[0][1] if s else ''}".strip() for o, s in zip(outs, shapes))
-        raise ValueError(f"modules: outputs of a row have shapes {says}; those of all modules must be alike")
+        each = [f"{list(s[0][0])} {s[0][1]}" if s else type(o).__name__ for o, s in zip(outs, shapes)]
+        found = " and ".join(each)
+        raise ValueError(f"modules: outputs of a row have shapes {found}; those of all modules must be alike")
     if not shapes[0]: raise ValueError(f"modules: one returned a {type(outs[0]).__name__}; need tensors")
     return across(lambda *parts: join(list(parts)), *outs)
 
-
+# %% ../../nbs/routing/03_pools.ipynb #9c2e7480
 def grouped(
     runners: list[Callable], # M functions of rows
     z: tuple, # tensors [N, ...], or nested ones
     a: Tensor, # int [R, K], R a multiple of N
 ): # [R, K, ...]
     "Each module once, on the rows that chose it."
-    (R, K), N = a.shape, rows_of(z)
+    R, K = a.shape
+    N = rows_of(z)
     order = a.flatten().argsort(stable=True)
     counts = torch.bincount(a.flatten() + 1, minlength=len(runners) + 1).tolist()
     parts = order.split(counts)[1:]
     ran = [run(*across(lambda t: t[rows // K % N], z)) for run, rows in zip(runners, parts) if len(rows)]
     out = together(torch.cat, ran) if ran else runners[0](*across(lambda t: t[:0], z))
-    place = lambda t: t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order[counts[0]:], t).unflatten(0, (R, K))
+
+    def place(t): return t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order[counts[0] :], t).unflatten(0, (R, K))
+
     return across(place, out)
 
 # %% ../../nbs/routing/03_pools.ipynb #4291d110
@@ -53,7 +57,8 @@ def picked(
     a: Tensor, # int [R, K]
 ): # [R, K, ...]
     "The chosen outputs; 0 for -1. No shape depends on the data."
-    (R, K), (N, M) = a.shape, leaves(out)[0].shape[:2]
+    R, K = a.shape
+    N, M = leaves(out)[0].shape[:2]
     place = torch.arange(R, device=a.device).remainder(max(N, 1))[:, None] * M + a.clamp(min=0)
 
     def pick(t):
@@ -62,14 +67,21 @@ def picked(
 
     return across(pick, out)
 
+# %% ../../nbs/routing/03_pools.ipynb #89a07cb6
+def side_by_side(parts: list[Tensor]) -> Tensor: return torch.stack(parts, 1)
+
 
 def naive(runners: list[Callable], z: tuple, a: Tensor): # [R, K, ...]
-    "Row by row: the yardstick."
-    N, stack = rows_of(z), lambda parts: torch.stack(parts, 1)
+    "Row by row: the reference."
     if not len(a): return grouped(runners, z, a)
-    run = lambda r, m: runners[max(m, 0)](*across(lambda t: t[r % N].unsqueeze(0), z))
-    row = lambda r, m: across(lambda t: t * (m >= 0), run(r, m))
-    return together(torch.cat, [together(stack, [row(r, m) for m in choice]) for r, choice in enumerate(a.tolist())])
+    N = rows_of(z)
+
+    def run(r, m):
+        out = runners[max(m, 0)](*across(lambda t: t[r % N].unsqueeze(0), z))
+        return across(lambda t: t * (m >= 0), out)
+
+    rows = [together(side_by_side, [run(r, m) for m in choice]) for r, choice in enumerate(a.tolist())]
+    return together(torch.cat, rows)
 
 # %% ../../nbs/routing/03_pools.ipynb #2c0362d8
 PATHS = ("auto", "grouped", "all", "gather", "naive")
@@ -77,14 +89,15 @@ PATHS = ("auto", "grouped", "all", "gather", "naive")
 
 class Pool(nn.Module):
     "M modules of one signature."
-    n_modules, path = 0, "auto"
+    n_modules = 0
+    path = "auto"
 
     def runners(self) -> list[Callable]: raise NotImplementedError # functions of rows, one of each module
     def best(self, R: int, K: int, N: int) -> str: return "grouped" # the path that is taken on "auto"
 
     def all(self, *z): # [N, ...] -> [N, M, ...]
         "Outputs of all modules."
-        return together(lambda parts: torch.stack(parts, 1), [run(*z) for run in self.runners()])
+        return together(side_by_side, [run(*z) for run in self.runners()])
 
     def forward(self,
         *z, # inputs of the modules, each [N, ...]
@@ -97,7 +110,7 @@ class Pool(nn.Module):
         if a.dim() != 2 or (len(a) % N if N else len(a)):
             raise ValueError(f"a: shape {tuple(a.shape)} given; need [rows, K], with a multiple of {N} rows")
         check_choice("path", self.path, PATHS)
-        path = self.best(*a.shape, N) if self.path == "auto" else self.path
+        path = self.best(len(a), a.shape[1], N) if self.path == "auto" else self.path
         if path == "all": return picked(self.all(*z), a)
         if path == "gather": return self.gather(*z, a=a)
         return (naive if path == "naive" else grouped)(self.runners(), z, a)
@@ -117,34 +130,49 @@ class ModulePool(Pool):
         super().__init__()
         members = list(modules) if isinstance(modules, Iterable) else [modules]
         if not members: raise ValueError("modules: none given; need one or more")
-        odd = next((m for m in members if not isinstance(m, nn.Module)), None)
-        if odd is not None or not isinstance(modules, Iterable):
-            raise ValueError(f"modules: a {type(modules if odd is None else odd).__name__} given; need a list of modules, or a pool")
+        odd = [m for m in members if not isinstance(m, nn.Module)] if isinstance(modules, Iterable) else members
+        if odd: raise ValueError(f"modules: a {type(odd[0]).__name__} given; need a list of modules, or a pool")
         check_choice("path", path, PATHS)
-        self.members, self.path, self.n_modules = nn.ModuleList(members), path, len(members)
+        self.members = nn.ModuleList(members)
+        self.path = path
+        self.n_modules = len(members)
 
     def runners(self): return list(self.members)
 
-
+# %% ../../nbs/routing/03_pools.ipynb #26ef7645
 def as_pool(
     modules: Pool | Iterable[nn.Module], # a pool, or M modules of one signature
 ) -> Pool:
-    "The modules as a pool; a pool is returned as it is. Raises `ValueError` naming `modules` where there are none."
+    "The modules as a pool; a pool is returned as it is. Raises `ValueError` naming `modules` if there are none."
     return modules if isinstance(modules, Pool) else ModulePool(modules)
 
 # %% ../../nbs/routing/03_pools.ipynb #27437384
 def feed(
-    first: Tensor, # [..., d] rows
+    x: Tensor, # [..., d] rows
     weights: Iterable[tuple[Tensor, Tensor | None]], # of each layer
     product: Callable, # (x, weight) -> x weight
     activation: Callable, # between layers
 ) -> Tensor:
     "A multilayer perceptron, whatever a product with its weights is."
-    x = None
-    for weight, bias in weights:
-        x = product(first, weight) if x is None else product(activation(x), weight)
+    for i, (weight, bias) in enumerate(weights):
+        x = product(activation(x) if i else x, weight)
         if bias is not None: x = x + bias
     return x
+
+# %% ../../nbs/routing/03_pools.ipynb #5f04d3a4
+def layer_weights(
+    layers: Iterable, # `GroupLinear`, weights [M, in, out]
+    at: Tensor | None, # int [R, K], modules of each row; None: all modules
+    between: int, # axes between modules and features
+) -> list[tuple[Tensor, Tensor | None]]: # weights [M or R, K, in, out], biases [M or R, K, 1..., out]
+    "Weights and biases of each layer, ready to broadcast."
+    found = []
+    for layer in layers:
+        weight = layer.weight if at is None else layer.weight[at]
+        bias = layer.bias if at is None or layer.bias is None else layer.bias[at]
+        shape = (*weight.shape[:-2], *[1] * between, weight.shape[-1])
+        found.append((weight, None if bias is None else bias.view(shape)))
+    return found
 
 # %% ../../nbs/routing/03_pools.ipynb #d2edf0f9
 class MLPPool(Pool):
@@ -161,34 +189,42 @@ class MLPPool(Pool):
     ):
         super().__init__()
         check_choice("path", path, PATHS)
-        if not isinstance(layer_sizes, (tuple, list)): raise ValueError(f"layer_sizes: {layer_sizes!r} given; need a tuple of hidden units")
+        if not isinstance(layer_sizes, (tuple, list)):
+            raise ValueError(f"layer_sizes: {layer_sizes!r} given; need a tuple of hidden units")
+        check_count("n_modules", n_modules)
         sizes = [n_inputs, *layer_sizes, n_outputs]
-        for name, size in zip(("n_modules", "n_inputs", *["layer_sizes"] * len(layer_sizes), "n_outputs"), (n_modules, *sizes)): check_count(name, size)
-        self.n_modules, self.activation, self.path = n_modules, activation, path
-        with torch.device("meta"): self.layers = nn.ModuleList(GroupLinear(n_modules, i, o, bias) for i, o in zip(sizes, sizes[1:]))
+        names = ["n_inputs", *["layer_sizes"] * len(layer_sizes), "n_outputs"]
+        for name, size in zip(names, sizes): check_count(name, size)
+        self.n_modules = n_modules
+        self.activation = activation
+        self.path = path
+        with torch.device("meta"):
+            self.layers = nn.ModuleList(GroupLinear(n_modules, i, o, bias) for i, o in zip(sizes, sizes[1:]))
         initialize(self, seed)
 
     def runners(self):
-        split = [(layer.weight.unbind(0), [None] * self.n_modules if layer.bias is None else layer.bias.unbind(0)) for layer in self.layers]
-        return [lambda z, m=m: feed(z, [(w[m], b[m]) for w, b in split], torch.matmul, self.activation) for m in range(self.n_modules)]
+        split = [(weight.unbind(0), [None] * self.n_modules if bias is None else bias.unbind(0))
+                 for weight, bias in layer_weights(self.layers, None, 0)]
+        each = [[(w[m], b[m]) for w, b in split] for m in range(self.n_modules)]
+        return [lambda z, weights=weights: feed(z, weights, torch.matmul, self.activation) for weights in each]
 
     def all(self, z):
-        between = [1] * (z.dim() - 2)
-        weights = [(layer.weight, None if layer.bias is None else layer.bias.view(self.n_modules, *between, -1)) for layer in self.layers]
-        product = lambda x, w: torch.einsum("n...i,mio->nm...o" if x is z else "nm...i,mio->nm...o", x, w)
-        return feed(z, weights, product, self.activation)
+        def product(x, w): return torch.einsum("n...i,mio->nm...o" if x is z else "nm...i,mio->nm...o", x, w)
+        return feed(z, layer_weights(self.layers, None, z.dim() - 2), product, self.activation)
 
     def gather(self, z, a):
-        at = a.clamp(min=0)
-        between = [1] * (z.dim() - 2)
-        weights = [(layer.weight[at], None if layer.bias is None else layer.bias[at].view(*a.shape, *between, layer.bias.shape[-1])) for layer in self.layers]
         rows = z if len(a) == len(z) else z.repeat(len(a) // len(z), *[1] * (z.dim() - 1))
-        product = lambda x, w: torch.einsum("r...i,rkio->rk...o" if x is rows else "rk...i,rkio->rk...o", x, w)
-        return torch.where((a >= 0).view(*a.shape, *between, 1), feed(rows, weights, product, self.activation), 0)
+        def product(x, w): return torch.einsum("r...i,rkio->rk...o" if x is rows else "rk...i,rkio->rk...o", x, w)
+        out = feed(rows, layer_weights(self.layers, a.clamp(min=0), z.dim() - 2), product, self.activation)
+        return torch.where((a >= 0).view(*a.shape, *[1] * (z.dim() - 1)), out, 0)
 
-    def best(self, R, K, N): return cheapest(R, K, N, self.n_modules, sum(layer.weight[0].numel() for layer in self.layers))
+    def best(self, R, K, N):
+        return cheapest(R, K, N, self.n_modules, sum(layer.weight[0].numel() for layer in self.layers))
 
 # %% ../../nbs/routing/03_pools.ipynb #f87b963e
+START = 1_000_000 # multiplications in the time that a further group takes to start, forward and backward
+
+
 def cheapest(
     R: int, # rows of the routing
     K: int, # modules in parallel
@@ -198,6 +234,3 @@ def cheapest(
 ) -> str: # "all" or "grouped"
     "Path with the least work: multiplications, and for groups the cost of starting M products and of moving rows."
     return "all" if N * M * weights <= R * K * weights + START * M else "grouped"
-
-
-START = 1_000_000 # multiplications in the time that a further group takes to start, forward and backward

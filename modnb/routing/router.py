@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from ..models.feedforward import FeedForward, draw_, generator_for
 from ..checks import check_choice, check_count
-from .laws import Bernoulli, Law, Subset, make_law, wide
+from .laws import Law, Subset, make_law, wide
 
 # %% auto #0
-__all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_routing', 'lacking', 'slot_sizes', 'RoutingDistribution',
-           'all_routings', 'scorer', 'flat', 'decision_axes', 'per_slot', 'counts_of', 'when_it_decides', 'viewed',
-           'check_task', 'views_of', 'read_by', 'Router']
+__all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_module_numbers', 'check_routing', 'lacking', 'slot_sizes',
+           'all_routings', 'RoutingDistribution', 'scorer', 'flat', 'decision_axes', 'per_slot', 'counts_of',
+           'when_it_decides', 'views_of', 'viewed', 'check_task', 'read_by', 'Router']
 
 # %% ../../nbs/routing/02_router.ipynb #9f03d2ed
 def leaves(
@@ -30,7 +30,7 @@ def leaves(
     parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, (tuple, list)) else ()
     return [t for part in parts for t in leaves(part)]
 
-
+# %% ../../nbs/routing/02_router.ipynb #21efdd3e
 def across(
     f: Callable, # of tensors
     *values, # of one structure
@@ -43,16 +43,32 @@ def across(
     parts = [across(f, *each) for each in zip(*values)]
     return type(first)(*parts) if hasattr(first, "_fields") else type(first)(parts)
 
-
+# %% ../../nbs/routing/02_router.ipynb #a0133e41
 def rows_of(
     x, # as `leaves`
     name: str = "x", # in an error
 ) -> int:
-    "Number of rows; a tensor without axes has none. Raises `ValueError` naming `x` where tensors disagree."
+    "Number of rows; a tensor without axes has none. Raises `ValueError` naming `x` if tensors disagree."
     counts = dict.fromkeys(len(t) for t in leaves(x) if t.dim())
     if len(counts) == 1: return next(iter(counts))
     found = f"tensors of {' and '.join(map(str, counts))} rows" if counts else f"a {type(x).__name__} without tensors"
     raise ValueError(f"{name}: {found} given; need one or more tensors with a row for each example")
+
+# %% ../../nbs/routing/02_router.ipynb #fac0712e
+def check_module_numbers(
+    a: Tensor, # int64 [..., K], or [..., L, K] where sizes are those of slots
+    sizes: int | Sequence[int], # M, or that of each slot
+    off: bool, # -1 is allowed: no module
+):
+    "Raises `ValueError` naming `a` and the first module that does not exist."
+    slots = [sizes] if isinstance(sizes, int) else sizes
+    wrong = (a < (-1 if off else 0)) | (a >= torch.tensor(slots, device=a.device).unsqueeze(-1))
+    if not wrong.any(): return
+    place = tuple(wrong.nonzero()[0].tolist())
+    l = 0 if isinstance(sizes, int) else place[-2]
+    where = "" if isinstance(sizes, int) else f" in slot {l}"
+    also = ", and -1 for none" if off else ""
+    raise ValueError(f"a: module {int(a[place])} given{where}; there are 0 to {slots[l] - 1}{also}")
 
 # %% ../../nbs/routing/02_router.ipynb #0e178b3b
 def check_routing(
@@ -60,7 +76,7 @@ def check_routing(
     sizes: int | Sequence[int], # M, or that of each slot
     off: bool = True, # -1 is allowed: no module
     device: torch.device | None = None, # where it has to be; None: anywhere
-    numbers: bool = True, # look at the numbers, not only at the type
+    numbers: bool = True, # check the numbers, not only the type
 ) -> Tensor: # int64
     "A routing of existing modules. Raises `ValueError` naming `a`."
     if not isinstance(a, Tensor): raise ValueError(f"a: a {type(a).__name__} given; need a tensor of module numbers")
@@ -68,35 +84,44 @@ def check_routing(
         raise ValueError(f"a: {a.dtype} given; module numbers are integers, as torch.int64")
     if device is not None and a.device != device: raise ValueError(f"a: on {a.device}; the inputs are on {device}")
     a = a.long()
-    if not numbers or a.is_meta or not a.numel(): return a
-    counts = sizes if isinstance(sizes, int) else torch.tensor(sizes, device=a.device).unsqueeze(-1)
-    wrong = (a < (-1 if off else 0)) | (a >= counts)
-    if not wrong.any(): return a
-    place = tuple(wrong.nonzero()[0].tolist())
-    M = sizes if isinstance(sizes, int) else sizes[place[-2]]
-    where = "" if isinstance(sizes, int) else f" in slot {place[-2]}"
-    raise ValueError(f"a: module {int(a[place])} given{where}; there are 0 to {M - 1}" + (", and -1 for none" if off else ""))
+    if numbers and a.numel() and not a.is_meta: check_module_numbers(a, sizes, off)
+    return a
 
 # %% ../../nbs/routing/02_router.ipynb #a42fe7ee
 def lacking(
     law: Law, # of the largest slot
     sizes: Sequence[int], # modules of each slot
-) -> Tensor: # bool [L, *law.shape]; True where a score names modules that the slot has not
-    "What is -inf in each slot. Raises `ValueError` naming `modules` where a slot has fewer than K."
-    if min(sizes) < (1 if isinstance(law, Bernoulli) else law.k): raise ValueError(f"modules: {tuple(sizes)} given; every slot needs {law.k} or more")
+) -> Tensor: # bool [L, *law.shape]; True where a score names modules that the slot does not have
+    "What is -inf in each slot. Raises `ValueError` naming `modules` if a slot has fewer than K."
+    if min(sizes) < law.k: raise ValueError(f"modules: {tuple(sizes)} given; every slot needs {law.k} or more")
     modules = torch.arange(law.n_modules)
     highest = law.enumerate(law.count).amax(-1) if isinstance(law, Subset) else modules
     return torch.stack([(highest >= n).expand(law.shape) for n in sizes])
 
-
+# %% ../../nbs/routing/02_router.ipynb #23c81e1b
 def slot_sizes(modules: int | Sequence[int], slots: int | None) -> tuple[int, ...]:
     "The number of modules in each slot. Raises `ValueError` naming `modules` or `slots`."
     if slots is not None: check_count("slots", slots)
-    many = isinstance(modules, Sequence) and not isinstance(modules, str)
-    sizes = tuple(modules) if many else (modules,) * (slots or 1)
-    if not sizes or slots not in (None, len(sizes)): raise ValueError(f"slots: {slots} given; `modules` describes {len(sizes)}")
+    sizes = tuple(modules) if isinstance(modules, Sequence) else (modules,) * (slots or 1)
+    if not sizes or slots not in (None, len(sizes)):
+        raise ValueError(f"slots: {slots} given; `modules` describes {len(sizes)}")
     for size in sizes: check_count("modules", size)
     return tuple(map(int, sizes))
+
+# %% ../../nbs/routing/02_router.ipynb #95b2defa
+def all_routings(
+    law: Law, # of the largest slot
+    sizes: Sequence[int], # M of each slot
+    limit: int = 4096, # most routings that are listed
+) -> Tensor: # [A, L, K]
+    "Every routing through all slots, the last slot fastest. Raises `ValueError` naming `limit` if there are more."
+    if law.count > 65_536: raise ValueError(f"limit: {limit} given; a slot alone has {law.count} routings")
+    table = law.enumerate(law.count)
+    rows = [table[(table < n).all(-1)] for n in sizes]
+    total = math.prod(len(r) for r in rows)
+    if total > limit: raise ValueError(f"limit: {limit} given; there are {total} routings")
+    places = torch.cartesian_prod(*(torch.arange(len(r)) for r in rows)).reshape(total, -1)
+    return torch.stack([r[i] for r, i in zip(rows, places.mT)], 1)
 
 # %% ../../nbs/routing/02_router.ipynb #eb6777e4
 class RoutingDistribution:
@@ -106,95 +131,90 @@ class RoutingDistribution:
         sizes: Sequence[int], # M of each slot
         scores: Tensor, # [..., B, L, *law.shape]
     ):
-        self.law, self.sizes, self.scores, self.slots = law, tuple(sizes), scores, len(sizes)
-        if scores.shape[-3:] != (self.slots, *law.shape): raise ValueError(f"scores: shape {tuple(scores.shape)} given; need [..., rows, {self.slots}, {law.shape[0]}, {law.shape[1]}]")
+        self.law = law
+        self.sizes = tuple(sizes)
+        self.slots = len(sizes)
+        self.scores = scores
+        if scores.shape[-3:] == (self.slots, *law.shape): return
+        need = ", ".join(map(str, (self.slots, *law.shape)))
+        raise ValueError(f"scores: shape {tuple(scores.shape)} given; need [..., rows, {need}]")
 
-    def sample(self,
-        S: int, # draws for each row
-        generator: torch.Generator,
-    ) -> Tensor: # [S, ..., B, L, K], without a graph
-        "Routings. Raises `ValueError` naming `generator`."
+    def sample(self, S: int, generator: torch.Generator) -> Tensor: # [S, ..., B, L, K], without a graph
+        "S routings of each row. Raises `ValueError` naming `generator`."
         return self.law.sample(self.scores, S, generator)
 
     def log_prob(self, a: Tensor) -> Tensor: # [..., B, L, K] -> [..., B]
         "Log-probability of routings; -1 adds nothing. Raises `ValueError` naming `a`."
         a = check_routing(a, self.sizes, numbers=isinstance(a, Tensor) and a.device.type == "cpu")
-        if a.dim() < 2 or a.shape[-2] != self.slots: raise ValueError(f"a: shape {tuple(a.shape)} given; need [..., {self.slots}, K]")
-        return self.law.log_prob(self.scores, a).sum(-1)
+        if a.dim() > 1 and a.shape[-2] == self.slots: return self.law.log_prob(self.scores, a).sum(-1)
+        raise ValueError(f"a: shape {tuple(a.shape)} given; need [..., {self.slots}, K]")
+
     def mode(self) -> Tensor: return self.law.mode(self.scores) # [..., B, L, K]
     def slot_entropy(self) -> Tensor: return self.law.entropy(self.scores) # [..., B, L] nats
     def entropy(self) -> Tensor: return self.slot_entropy().sum(-1) # [..., B] nats
 
     def logits(self, l: int) -> Tensor: # [..., B, K, M_l]; other laws: [..., B, *law.shape]
         "Normalized log-probabilities of a slot."
-        return self.law.normalize(self.scores[..., l, :, :])[..., ~lacking(self.law, self.sizes)[l, 0].to(self.scores.device)]
+        there = ~lacking(self.law, self.sizes)[l, 0].to(self.scores.device)
+        return self.law.normalize(self.scores[..., l, :, :])[..., there]
 
     def probs(self) -> Tensor: # [..., B, L, K or 1, M]; 0 where a slot lacks a module
         "Probabilities of modules by heads: what `modnb.metrics.entropy` reads. A `subset` has inclusion divided by K."
-        return self.law.inclusion(self.scores).unsqueeze(-2) / self.law.k if isinstance(self.law, Subset) else self.law.normalize(self.scores).exp()
+        if isinstance(self.law, Subset): return self.law.inclusion(self.scores).unsqueeze(-2) / self.law.k
+        return self.law.normalize(self.scores).exp()
 
     def inclusion(self, l: int | None = None) -> Tensor: # [..., B, M_l]; all slots: [..., B, L, M]
         "Probability that a module is used."
         used = self.law.inclusion(self.scores)
         return used if l is None else used[..., l, : self.sizes[l]]
 
-    def enumerate(self, limit: int = 4096) -> Tensor: return all_routings(self.law, self.sizes, limit).to(self.scores.device) # [A, L, K]
+    def enumerate(self, limit: int = 4096) -> Tensor: # [A, L, K]
+        return all_routings(self.law, self.sizes, limit).to(self.scores.device)
 
     def __repr__(self):
-        return f"{type(self).__name__}({type(self.law).__name__.lower()}, modules={self.sizes}, k={self.law.width}, rows={list(self.scores.shape[:-3])}, entropy={self.slot_entropy().mean():.3f} nats a slot)"
-
-# %% ../../nbs/routing/02_router.ipynb #95b2defa
-def all_routings(
-    law: Law, # of the largest slot
-    sizes: Sequence[int], # M of each slot
-    limit: int = 4096, # most routings that are listed
-) -> Tensor: # [A, L, K]
-    "Every routing through all slots, the last slot turning fastest. Raises `ValueError` naming `limit` where there are more."
-    tables = {n: law.enumerate(max(limit, law.count)) for n in sizes} if law.count <= 65_536 else None
-    if tables is None: raise ValueError(f"limit: {limit} given; a slot alone has {law.count} routings")
-    rows = [tables[n][(tables[n] < n).all(-1)] for n in sizes]
-    total = math.prod(len(r) for r in rows)
-    if total > limit: raise ValueError(f"limit: {limit} given; there are {total} routings")
-    return torch.stack([r[i] for r, i in zip(rows, torch.cartesian_prod(*(torch.arange(len(r)) for r in rows)).reshape(total, -1).mT)], 1)
+        about = f"{type(self.law).__name__.lower()}, modules={self.sizes}, k={self.law.width}"
+        rows = list(self.scores.shape[:-3])
+        return f"{type(self).__name__}({about}, rows={rows}, entropy={self.slot_entropy().mean():.3f} nats a slot)"
 
 # %% ../../nbs/routing/02_router.ipynb #6a6f7cc3
-SEES, WHEN = ("static", "task", "input", "feature"), ("upfront", "sequential")
+SEES = ("static", "task", "input", "feature")
+WHEN = ("upfront", "sequential")
 
 
 def scorer(
-    sees: str, # "static", "task", "input" or "feature"
-    shape: tuple[int, ...], # of a slot's scores
+    sees: str, # one of `SEES`
+    shape: tuple[int, int], # of a slot's scores
     n: int, # features, or tasks
     hidden: tuple[int, ...], # hidden units
     init: float, # standard deviation of the last layer
     generator: torch.Generator,
 ) -> nn.Module: # what is seen -> [B, prod(shape)]
-    "One slot's map from what is seen to scores, close to uniform. Tables are `nn.Embedding`; a static one has one row. Raises `ValueError` naming `init`."
-    if not isinstance(init, (int, float)) or not 0 <= init < math.inf: raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
+    "One slot's map from what is seen to scores, close to uniform. Raises `ValueError` naming `init`."
+    if not isinstance(init, (int, float)) or not 0 <= init < math.inf:
+        raise ValueError(f"init: {init!r} given; need a standard deviation, 0 or more")
     normal = partial(nn.init.normal_, std=init)
     if sees in ("static", "task"):
-        net = nn.Embedding(n, math.prod(shape), _weight=torch.empty(n, math.prod(shape)))
-        draw_(net.weight, normal, generator)
-        return net
+        return nn.Embedding(n, math.prod(shape), _weight=draw_(torch.empty(n, math.prod(shape)), normal, generator))
     net = FeedForward(n, hidden, math.prod(shape), seed=int(torch.randint(2**62, (), generator=generator)))
-    draw_(net.layers[-1].weight, normal, generator)
-    nn.init.zeros_(net.layers[-1].bias)
+    weight, bias = net.layers[-1].parameters()
+    draw_(weight, normal, generator)
+    nn.init.zeros_(bias)
     return net
 
-
+# %% ../../nbs/routing/02_router.ipynb #cb7e0050
 def flat(
     x, # [B, ...], or several such tensors
 ) -> Tensor: # [B, n]
-    "A row of features for each input: what a linear router sees. Several tensors are put side by side."
+    "A row of features for each input: what a linear router sees. Several tensors are concatenated."
     rows = [t.flatten(1) if t.dim() > 1 else t.unsqueeze(1) for t in leaves(x) if t.dim()]
     return rows[0] if len(rows) == 1 else torch.cat(rows, -1)
 
-
+# %% ../../nbs/routing/02_router.ipynb #85f333e7
 def decision_axes(
     z, # what a slot reads: [B, ...], or several such tensors
     n: int | None, # features that one decision sees; None: those of a row
 ) -> tuple[int, ...]: # (B,), or (B, T) where each token has n features
-    "The axes that decisions are made for: rows, or tokens where the features of a row are too many and those of a token fit."
+    "The axes of decisions: rows, or tokens if the features of a row are too many and those of a token fit."
     tensors = [t for t in leaves(z) if t.dim()]
     for axes in range(1, min(t.dim() for t in tensors)):
         fits = sum(math.prod(t.shape[axes:]) for t in tensors) == n
@@ -209,42 +229,50 @@ def per_slot(
 ) -> tuple:
     "A value for each slot. Raises `ValueError` naming the argument if there are too few or too many."
     values = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,) * slots
-    if len(values) != slots: raise ValueError(f"{name}: {len(values)} given; need one, or one for each of {slots} slots")
-    return values
+    if len(values) == slots: return values
+    raise ValueError(f"{name}: {len(values)} given; need one, or one for each of {slots} slots")
 
-
-def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # features or tasks that each slot's scorer reads
+# %% ../../nbs/routing/02_router.ipynb #4e612e15
+def counts_of(sees: str, n_inputs, tasks, slots: int) -> tuple[int, ...]: # features or tasks of each slot's scorer
     "Sizes of the scorers. Raises `ValueError` naming `n_inputs` or `tasks`."
     name, counts = {"static": ("sees", 1), "task": ("tasks", tasks)}.get(sees, ("n_inputs", n_inputs))
     if counts is None: raise ValueError(f"{name}: None given; a router that sees {sees!r} needs it")
     for n in per_slot(name, counts, slots): check_count(name, n)
     return tuple(map(int, per_slot(name, counts, slots)))
 
-
+# %% ../../nbs/routing/02_router.ipynb #7ea5f3fc
 def when_it_decides(sees: str, when: str | None) -> str: # one of `WHEN`
     "The default: in sequence for features, else upfront. Raises `ValueError` naming `sees` or `when`."
     check_choice("sees", sees, SEES)
     when = when or ("sequential" if sees == "feature" else "upfront")
     check_choice("when", when, WHEN)
-    if sees == "feature" and when == "upfront":
-        raise ValueError("when: 'upfront' given; what a slot reads is known only when the slots before it have run; see 'input', or decide in sequence")
-    return when
+    if sees != "feature" or when == "sequential": return when
+    raise ValueError("when: 'upfront' given; what a slot reads is known only after the slots before it have run; "
+                     "see 'input', or decide in sequence")
 
+# %% ../../nbs/routing/02_router.ipynb #bcc9826d
+def views_of(views, slots: int) -> tuple[Callable, ...]:
+    "What each slot's scorer sees of an input. Raises `ValueError` naming `views`."
+    views = per_slot("views", flat if views is None else views, slots)
+    if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
+    return views
 
+# %% ../../nbs/routing/02_router.ipynb #a2d399c6
 def viewed(
     view: Callable, # of a slot
     seen, # what the router sees
-    n: int, # n_inputs
+    n: int | None, # n_inputs
     name: str, # of what is seen
-    scorer: nn.Module, # gives the dtype where integers are seen
+    scorer: nn.Module, # gives the dtype if integers are seen
 ) -> Tensor: # [B, n]
-    "What a scorer reads. Raises `ValueError` naming `x` or `z` where the features are too many or too few."
+    "What a scorer reads. Raises `ValueError` naming `x` or `z` if the features are too many or too few."
     seen = view(seen)
     if view is not flat: return seen
-    if seen.shape[-1] != n: raise ValueError(f"{name}: {seen.shape[-1]} features given; the router was made for n_inputs={n}")
+    if seen.shape[-1] != n:
+        raise ValueError(f"{name}: {seen.shape[-1]} features given; the router was made for n_inputs={n}")
     return seen if seen.is_floating_point() else seen.to(next(scorer.parameters(), seen).dtype)
 
-
+# %% ../../nbs/routing/02_router.ipynb #00d65e75
 def check_task(task: Tensor, tasks: int): # task: int [B]
     "Raises `ValueError` naming `task` unless it holds existing tasks; on a GPU the numbers are not read."
     if not isinstance(task, Tensor) or task.is_floating_point():
@@ -253,16 +281,9 @@ def check_task(task: Tensor, tasks: int): # task: int [B]
     if task.min() < 0 or task.max() >= tasks:
         raise ValueError(f"task: {int(task.min())} to {int(task.max())} given; there are 0 to {tasks - 1}")
 
-
-def views_of(views, slots: int) -> tuple[Callable, ...]:
-    "What each slot's scorer sees of an input. Raises `ValueError` naming `views`."
-    views = per_slot("views", flat if views is None else views, slots)
-    if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
-    return views
-
-
+# %% ../../nbs/routing/02_router.ipynb #b9d8ca84
 def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> Tensor: # [B, n], or int [B]
-    "What the scorer of slot l reads. Raises `ValueError` naming `x`, `task` or `z` where it is not there, or does not fit."
+    "What the scorer of slot l reads. Raises `ValueError` naming `x`, `task` or `z` if it is missing or does not fit."
     if router.sees == "static": return router.lacks.new_zeros(1, dtype=torch.int64)
     name, seen = {"task": ("task", task), "input": ("x", x), "feature": ("z", z)}[router.sees]
     if seen is None: raise ValueError(f"{name}: None given; this router sees it")
@@ -270,13 +291,14 @@ def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> 
     seen = across(Tensor.detach, seen) if detach else seen
     return viewed(router.views[l], seen, router.n_inputs[l], name, router.scorers[l])
 
-
 # %% ../../nbs/routing/02_router.ipynb #e3bf5a51
 class Router(nn.Module):
     "Scores of modules for every slot, and the distribution over routings that they make."
+    lacks: Tensor # bool [L, *law.shape]
+
     def __init__(self,
         modules: int | Sequence[int], # M, or that of each slot
-        slots: int | None = None, # L, where `modules` is one number; None: 1
+        slots: int | None = None, # L, if `modules` is one number; None: 1
         k: int = 1, # K, modules in parallel
         law: str | Law = "independent", # one of `LAWS`
         repeats: str = "sum", # what a module drawn twice means, for `independent`
@@ -298,13 +320,13 @@ class Router(nn.Module):
         self.when = when_it_decides(sees, when)
         self.detach = detach
         self.views = views_of(views, self.slots)
-        learned = [view for view in dict.fromkeys(self.views) if isinstance(view, nn.Module)]
-        if learned: self.learned_views = nn.ModuleList(learned) # trained, moved and saved with the router
-        counts, generator = counts_of(sees, n_inputs, tasks, self.slots), generator_for(seed)
+        learned = nn.ModuleList(v for v in dict.fromkeys(self.views) if isinstance(v, nn.Module))
+        if learned: self.learned_views = learned # trained, moved and saved with the router
+        counts = counts_of(sees, n_inputs, tasks, self.slots)
+        generator = generator_for(seed)
         self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
         self.scorers = nn.ModuleList(scorer(sees, self.law.shape, n, hidden, init, generator) for n in counts)
         self.register_buffer("lacks", lacking(self.law, self.sizes), persistent=False)
-        self.full = len(set(self.sizes)) == 1
 
     def score(self,
         l: int, # slot
@@ -313,27 +335,26 @@ class Router(nn.Module):
         z: Tensor | None = None, # [B, ...] the slot's own input
         detach: bool | None = None, # stop the gradient; None: as the router says
     ) -> Tensor: # [B, *law.shape]; [1, *law.shape] of a static router
-        "Scores of one slot. Raises `ValueError` naming what is not there."
-        scores = wide(self.scorers[l](read_by(self, l, x, task, z, self.detach if detach is None else detach))).unflatten(-1, self.law.shape)
-        return scores if self.full else scores.masked_fill(self.lacks[l], -math.inf)
+        "Scores of one slot. Raises `ValueError` naming what is missing."
+        seen = read_by(self, l, x, task, z, self.detach if detach is None else detach)
+        scores = wide(self.scorers[l](seen)).unflatten(-1, self.law.shape)
+        return scores if len(set(self.sizes)) == 1 else scores.masked_fill(self.lacks[l], -math.inf)
 
-    def check_task(self, task: Tensor | None):
-        "Raises `ValueError` naming `task` unless it holds existing tasks."
-        tasks = min(getattr(net, "num_embeddings", math.inf) for net in self.scorers)
-        if self.sees == "task" and task is not None: check_task(task, tasks)
+    def check_task(self, task: Tensor | None): # raises `ValueError` naming `task`
+        tasks = [net.num_embeddings for net in self.scorers if isinstance(net, nn.Embedding)]
+        if self.sees == "task" and task is not None and tasks: check_task(task, min(tasks))
 
-    def forward(self,
-        x: Tensor, # [B, ...]
-        task: Tensor | None = None, # int [B]
-    ) -> RoutingDistribution:
-        "The distribution of a router that decides upfront. Raises `ValueError` naming `when` if it decides in sequence."
+    def forward(self, x: Tensor, task: Tensor | None = None) -> RoutingDistribution: # [B, ...], int [B]
+        "The distribution, if the router decides upfront. Raises `ValueError` naming `when` if it does not."
         self.check_task(task)
         return RoutingDistribution(self.law, self.sizes, self.scores(x, task))
 
     def scores(self, x: Tensor, task: Tensor | None = None, detach: bool | None = None) -> Tensor: # [B, L, *law.shape]
         "Scores of all slots. Raises `ValueError` naming `when` if the router sees what the modules make."
-        if self.sees == "feature": raise ValueError("when: this router decides in sequence; its distribution comes from `Composition.rollout`")
+        if self.sees == "feature":
+            raise ValueError("when: this router decides in sequence; its distribution comes from `Composition.rollout`")
         each = [self.score(l, x, task, detach=detach) for l in range(self.slots)]
         return torch.stack([s.expand(rows_of(x), *self.law.shape) for s in each], 1)
 
-    def extra_repr(self): return f"{self.law}, modules={self.sizes}, sees={self.sees!r}, when={self.when!r}, detach={self.detach}"
+    def extra_repr(self):
+        return f"{self.law}, modules={self.sizes}, sees={self.sees!r}, when={self.when!r}, detach={self.detach}"

@@ -19,54 +19,73 @@ from .layer import DRAWN, HOW, check_temperature
 from .router import RoutingDistribution, across, check_routing, leaves
 
 # %% auto #0
-__all__ = ['Caller', 'rows_axis', 'check_alike', 'StackedRollout', 'Stack', 'Stacked', 'InTurn']
+__all__ = ['rows_axis', 'check_alike', 'check_generators', 'StackedRollout', 'Caller', 'SideBySide', 'StackedParameters',
+           'Stacked', 'InTurn']
 
-# %% ../../nbs/routing/07_stacked.ipynb #cb2b99d7
-class Caller(torch.nn.Module):
+# %% ../../nbs/routing/07_stacked.ipynb #813433ad
+def rows_axis(value, own: bool): # where an argument has its axis of seeds, for `vmap`
+    "0 for each seed's own tensors, None for shared ones."
+    return across(lambda t: 0 if own and t.dim() else None, value) if leaves(value) else None
+
+# %% ../../nbs/routing/07_stacked.ipynb #bbfb8ebc
+def check_alike(compositions: Sequence[Composition]):
+    "Raises `ValueError` naming `compositions` unless they are compositions of one shape."
+    if not compositions: raise ValueError("compositions: none given; need one or more")
+    for net in compositions:
+        if not isinstance(net, Composition):
+            raise ValueError(f"compositions: a {type(net).__name__} given; need compositions")
+    shapes = [{name: (t.shape, t.dtype) for name, t in net.state_dict().items()} for net in compositions]
+    odd = next((r for r, s in enumerate(shapes) if s != shapes[0]), None)
+    if odd is not None:
+        raise ValueError(f"compositions: number {odd} has other tensors than number 0; all need one shape and dtype")
+
+# %% ../../nbs/routing/07_stacked.ipynb #0597534b
+def check_generators(generators: Sequence[torch.Generator] | None, seeds: int):
+    "Raises `ValueError` naming `generators` unless there is one for each seed."
+    if generators is None or len(generators) != seeds:
+        raise ValueError(f"generators: need one for each of {seeds} seeds")
+
+# %% ../../nbs/routing/07_stacked.ipynb #23104960
+class StackedRollout(RolloutDistribution):
+    "A rollout whose rows are [R, B]."
+    def over_prefixes(self, each): return each.mean(0) if self.a.dim() > 4 else each
+
+
+class Caller(nn.Module):
     "A module whose call is a method of another, for `functional_call`."
-    def __init__(self, net: torch.nn.Module):
+    def __init__(self, net: nn.Module):
         super().__init__()
         self.net = net
 
     def forward(self, method: str, *args, **options): return getattr(self.net, method)(*args, **options)
 
-# %% ../../nbs/routing/07_stacked.ipynb #813433ad
-def rows_axis(value, own: bool): # where an argument has its axis of seeds, for `vmap`
-    "0 for tensors of each seed's own, None for shared ones."
-    return across(lambda t: 0 if own and t.dim() else None, value) if leaves(value) else None
+# %% ../../nbs/routing/07_stacked.ipynb #2181743d
+class SideBySide:
+    "What R compositions of one shape have in common."
+    def __init__(self, compositions: Sequence[Composition]):
+        check_alike(compositions)
+        self.seeds = len(compositions)
+        self.law = compositions[0].law
+        self.sizes = compositions[0].sizes
+        self.slots = compositions[0].slots
+        self.sequential = compositions[0].sequential
+        self.routed = compositions[0].routed
 
+    def __repr__(self):
+        when = "in sequence" if self.sequential else "upfront"
+        return f"{type(self).__name__}({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {when})"
 
-def check_alike(compositions: Sequence[Composition]):
-    "Raises `ValueError` naming `compositions` unless they are compositions of one shape."
-    if not compositions: raise ValueError("compositions: none given; need one or more")
-    for net in compositions:
-        if not isinstance(net, Composition): raise ValueError(f"compositions: a {type(net).__name__} given; need compositions")
-    shapes = [{name: (t.shape, t.dtype) for name, t in net.state_dict().items()} for net in compositions]
-    odd = next((r for r, s in enumerate(shapes) if s != shapes[0]), None)
-    if odd is not None: raise ValueError(f"compositions: number {odd} has other tensors than number 0; all need one shape and dtype")
-
-# %% ../../nbs/routing/07_stacked.ipynb #23104960
-class StackedRollout(RolloutDistribution):
-    "A rollout whose rows are [R, B]."
-    def over_prefixes(self, each, after): return each.mean(0) if self.a.dim() > 4 else each
-
-# %% ../../nbs/routing/07_stacked.ipynb #9ea8223d
-class Stack:
+# %% ../../nbs/routing/07_stacked.ipynb #71a3b73e
+class StackedParameters(SideBySide):
     "The stacked parameters of R compositions, and passes with them."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; their parameters are copied
     ):
-        check_alike(compositions)
+        super().__init__(compositions)
         self.params, self.buffers = stack_module_state(list(compositions))
         self.net = copy.deepcopy(compositions[0]).to("meta")
         for layer in modular_layers(self.net): layer.pool.path = "all"
         self.caller = Caller(self.net)
-        self.seeds = len(compositions)
-        self.law = self.net.law
-        self.sizes = self.net.sizes
-        self.slots = self.net.slots
-        self.sequential = self.net.sequential
-        self.routed = self.net.routed
 
     def parameters(self) -> list[Tensor]: return list(self.params.values()) # [R, ...] leaves, for an optimizer
 
@@ -74,46 +93,40 @@ class Stack:
         return {name: p.detach()[r].clone() for name, p in self.params.items()}
 
     def each(self, method: str, args: tuple, in_dims: tuple, out_dims, **options):
-        "A method of the composition, tensors in and tensors out, for all seeds. `in_dims` says where each argument has its axis of seeds."
+        "A method of the composition for all seeds; `in_dims` says where each argument has its axis of seeds."
         def one(params, buffers, *args):
             state = {f"net.{n}": p for n, p in params.items()}, {f"net.{n}": b for n, b in buffers.items()}
             return functional_call(self.caller, state, (method, *args), options)
-        return vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims, randomness="different")(self.params, self.buffers, *args)
-
-    def __call__(self,
-        x, # [B, ...], or [R, B, ...] with own=True
-        a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]
-        noise: Tensor | None = None, # uniform [(S,) R, B, L, *law.noise_shape]
-        task: Tensor | None = None, # int, as x
-        own: bool = False, # each seed has its own x and task
-        detach: bool | None = None, # stop the gradient into what routers see
-        checked: bool = False, # the modules in `a` exist: a GPU is not asked
-    ) -> tuple[Tensor, Tensor, Tensor]: # h [(S,) R, B, ...], a [(S,) R, B, L, K], scores [(S,) R, B, L, *law.shape]
-        "Output, routing and scores of all seeds. Raises `ValueError` naming `a`."
-        if a is not None: a = self.checked(a, not checked)
-        lead = int(any(t is not None and t.dim() > n for t, n in ((a, 4), (noise, 5))))
-        axis = lambda t: None if t is None else lead
-        in_dims = (rows_axis(x, own), axis(a), axis(noise), rows_axis(task, own))
-        return self.each("run", (x, a, noise, task), in_dims, (lead, lead, int(lead and self.sequential and self.net.routed)), detach=detach)
+        over_seeds = vmap(one, in_dims=(0, 0, *in_dims), out_dims=out_dims, randomness="different")
+        return over_seeds(self.params, self.buffers, *args)
 
     def checked(self, a: Tensor, numbers: bool) -> Tensor: # int64 [(S,) R, B, L, K]
         "A routing that fits. Raises `ValueError` naming `a`."
-        off = isinstance(self.law, Bernoulli) or not self.net.routed
+        off = isinstance(self.law, Bernoulli) or not self.routed
         a = check_routing(a, (max(self.sizes),), numbers=False)
         if a.dim() not in (4, 5) or a.shape[-4] != self.seeds or a.shape[-2] != self.slots:
             raise ValueError(f"a: shape {tuple(a.shape)} given; need [(S,) {self.seeds}, rows, {self.slots}, K]")
         return check_routing(a, self.sizes, off, self.parameters()[0].device, numbers)
 
-    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor: # [(S,) R, B, L, *law.noise_shape]; without S for relaxed draws, *law.shape
-        "Uniform numbers of each seed's own generator. Raises `ValueError` naming `S` or `generators`."
+    def noise(self, S: int | None, rows: int, generators: Sequence[torch.Generator] | None) -> Tensor:
+        "Uniform numbers [(S,) R, B, L, *law.noise_shape] of each seed; for relaxed draws [R, B, L, *law.shape]."
         if S is not None: check_count("S", S)
-        if generators is None or len(generators) != self.seeds: raise ValueError(f"generators: need one for each of {self.seeds} seeds")
+        check_generators(generators, self.seeds)
         lead, shape = ((), self.law.shape) if S is None else ((S,), self.law.noise_shape)
-        return torch.stack([uniform((*lead, rows, self.slots, *shape), g, self.parameters()[0]) for g in generators], len(lead))
+        size = (*lead, rows, self.slots, *shape)
+        return torch.stack([uniform(size, g, self.parameters()[0]) for g in generators or ()], len(lead))
 
-# %% ../../nbs/routing/07_stacked.ipynb #2181743d
-class Stacked(Stack):
+# %% ../../nbs/routing/07_stacked.ipynb #b7aa676b
+class Stacked(StackedParameters):
     "R compositions of one shape as one: the axis of seeds comes before the rows, [S, R, B, ...]."
+    def __call__(self, x, a=None, noise=None, task=None, own=False, detach=None, checked=False) -> tuple:
+        "Output, routing and scores of all seeds, for given uniform noise [(S,) R, B, L, *law.noise_shape]."
+        if a is not None: a = self.checked(a, not checked)
+        lead = int(a is not None and a.dim() > 4 or noise is not None and noise.dim() > 5)
+        in_dims = (rows_axis(x, own), *(None if t is None else lead for t in (a, noise)), rows_axis(task, own))
+        out_dims = (lead, lead, int(lead and self.sequential and self.routed))
+        return self.each("run", (x, a, noise, task), in_dims, out_dims, detach=detach)
+
     def rollout(self,
         x, # [B, ...], or [R, B, ...] with own=True
         a: Tensor | None = None, # int [R, B, L, K] or [S, R, B, L, K]
@@ -122,28 +135,22 @@ class Stacked(Stack):
         task: Tensor | None = None, # int, as x
         own: bool = False, # each seed has its own x and task
         detach: bool | None = None, # stop the gradient into what routers see
-        checked: bool = False, # the modules in `a` exist: a GPU is not asked
-    ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) R, B, ...], a [(S,) R, B, L, K], distribution with rows [R, B]
+        checked: bool = False, # the modules in `a` are known to exist, so a GPU is not synchronized
+    ) -> tuple[Tensor, Tensor, RoutingDistribution]: # h [(S,) R, B, ...], a [(S,) R, B, L, K], rows [R, B]
         "As `Composition.rollout`, for all seeds. Raises `ValueError` naming `a`, `S` or `generators`."
         if a is not None and S is not None: raise ValueError("S: given together with `a`; routings are given or drawn")
-        if a is None and not self.net.routed: raise ValueError("a: None given; without a router the routing must be given")
+        if a is None and not self.routed: raise ValueError("a: None given; without a router the routing must be given")
         noise = None if S is None else self.noise(S, leaves(x)[0].shape[int(own)], generators)
         h, a, scores = self(x, a, noise, task, own, detach, checked)
-        if not self.sequential or not self.net.routed: return h, a, RoutingDistribution(self.law, self.sizes, scores)
-        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
+        if not self.sequential or not self.routed: return h, a, RoutingDistribution(self.law, self.sizes, scores)
+        def again(a=None, S=None, generator=None): return self.rollout(x, a, S, generator, task, own, detach)
         return h, a, StackedRollout(self.law, self.sizes, scores, a, again)
 
-    def relaxed(self,
-        x, # [B, ...], or [R, B, ...] with own=True
-        how: str = "soft", # "soft", "gumbel-softmax", "straight-through" or "top-k"
-        temperature: float = 1.0, # of the scores
+    def relaxed(self, x, how: str = "soft", temperature: float = 1.0,
         generators: Sequence[torch.Generator] | None = None, # one for each seed, for relaxed draws
-        task: Tensor | None = None, # int, as x
-        noise: Callable | None = None, # (l, scores, z) -> scores of one seed; pure
-        own: bool = False, # each seed has its own x and task
-        detach: bool | None = None, # stop the gradient into what routers see
-    ) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [R, B, ...], distribution with rows [R, B], weights [R, B, L, M]
-        "As `Composition.relaxed`, for all seeds. Raises `ValueError` naming `how`, `temperature`, `router` or `generators`."
+        task: Tensor | None = None, noise: Callable | None = None, own: bool = False, detach: bool | None = None,
+    ) -> tuple[Tensor, RoutingDistribution, Tensor]: # h [R, B, ...], rows [R, B], weights [R, B, L, M]
+        "As `Composition.relaxed`, for all seeds."
         check_choice("how", how, HOW[2:])
         check_temperature(temperature)
         self.net.need_router()
@@ -153,67 +160,65 @@ class Stacked(Stack):
         h, scores, weights = self.each("soft_pass", (x, u, task), in_dims, 0, **options)
         return h, RoutingDistribution(self.law, self.sizes, scores), weights
 
-    def distribution(self, x, task: Tensor | None = None, own: bool = False, detach: bool | None = None) -> RoutingDistribution: # rows [R, B]
+    def distribution(self, x, task=None, own=False, detach=None) -> RoutingDistribution: # rows [R, B]
         "As `Composition.distribution`, for all seeds: no module runs. Raises `ValueError` naming `router`."
         self.net.need_router()
         if self.sequential: raise ValueError("router: it decides in sequence; its distribution comes from `rollout`")
         scores = self.each("scores", (x, task), (rows_axis(x, own), rows_axis(task, own)), 0, detach=detach)
         return RoutingDistribution(self.law, self.sizes, scores)
 
-    def tree(self, x, task: Tensor | None = None, limit: int = 4096, own: bool = False, detach: bool | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def tree(self, x, task=None, limit=4096, own=False, detach=None) -> tuple[Tensor, Tensor, Tensor]:
         "As `Composition.tree`, for all seeds: h [A, R, B, ...], a [A, L, K], log-probabilities [A, R, B]."
+        out_dims = (1, None, 1 if self.routed else None)
         in_dims = (rows_axis(x, own), rows_axis(task, own))
-        if self.net.routed: return self.each("tree", (x, task), in_dims, (1, None, 1), limit=limit, detach=detach)
-        h, a, log_p = self.each("tree", (x, task), in_dims, (1, None, None), limit=limit, detach=detach)
-        return h, a, log_p.unsqueeze(1).expand(-1, self.seeds, -1)
-
-    def __repr__(self):
-        return f"Stacked({self.seeds} seeds, slots={self.slots}, modules={self.sizes}, {'in sequence' if self.sequential else 'upfront'})"
+        h, a, log_p = self.each("tree", (x, task), in_dims, out_dims, limit=limit, detach=detach)
+        return h, a, log_p if self.routed else log_p.unsqueeze(1).expand(-1, self.seeds, -1)
 
 # %% ../../nbs/routing/07_stacked.ipynb #c5da66b5
-class InTurn:
+class InTurn(SideBySide):
     "R compositions of one shape behind the interface of `Stacked`, run one after the other."
     def __init__(self,
         compositions: Sequence[Composition], # R of one shape; trained in place
     ):
-        if not compositions: raise ValueError("compositions: none given; need one or more")
-        first = compositions[0]
-        self.nets = self.module = nn.ModuleList(compositions)
-        self.seeds = len(compositions)
-        self.law, self.sizes, self.slots = first.law, first.sizes, first.slots
-        self.sequential = first.sequential
-        self.routed = first.routed
+        super().__init__(compositions)
+        self.nets = nn.ModuleList(compositions)
+        self.module = self.nets # whose train and eval modes count
 
     def parameters(self) -> list[Tensor]: return list(self.nets.parameters()) # of all seeds, for an optimizer
-    def state(self, r: int) -> dict[str, Tensor]: return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()} # of one seed
 
-    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None, checked=False): # as `Stacked.rollout`
-        "Score given routings, draw S, or take the mode, for all seeds. Raises `ValueError` naming `generators`."
-        if S is not None and (generators is None or len(generators) != self.seeds): raise ValueError(f"generators: need one for each of {self.seeds} seeds")
+    def state(self, r: int) -> dict[str, Tensor]: # a `state_dict` for the composition of seed r
+        return {name: t.detach().clone() for name, t in self.nets[r].state_dict().items()}
+
+    def each(self, x, task, own: bool): # seed, network and its inputs
+        for r, net in enumerate(self.nets):
+            yield r, net, x[r] if own else x, task[r] if own and task is not None else task
+
+    def rollout(self, x, a=None, S=None, generators=None, task=None, own=True, detach=None, checked=False):
+        "As `Stacked.rollout`. Raises `ValueError` naming `generators`."
+        if S is not None: check_generators(generators, self.seeds)
         lead = int(S is not None or a is not None and a.dim() > 4)
-        of = lambda t, r: t[r] if own and t is not None else t
-        given = lambda r: None if a is None else a.select(lead, r)
-        each = [net.rollout(of(x, r), given(r), S, generators[r] if S else None, of(task, r), detach, checked)
-                for r, net in enumerate(self.nets)]
+        def one(r, net, x, task):
+            given = None if a is None else a.select(lead, r)
+            return net.rollout(x, given, S, generators[r] if S else None, task, detach, checked)
+        each = [one(*seed) for seed in self.each(x, task, own)]
         h, chosen = (torch.stack([e[i] for e in each], lead) for i in (0, 1))
-        upfront = not self.sequential or not self.routed
-        scores = torch.stack([e[2].scores for e in each], 0 if upfront else lead)
-        if upfront: return h, chosen, RoutingDistribution(each[0][2].law, self.sizes, scores)
-        again = lambda a=None, S=None, generator=None: self.rollout(x, a, S, generator, task, own, detach)
-        return h, chosen if a is None else a, StackedRollout(self.law, self.sizes, scores, chosen if a is None else a, again)
+        if not self.sequential or not self.routed:
+            scores = torch.stack([e[2].scores for e in each])
+            return h, chosen, RoutingDistribution(each[0][2].law, self.sizes, scores)
+        chosen = chosen if a is None else a
+        def again(a=None, S=None, generator=None): return self.rollout(x, a, S, generator, task, own, detach)
+        scores = torch.stack([e[2].scores for e in each], lead)
+        return h, chosen, StackedRollout(self.law, self.sizes, scores, chosen, again)
 
-    def relaxed(self, x, how="soft", temperature=1.0, generators=None, task=None, noise=None, own=True, detach=None): # as `Stacked.relaxed`
-        "Outputs where slots mix their modules, distribution and weights, for all seeds."
-        of = lambda t, r: t[r] if own and t is not None else t
-        each = [net.relaxed(of(x, r), how, temperature, generators and generators[r], of(task, r), noise, detach)
-                for r, net in enumerate(self.nets)]
+    def relaxed(self, x, how="soft", temperature=1.0, generators=None, task=None, noise=None, own=True, detach=None):
+        "As `Stacked.relaxed`."
+        each = [net.relaxed(z, how, temperature, generators and generators[r], t, noise, detach)
+                for r, net, z, t in self.each(x, task, own)]
         distribution = RoutingDistribution(self.law, self.sizes, torch.stack([e[1].scores for e in each]))
         return torch.stack([e[0] for e in each]), distribution, torch.stack([e[2] for e in each])
 
-    def tree(self, x, task=None, limit=4096, own=True, detach=None): # as `Stacked.tree`
-        "Every routing's output and log-probability, for all seeds. Raises `ValueError` naming `limit`."
-        of = lambda t, r: t[r] if own and t is not None else t
-        each = [net.tree(of(x, r), of(task, r), limit, detach) for r, net in enumerate(self.nets)]
+    def tree(self, x, task=None, limit=4096, own=True, detach=None):
+        "As `Stacked.tree`. Raises `ValueError` naming `limit`."
+        each = [net.tree(z, t, limit, detach) for _, net, z, t in self.each(x, task, own)]
         return torch.stack([e[0] for e in each], 1), each[0][1], torch.stack([e[2] for e in each], 1)
 
-    def __repr__(self): return f"InTurn({self.seeds} seeds, slots={self.slots}, modules={self.sizes})"
