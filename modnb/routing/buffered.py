@@ -276,7 +276,7 @@ class Remembering(Estimator):
 class Buffered(Remembering):
     "The general estimator over samples and a buffer."
     def __init__(self,
-        look: View,
+        view: View,
         terms: Sequence, # (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
         buffer: Buffer | None = None, # Q routings per example (or per task: `index` is then the task)
         samples: int = 10, # S, drawn on each visit
@@ -289,7 +289,7 @@ class Buffered(Remembering):
         least_reward: float = -math.inf, # entries with a lower score never enter
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.terms = check_terms(terms)
         self.sets = {t.routings for t in self.terms}
         self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
@@ -354,9 +354,9 @@ SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and argume
 # %% ../../nbs/routing/14_buffered.ipynb #ec2c2729
 def make_buffered(
     name: str, # of a setting
-    look: Callable,
+    view: Callable,
     examples: int | None = None, # N (or the number of tasks), where the setting has a buffer
-    choices=None, # of `Buffer`; None: what `look` says
+    choices=None, # of `Buffer`; None: what `view` says
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
     **changes, # of the setting: size, start, samples, terms, reward, ...
 ) -> Buffered:
@@ -365,8 +365,8 @@ def make_buffered(
     options = SETTINGS[name] | changes
     size = options.pop("size")
     start = options.pop("start", "uniform")
-    if not size: return Buffered(look, **options)
-    return Buffered(look, buffer=make_buffer(look, examples, size, seed, start, choices), **options)
+    if not size: return Buffered(view, **options)
+    return Buffered(view, buffer=make_buffer(view, examples, size, seed, start, choices), **options)
 
 
 def register_setting(
@@ -374,8 +374,8 @@ def register_setting(
 ):
     "Let `make_estimator` know a setting."
     @ESTIMATORS.register(name)
-    def make(look: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:
-        return make_buffered(name, look, examples, seed=seed, **changes)
+    def make(view: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:
+        return make_buffered(name, view, examples, seed=seed, **changes)
 
 
 for name in SETTINGS:

@@ -166,7 +166,6 @@ def one_slot_changed(
     chosen = torch.arange(L, device=new.device) == ((first + torch.arange(S, device=new.device)) % L)[:, None]
     return torch.where(chosen.view(S, *[1] * (new.ndim - 3), L, 1), new, old)
 
-
 # %% ../../nbs/routing/11_candidates.ipynb #7acd9642
 class Table(IntegerRoutings):
     "All A routings of a minibatch, scored; a routing is its row."

@@ -49,18 +49,18 @@ ROWS: dict[str, tuple] = { # row -> (group, estimator, options)
 # %% ../../nbs/routing/22_comparison.ipynb #67335c75
 def make_row(
     row: str, # one of `ROWS`
-    look: Callable,
+    view: Callable,
     examples: int, # N of each seed
     **more, # options for all rows
 ) -> Estimator:
     "The estimator of a row, for a dense stack. Raises `ValueError` naming `row`."
     check_choice("row", row, ROWS)
     _, name, options = ROWS[row]
-    seeds = look.net.seeds
+    seeds = view.net.seeds
     if options.get("uniform"):
-        return make_buffered("kirsch_em", look, examples, seed=seeds, size=options["uniform"], **more)
-    if name == "noisy_top_k": options = options | {"k": min(options["k"], *look.net.modules)}
-    return make_estimator(name, look, examples, seeds, **options, **more)
+        return make_buffered("kirsch_em", view, examples, seed=seeds, size=options["uniform"], **more)
+    if name == "noisy_top_k": options = options | {"k": min(options["k"], *view.net.modules)}
+    return make_estimator(name, view, examples, seeds, **options, **more)
 
 
 def rows_of(

@@ -127,7 +127,7 @@ def gaussian(sigma: float = 1.0) -> Callable: # (h [..., d], y [..., d]) -> [...
 
 class Seen(Table):
     "The candidates of a minibatch of a dense stack."
-    def __init__(self, look: Look, batch: Batch): self.of, self.batch, self.noise, self.routings, self.grad = look, batch, look.noise, look.routings, torch.is_grad_enabled()
+    def __init__(self, view: Look, batch: Batch): self.of, self.batch, self.noise, self.routings, self.grad = view, batch, view.noise, view.routings, torch.is_grad_enabled()
 
     @functools.cached_property
     def _scored(self) -> tuple:

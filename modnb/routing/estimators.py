@@ -36,18 +36,18 @@ class Estimator:
     detach = False # stop the router's gradient into what it sees, for a view that leaves it open
 
     def __init__(self,
-        look: View, # Batch -> candidates
+        view: View, # Batch -> candidates
         ent_coef: float = 0.0, # bonus for the entropy of the whole routing, in nats
         bonus: Callable | None = None, # more to maximize: candidates -> [] or [R], such as a balance of modules
     ):
-        self.look: Any = look
+        self.view: Any = view
         self.ent_coef = ent_coef
         self.bonus = bonus
         self.steps = 0
 
     def candidates(self, batch: Batch) -> Candidates:
         "What the estimator sees of a minibatch. Raises `ValueError` naming `batch` or the part of it that has another size."
-        candidates = self.look(batch)
+        candidates = self.view(batch)
         check_sizes(batch, candidates.shape)
         if getattr(candidates, "detach", False) is None: candidates.detach = self.detach
         return candidates
@@ -81,7 +81,7 @@ ESTIMATORS = Registry("estimator")
 
 
 def make_buffer(
-    look: Any, # a view with `choices`
+    view: Any, # a view with `choices`
     examples: int | None, # N (or the number of tasks)
     size: int = 1, # Q
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
@@ -90,13 +90,13 @@ def make_buffer(
 ) -> Buffer:
     "A buffer for the routings of a view. Raises `ValueError` naming `examples`."
     if examples is None: raise ValueError("examples: None given; routings are remembered by example, say how many there are")
-    kind = getattr(look, "buffer", Buffer)
-    return kind(examples, look.choices if choices is None else choices, size, seed, start=start)
+    kind = getattr(view, "buffer", Buffer)
+    return kind(examples, view.choices if choices is None else choices, size, seed, start=start)
 
 
 def make_estimator(
     name: str, # one of `ESTIMATORS`
-    look: View, # Batch -> candidates
+    view: View, # Batch -> candidates
     examples: int | None = None, # N, for those that remember routings
     seed: int | Sequence[int] = 0, # of the first routings, and of own parameters; several: of stacked seeds
     **options, # of the estimator
@@ -104,20 +104,20 @@ def make_estimator(
     "An estimator by name. Raises `ValueError` naming `estimator` or `examples`."
     make = ESTIMATORS[name]
     takes = inspect.signature(make).parameters
-    if "buffer" in takes and "buffer" not in options: options["buffer"] = make_buffer(look, examples, seed=seed)
+    if "buffer" in takes and "buffer" not in options: options["buffer"] = make_buffer(view, examples, seed=seed)
     given = {"examples": examples, "seed": seed}
-    return make(look, **{n: v for n, v in given.items() if n in takes}, **options)
+    return make(view, **{n: v for n, v in given.items() if n in takes}, **options)
 
 # %% ../../nbs/routing/13_estimators.ipynb #969d1616
 @ESTIMATORS.register("supervised")
 class Supervised(Estimator):
     "Train on the true routing."
     def __init__(self,
-        look: View,
+        view: View,
         router: float = 1.0, # lambda, the weight of the router's own log-likelihood
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.router = router
 
     def objective(self, batch, more):
@@ -146,11 +146,11 @@ def log_marginal(
 class ExactMarginal(Estimator):
     "Sum over all routings."
     def __init__(self,
-        look: View,
+        view: View,
         log: bool = True, # maximize log p(y|x); False: p(y|x)
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.log = log
 
     def objective(self, batch, more):
@@ -233,13 +233,13 @@ class Reinforce(Estimator):
     detach = True
 
     def __init__(self,
-        look: View,
+        view: View,
         samples: int = 10, # S
         baseline: str | NoBaseline = "leave_one_out", # see `make_baseline`
         reward: str = "log_prob", # or "prob"
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         at_least(samples=samples)
         check_choice("reward", reward, REWARDS)
         self.samples = samples
@@ -305,7 +305,7 @@ def remembered(
 class KirschEM(Estimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
     def __init__(self,
-        look: View,
+        view: View,
         buffer: Buffer, # one routing per example
         samples: int = 10, # S, new candidates of an E-step
         e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
@@ -314,7 +314,7 @@ class KirschEM(Estimator):
         phi_warmup: int = 0, # first steps, in which only the modules learn, on the random first routings
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         at_least(samples=samples, e_every=e_every)
         if buffer.size != 1 or buffer.start != "uniform":
             raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; "

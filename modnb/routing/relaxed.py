@@ -93,48 +93,48 @@ def z_loss(
 class SoftOutput(Estimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
-        view = self.candidates(batch)
-        ll = view.relaxed(lambda l, scores, z: soft(scores), "soft")
-        return view, ll, {"likelihood": ll.mean(-1)}
+        candidates = self.candidates(batch)
+        ll = candidates.relaxed(lambda l, scores, z: soft(scores), "soft")
+        return candidates, ll, {"likelihood": ll.mean(-1)}
 
 # %% ../../nbs/routing/15_relaxed.ipynb #384b9a33
 @ESTIMATORS.register("gumbel")
 class Gumbel(Estimator):
     "Gumbel-softmax samples in the place of choices; straight-through where `hard`."
-    def __init__(self, look,
+    def __init__(self, view,
         hard: bool = True, # one-hot forward, relaxed backward
         temperature: float = 1.0, # at first
         last_temperature: float | None = None, # after `anneal` steps, exponentially; None: it stays
         anneal: int = 1000, # steps
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.hard, self.first, self.last, self.anneal = hard, temperature, last_temperature or temperature, anneal
 
     @property
     def temperature(self) -> float: return self.first * (self.last / self.first) ** min(self.steps / self.anneal, 1)
 
     def objective(self, batch, more):
-        view = self.candidates(batch)
-        gate = lambda l, scores, z: gumbel(scores, view.noise.like(scores), self.temperature, self.hard)
-        ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
-        return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
+        candidates = self.candidates(batch)
+        gate = lambda l, scores, z: gumbel(scores, candidates.noise.like(scores), self.temperature, self.hard)
+        ll = candidates.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
+        return candidates, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
 
 # %% ../../nbs/routing/15_relaxed.ipynb #4d7e02b9
-def used_modules(look, k: int | None) -> int:
+def used_modules(view, k: int | None) -> int:
     "Modules that a row uses. Raises `ValueError` naming `k` where the network's law has another number."
-    law = getattr(getattr(look, "net", None), "law", None)
+    law = getattr(getattr(view, "net", None), "law", None)
     if law is not None and k not in (None, law.k): raise ValueError(f"k: {k} given; the network's law chooses {law.k}")
     return law.k if law is not None else 2 if k is None else k
 
 
 def noise_sizes(
-    look, # says it by `seen_sizes`
+    view, # says it by `seen_sizes`
     n_inputs: Sequence[int] | None,
     n_modules: Sequence[int] | None,
 ) -> list[tuple[int, int]]: # features and modules of each slot
     "Sizes of the noise's matrices. Raises `ValueError` naming `n_inputs` or `n_modules` where they are not known."
-    known = look.seen_sizes() if hasattr(look, "seen_sizes") else None
+    known = view.seen_sizes() if hasattr(view, "seen_sizes") else None
     features = [n for n, _ in known or ()] if n_inputs is None else list(n_inputs)
     modules = [m for _, m in known or ()] if n_modules is None else list(n_modules)
     if not features or None in features:
@@ -146,21 +146,21 @@ def noise_sizes(
 def noise_weights(
     sizes: list[tuple[int, int]],
     seed: int | Sequence[int], # several: of stacked seeds
-    look,
+    view,
 ) -> list[Tensor]: # [features, modules] each, or [R, features, modules]
     "Small random matrices on the network's device, in its dtype, float32 where that is a half."
     def draw(s):
         g = torch.Generator().manual_seed(int(s))
         return [0.01 * torch.randn(i, m, generator=g) for i, m in sizes]
     weights = draw(seed) if hasattr(seed, "__index__") else [torch.stack(w) for w in zip(*map(draw, seed))]
-    like = wide(next(iter(look.net.parameters()))) if hasattr(look, "net") else torch.empty(0)
+    like = wide(next(iter(view.net.parameters()))) if hasattr(view, "net") else torch.empty(0)
     return [w.to(like).requires_grad_() for w in weights]
 
 # %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
 @ESTIMATORS.register("noisy_top_k")
 class NoisyTopK(Estimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
-    def __init__(self, look,
+    def __init__(self, view,
         n_inputs: Sequence[int] | None = None, # features that each slot's router sees, flattened; None: those of the network
         n_modules: Sequence[int] | None = None, # M of each slot; None: those of the network
         k: int | None = None, # modules used; None: as the network's law says, else 2
@@ -169,27 +169,27 @@ class NoisyTopK(Estimator):
         seed: int | Sequence[int] = 0, # of the noise's matrices; several: of stacked seeds
         **options,
     ):
-        super().__init__(look, **options)
-        self.k = used_modules(look, k)
+        super().__init__(view, **options)
+        self.k = used_modules(view, k)
         self.balance = balance
         self.noisy = noisy
-        self.weights = noise_weights(noise_sizes(look, n_inputs, n_modules), seed, look)
+        self.weights = noise_weights(noise_sizes(view, n_inputs, n_modules), seed, view)
 
-    def disturb(self, l: int, clean: Tensor, z: Tensor, view) -> tuple: # noisy scores, balance loss
+    def disturb(self, l: int, clean: Tensor, z: Tensor, candidates) -> tuple: # noisy scores, balance loss
         "Noisy scores of one slot, and what its imbalance costs."
         std = F.softplus(z.to(self.weights[l].dtype) @ self.weights[l]) if self.noisy else None
-        noisy = clean + std * view.noise.normal_like(clean) if self.noisy else clean
+        noisy = clean + std * candidates.noise.normal_like(clean) if self.noisy else clean
         return noisy, importance_loss(top_k(noisy, self.k)) + variation(load(clean, noisy, std, self.k))
 
     def objective(self, batch, more):
-        view, costs = self.candidates(batch), []
+        candidates, costs = self.candidates(batch), []
         def adjust(l, scores, z):
-            noisy, cost = self.disturb(l, scores[..., 0, :], z, view)
+            noisy, cost = self.disturb(l, scores[..., 0, :], z, candidates)
             costs.append(cost)
             return noisy[..., None, :]
-        ll = view.relaxed(lambda l, scores, z: top_k(adjust(l, scores, z)[..., 0, :], self.k), "top-k", adjust=adjust)
+        ll = candidates.relaxed(lambda l, scores, z: top_k(adjust(l, scores, z)[..., 0, :], self.k), "top-k", adjust=adjust)
         imbalance = sum(costs)
-        return view, ll - self.balance * imbalance[..., None], {"likelihood": ll.mean(-1), "imbalance": imbalance}
+        return candidates, ll - self.balance * imbalance[..., None], {"likelihood": ll.mean(-1), "imbalance": imbalance}
 
     def parameters(self): return self.weights
     def state_dict(self): return super().state_dict() | {"weights": self.weights}

@@ -91,11 +91,11 @@ class Passes(IntegerRoutings):
     slot = 2 # a routing is [L, K]
     axes = 1 # of a minibatch, [B]
 
-    def __init__(self, look: LookAt, batch: Batch):
-        self.of = look
+    def __init__(self, view: LookAt, batch: Batch):
+        self.of = view
         self.batch = batch
-        self.noise = look.noise
-        self.detach = look.detach # stop the gradient into what routers see
+        self.noise = view.noise
+        self.detach = view.detach # stop the gradient into what routers see
         self.shape = tree_leaves(batch.x)[0].shape[: self.axes]
 
     @property
