@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 from .buffers import EMPTY, Buffer, ranking
 from .candidates import Batch, Candidates, Compared, Scored, View, at_places, check_finite, compared, first_of
-from .estimators import ESTIMATORS, REWARDS, Estimator, NoBaseline, at_least, make_baseline, make_buffer
+from .estimators import ESTIMATORS, REWARDS, Estimator, NoBaseline, make_baseline, make_buffer
 from .estimators import remembered
 
 # %% auto #0
@@ -293,7 +293,7 @@ class Buffered(Remembering):
         self.terms = check_terms(terms)
         self.sets = {t.routings for t in self.terms}
         self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
-        at_least(e_every=e_every)
+        check_count("e_every", e_every)
         check_reward(self.terms, score, reward, samples)
         check_buffer(buffer, self.sets, e_every, push, least_reward)
         self.buffer = buffer

@@ -73,7 +73,7 @@ class Minibatches:
         self.examples = self.N if only is None else only.shape[1]
         self.per_epoch = self.examples // batch_size
         self.orders: dict[int, Tensor] = {} # epoch -> [R, n]
-        if not self.per_epoch: raise ValueError(f"batch_size: {batch_size} is above the {self.examples} examples of a seed")
+        if not self.per_epoch: raise ValueError(f"batch_size: {batch_size} is above {self.examples} examples")
         if len(self.seeds) != self.R: raise ValueError(f"seeds: {len(self.seeds)} given for {self.R} data sets")
 
     def shuffled(self, name: str) -> Tensor: # [R, n]
@@ -290,7 +290,8 @@ class RoutedLoop(Loop):
 
     def record(self, found: dict | None) -> None:
         if found is not None:
-            self.rows += [(self.done, name, seed, v) for name, each in found.items() for seed, v in zip(self.net.seeds, each)]
+            for name, each in found.items():
+                self.rows += [(self.done, name, seed, v) for seed, v in zip(self.net.seeds, each)]
             if self.stop is not None and self.stop(medians(found)): self.reason = "stop"
         if self.done == self.steps and not self.reason: self.reason = "steps"
 
@@ -315,7 +316,7 @@ def train(
     evaluate: Callable[[int], dict] | None = None, # step -> metric -> [R]
     every: int = 100, # steps between evaluations, and checkpoints; there is one at step 0 and one at the end
     checkpoint=None, # file to resume from and to keep up to date; None: nothing is written
-    callbacks: Iterable[Callable] = (), # called with the events of `modnb.training`; values are lists, one number per seed
+    callbacks: Iterable[Callable] = (), # called with events, whose values are lists with a number for each seed
     name: str = "", # of this part of an experiment, in events and warnings
     messages: list[str] | None = None, # texts of the warnings are added to it
     *,
