@@ -47,13 +47,13 @@ class Members(NamedTuple):
 
 # %% ../../nbs/routing/14_buffered.ipynb #dbc6868e
 def softmax_over(score: Tensor, valid: Tensor) -> Tensor:
-    "Softmax of a score over the members of each example's set; 0 for all where the set is empty."
+    "Softmax of a score over the members of each example's set; 0 for all if the set is empty."
     score = score.masked_fill(~valid, -math.inf)
     return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
 
 
 def divided_over(value: Tensor, valid: Tensor) -> Tensor:
-    "A value, divided by the size of the set; 0 for all where the set is empty."
+    "A value, divided by the size of the set; 0 for all if the set is empty."
     return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
 
 # %% ../../nbs/routing/14_buffered.ipynb #ae031299
@@ -286,7 +286,6 @@ class Remembering(Estimator):
         return members_and_samples(candidates, self.buffer, batch, 0) if best is None else best
 
     def value(self, term: Term, candidates: Candidates, batch: Batch, part: Compared) -> Tensor: # [*batch]
-        "The value of a term for each example."
         def rewards(found): return self.rewards(candidates, found, batch)
         def baseline(reward): return self.baseline(reward, batch)
         return term_value(term, part.scored, term_members(term, candidates, part, rewards, baseline, self.distinct))
@@ -375,7 +374,7 @@ SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and argume
 def make_buffered(
     name: str, # of a setting
     view: Callable,
-    examples: int | None = None, # N (or the number of tasks), where the setting has a buffer
+    examples: int | None = None, # N (or the number of tasks), if the setting has a buffer
     choices=None, # of `Buffer`; None: what `view` says
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
     **changes, # of the setting: size, start, samples, terms, reward, ...

@@ -17,7 +17,8 @@ from .buffers import EMPTY, IntegerRoutings, first_of_equals
 
 # %% auto #0
 __all__ = ['Batch', 'Scored', 'total', 'check_sizes', 'Noise', 'Candidates', 'View', 'join', 'first_of', 'row_of',
-           'one_slot_changed', 'inverse_draws', 'Table', 'check_finite', 'Compared', 'at_places', 'compared']
+           'one_slot_changed', 'inverse_draws', 'Table', 'check_finite', 'need_finite', 'Compared', 'at_places',
+           'compared']
 
 # %% ../../nbs/routing/11_candidates.ipynb #96420d14
 @dataclass
@@ -27,7 +28,7 @@ class Batch:
     y: Any = None # targets
     index: Tensor | None = None # int64 [*batch], the rows of the data set
     task: Tensor | None = None # int64 [*batch], what a task router sees
-    oracle: Any = None # int64 [*batch, L, K], the true routing, where it is known
+    oracle: Any = None # int64 [*batch, L, K], the true routing, if it is known
 
 # %% ../../nbs/routing/11_candidates.ipynb #bc4a7ea4
 class Scored(NamedTuple):
@@ -241,10 +242,16 @@ def check_finite(
     example = ", ".join(map(str, place))
     raise FloatingPointError(f"score: that of example {example} of the batch is not finite; {where}")
 
+
+def need_finite(candidates: Candidates, found: Scored) -> None:
+    "Raises `FloatingPointError` unless all scores are finite."
+    finite = found.joint.isfinite()
+    check_finite(candidates, found.a, finite, finite.all(0))
+
 # %% ../../nbs/routing/11_candidates.ipynb #83c1231c
 class Compared(NamedTuple):
     "Candidates that are compared with each other."
-    scored: Scored # with gradient; where a candidate is not valid, the scores of another one
+    scored: Scored # with gradient; of a candidate that is not valid, the scores of another one
     fixed: Scored # to compare: without gradient, all under the same conditions
     valid: Tensor # bool [C, *batch]; False: an empty entry, or one whose score is not finite
 

@@ -96,7 +96,7 @@ def evaluation(
         return found
     return evaluate
 
-
+# %% ../../nbs/routing/22_comparison.ipynb #b7773a9b
 def final_frame(
     task: Task,
     net: DenseStack,

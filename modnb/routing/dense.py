@@ -113,7 +113,7 @@ class DenseStack:
     def mixed(self, x: Tensor, gate: Callable) -> Tensor: return mixture(self, x, gate)
     def predict(self, x: Tensor) -> tuple[Tensor, Tensor]: return favorites(self, x)
 
-    def probs(self, x: Tensor) -> Tensor: # [R, B, n] -> [R, B, L, M], 0 where a slot has fewer modules
+    def probs(self, x: Tensor) -> Tensor: # [R, B, n] -> [R, B, L, M], 0 if a slot has fewer modules
         "Probabilities of the modules."
         most = max(self.modules)
         return torch.stack([F.pad(self.scores(l, x).exp(), (0, most - m)) for l, m in enumerate(self.modules)], -2)

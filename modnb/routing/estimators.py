@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,13 +16,13 @@ from torch import Tensor
 from ..checks import check_choice, check_count
 from ..registry import Registry
 from .buffers import Buffer, check_index, ranking
-from .candidates import Batch, Candidates, Scored, View, check_finite, check_sizes, compared, join
-from .candidates import Compared, one_slot_changed, total
+from .candidates import Batch, Candidates, Scored, View, check_sizes, compared, join
+from .candidates import Compared, need_finite, one_slot_changed, total
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'Estimator', 'make_buffer', 'make_estimator', 'Supervised',
            'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline',
-           'Reinforce', 'propose', 'searched', 'remembered', 'remember', 'check_single', 'KirschEM', 'e_full']
+           'Reinforce', 'propose', 'searched', 'remembered', 'remember', 'check_single', 'KirschEM']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -120,8 +120,7 @@ class Supervised(Estimator):
             raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
         candidates = self.candidates(batch)
         found = candidates.score(candidates.encode(batch.oracle[None]))
-        finite = found.joint.isfinite()
-        check_finite(candidates, found.a, finite, finite[0])
+        need_finite(candidates, found)
         return candidates, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40
@@ -245,8 +244,7 @@ class Reinforce(Estimator):
         candidates = self.candidates(batch)
         drawn = candidates.draw(self.samples)
         fixed = candidates.fixed(drawn)
-        finite = fixed.joint.isfinite()
-        check_finite(candidates, fixed.a, finite, finite.all(0))
+        need_finite(candidates, fixed)
         reward = REWARDS[self.reward](fixed.ll)
         weight = 1.0 if self.reward == "log_prob" else reward
         advantage = self.baseline(reward, batch)
@@ -282,7 +280,7 @@ def propose(
         a = candidates.encode(one_slot_changed(new, candidates.decode(old), first))
     return candidates.score(a)
 
-
+# %% ../../nbs/routing/13_estimators.ipynb #6d9a6cbf
 def searched(
     candidates: Candidates,
     old: Any, # [1, *batch, *slot], the routings to improve on
@@ -361,8 +359,7 @@ class KirschEM(Estimator):
             other = more() if self.e_every > 1 else batch
             metrics["churn"] = self.e_step(candidates if other is batch else self.candidates(other), other)
         found = candidates.score(remembered(self.buffer, batch, candidates))
-        finite = found.joint.isfinite()
-        check_finite(candidates, found.a, finite, finite[0])
+        need_finite(candidates, found)
         metrics |= {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
         return candidates, found.ll[0] + (0.0 if warm else 1.0) * found.lp[0], metrics
 
@@ -371,13 +368,3 @@ class KirschEM(Estimator):
     def load_state_dict(self, state):
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
-
-# %% ../../nbs/routing/13_estimators.ipynb #e2117c17
-def e_full(
-    estimator: KirschEM,
-    batches: Iterable[Batch], # the whole data set
-) -> Tensor: # share of changed routings
-    "E-steps on all examples. Raises `ValueError` naming `batches` if there is none."
-    changed = [estimator.e_step(estimator.candidates(batch), batch) for batch in batches]
-    if not changed: raise ValueError("batches: none given")
-    return torch.stack(changed).mean(0)

@@ -61,8 +61,8 @@ def load(
     if k == clean.shape[-1]: return torch.ones_like(clean).sum(-2)
     if std is None: return (top_k(clean, k) > 0).to(clean.dtype).sum(-2)
     top = noisy.topk(k + 1, -1).values
-    last, next_ = top[..., k - 1 : k], top[..., k : k + 1]
-    threshold = torch.where(noisy >= last, next_, last) # the k-th largest among the others
+    last = top[..., k - 1 : k]
+    threshold = torch.where(noisy >= last, top[..., k : k + 1], last) # the k-th largest among the others
     return (0.5 * (1 + torch.erf((clean - threshold) / std / 2**0.5))).sum(-2)
 
 # %% ../../nbs/routing/15_relaxed.ipynb #3ebb99cd
@@ -72,7 +72,7 @@ def variation(values: Tensor) -> Tensor: # [..., M] -> [...]
 
 
 def importance_loss(
-    gates: Tensor, # [..., B, M] weights of the modules, 0 where one is not chosen
+    gates: Tensor, # [..., B, M] weights of the modules, 0 if one is not chosen
 ) -> Tensor: # [...], 0 at balance
     "Variation of the modules' total weights over a batch (Shazeer et al. 2017)."
     return variation(gates.sum(-2))

@@ -66,7 +66,7 @@ def all_finite(values: Any) -> bool: # nested outputs or inputs
     "Whether no tensor in a nested structure holds NaN or infinity."
     return all(bool(t.isfinite().all()) for t in tree_leaves(values) if isinstance(t, Tensor))
 
-
+# %% ../../nbs/routing/20_rollouts.ipynb #cce82c91
 @torch.no_grad()
 def first_broken(
     net: Composition,
@@ -150,6 +150,10 @@ class NetworkCandidates(IntegerRoutings):
         if not torch.is_grad_enabled() or not self.noisy: return found.detach()
         with torch.no_grad(): return self.score(found.a, checked=True)
 
+    def not_finite(self, place: tuple, a: Tensor) -> str: # int [L, K] one routing of the example at this place
+        task = None if self.batch.task is None else self.batch.task[place[0]][None]
+        return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
+
 # %% ../../nbs/routing/20_rollouts.ipynb #e6695e3e
 def router_of(
     net: Composition,
@@ -213,12 +217,12 @@ class Rollouts(NetworkCandidates):
 
     def relaxed(self, gate: Any, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
         self.need_router()
-        net, x = self.of.net, self.batch.x
+        net = self.of.net
         def noise(l, scores, z): # also of tokens, [B, T, *law.shape]
-            return adjust(l, scores.flatten(0, -3), features_seen(net, x, l, z, self.detach)).view_as(scores)
+            return adjust(l, scores.flatten(0, -3), features_seen(net, self.batch.x, l, z, self.detach)).view_as(scores)
+        own = (self.noise.generator, self.batch.task, noise if adjust else None, self.detach)
         with self.frozen():
-            noisy = noise if adjust else None
-            h, *_ = net.relaxed(x, how, temperature, self.noise.generator, self.batch.task, noisy, self.detach)
+            h, *_ = net.relaxed(self.batch.x, how, temperature, *own)
             return self.of.head.log_prob(h, self.batch.y)
 
     def entropy(self) -> Tensor: return self.distribution().slot_entropy().sum(-1) # [*batch]
@@ -228,10 +232,6 @@ class Rollouts(NetworkCandidates):
     def mode(self) -> Tensor: # int64 [*batch, L, K], in eval mode
         self.need_router()
         with self.frozen(): return self.rollout()[1]
-
-    def not_finite(self, place: tuple, a: Tensor) -> str: # int [L, K] one routing of the example at this place
-        task = None if self.batch.task is None else self.batch.task[place[0]][None]
-        return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
 
 # %% ../../nbs/routing/20_rollouts.ipynb #039c45ae
 class UniformRoutings:
