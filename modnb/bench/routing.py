@@ -75,7 +75,7 @@ def loop_loss(net, estimator, batch, a) -> torch.Tensor: # a int [B, L, K]
     each = []
     for i, modules in enumerate(a[:, 0].tolist()):
         h = sum(run[m](batch.x[i : i + 1]) for m in modules)
-        each.append(estimator.look.head.log_prob(h, batch.y[i : i + 1])[0] + lp[i])
+        each.append(estimator.view.head.log_prob(h, batch.y[i : i + 1])[0] + lp[i])
     return -torch.stack(each)
 
 # %% ../../nbs/bench/06_routing.ipynb #bf044d53
@@ -86,7 +86,7 @@ def loop_step(net, estimator, batch) -> Callable:
         with torch.no_grad():
             best = estimator.buffer[batch.index][0]
             score = loop_loss(net, estimator, batch, best)
-            for a in net.distribution(batch.x).sample(estimator.samples, estimator.look.noise.generator):
+            for a in net.distribution(batch.x).sample(estimator.samples, estimator.view.noise.generator):
                 new = loop_loss(net, estimator, batch, a)
                 best = torch.where((new < score)[:, None, None], a, best)
                 score = torch.minimum(new, score)
@@ -109,12 +109,12 @@ def module_loop_step(net, estimator, batch) -> Callable:
             for k in range(a.shape[-1]):
                 rows = (a[:, 0, k] == m).nonzero()[:, 0]
                 if len(rows): h = h.index_add(0, rows, module(batch.x[rows]))
-        return -(estimator.look.head.log_prob(h, batch.y) + net.law.log_prob(net.router.scores(batch.x), a).sum(-1))
+        return -(estimator.view.head.log_prob(h, batch.y) + net.law.log_prob(net.router.scores(batch.x), a).sum(-1))
     def step():
         with torch.no_grad():
             best = estimator.buffer[batch.index][0]
             score = losses(best)
-            for a in net.distribution(batch.x).sample(estimator.samples, estimator.look.noise.generator):
+            for a in net.distribution(batch.x).sample(estimator.samples, estimator.view.noise.generator):
                 new = losses(a)
                 best = torch.where((new < score)[:, None, None], a, best)
                 score = torch.minimum(new, score)

@@ -79,10 +79,10 @@ def buffer_measures(
 ) -> dict[str, Tensor]: # metric -> [R]; empty where nothing is remembered
     "Router lag, bound gap, and the error with the remembered routings."
     if getattr(estimator, "buffer", None) is None or estimator.buffer.size != 1: return {}
-    view = estimator.look(batch)
+    view = estimator.view(batch)
     best = estimator.buffer[batch.index]
     gap = view.everything().joint.logsumexp(0) - view.score(best).joint[0]
-    h, _ = estimator.look.net.tree(batch.x)
+    h, _ = estimator.view.net.tree(batch.x)
     out = h.gather(0, best[..., None].expand(1, *h.shape[1:]))[0]
     lag = (best[0] != view.mode()).double().mean(-1)
     return {"lag": lag, "gap": gap.mean(-1), "error with a*": relative_error(out, batch.y)}

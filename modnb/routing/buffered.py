@@ -12,23 +12,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 from .buffers import EMPTY, Buffer, ranking
-from .candidates import Batch, Candidates, Compared, Scored, View, at_places, check_finite, compared, first_of
-from .estimators import ESTIMATORS, REWARDS, NoBaseline, RoutingEstimator, at_least, make_baseline
-from .estimators import make_buffer
-from .estimators import remembered
+from .candidates import Batch, Candidates, Compared, Scored, View, at_places, check_finite, compared
+from .candidates import first_of
+from .estimators import ESTIMATORS, REWARDS, RoutingEstimator, NoBaseline, make_baseline, make_buffer
+from .estimators import remember, remembered
 
 # %% auto #0
 __all__ = ['SETS', 'WEIGHTS', 'SCORES', 'PUSHES', 'PUBLISHED', 'SETTINGS', 'Term', 'Members', 'softmax_over', 'divided_over',
            'term_value', 'check_terms', 'check_buffer', 'check_reward', 'best_only', 'finite_rewards', 'given_rewards',
-           'term_members', 'members_and_samples', 'keep_best', 'Remembering', 'Buffered', 'make_buffered',
-           'register_setting']
+           'term_members', 'members_and_samples', 'keep_best', 'kept_scores', 'drawn_part', 'Remembering', 'Buffered',
+           'make_buffered', 'register_setting']
 
 # %% ../../nbs/routing/14_buffered.ipynb #456da58d
 SETS = ("samples", "buffer", "union", "all")
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #9d44c361
 class Term(NamedTuple):
     "One term of an objective."
     routings: str # a name in SETS
@@ -47,16 +47,16 @@ class Members(NamedTuple):
 
 # %% ../../nbs/routing/14_buffered.ipynb #dbc6868e
 def softmax_over(score: Tensor, valid: Tensor) -> Tensor:
-    "Softmax of a score [N, B] over the members of each example's set; 0 for all where the set is empty."
+    "Softmax of a score [N, B] over the members of each example's set; 0 for all if the set is empty."
     score = score.masked_fill(~valid, -math.inf)
     return (score - score.logsumexp(0)).exp().masked_fill(~valid, 0)
 
 
 def divided_over(value: Tensor, valid: Tensor) -> Tensor:
-    "A value [N, B], divided by the size of each example's set; 0 for all where the set is empty."
+    "A value, divided by the size of each set [N, B]; 0 for all if the set is empty."
     return value.masked_fill(~valid, 0) / valid.sum(0).clamp_min(1)
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #ae031299
 WEIGHTS: dict[str, Callable[[Members], Tensor]] = {
     "uniform": lambda m: divided_over(torch.ones_like(m.ll), m.valid),
     "posterior": lambda m: softmax_over(m.ll + m.lp, m.valid),
@@ -77,7 +77,7 @@ def term_value(
     each = theta * scored.ll.masked_fill(~members.valid, 0) + phi * scored.lp.masked_fill(~members.valid, 0)
     return term.coefficient * each.sum(0)
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #5f890c7c
 def check_terms(terms: Sequence) -> tuple[Term, ...]:
     "The terms, if their names are known. Raises `ValueError` naming `terms`."
     if not terms: raise ValueError("terms: an objective needs at least one")
@@ -95,35 +95,35 @@ SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gra
     "fixed_reward": lambda found, reward: reward}
 PUSHES = ("all", "best")
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #12948a0f
 def check_buffer(
     buffer: Buffer | None,
     sets: set[str], # that the terms use
     e_every: int,
     push: str,
     least_reward: float,
-):
+) -> None:
     "Raises `ValueError` naming the argument that does not fit the buffer."
     check_choice("push", push, PUSHES)
     if buffer is None and "buffer" in sets: raise ValueError("buffer: the terms use one, none was given")
     if e_every > 1 and (buffer is None or "samples" in sets):
         raise ValueError("e_every: above 1 nothing is sampled in between, so all terms must rest on the buffer")
     if least_reward > -math.inf and (buffer is None or buffer.start != "empty"):
-        raise ValueError("least_reward: needs a buffer that starts empty; one that starts with random routings holds worse ones")
+        raise ValueError("least_reward: needs a buffer that starts empty; random routings may be worse")
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #6c2b849e
 def check_reward(
     terms: Sequence[Term],
     score: str,
     reward: str | Callable,
     samples: int,
-):
+) -> None:
     "Raises `ValueError` naming the argument that does not fit the others."
     check_choice("score", score, SCORES)
     if not callable(reward) and reward not in REWARDS:
         raise ValueError(f"reward: {reward!r} is neither a function nor one of {', '.join(REWARDS)}")
     if score == "fixed_reward" and not callable(reward):
-        raise ValueError("reward: score='fixed_reward' needs a function (routings [C, *batch, L, K], batch) -> [C, *batch]")
+        raise ValueError("reward: score='fixed_reward' needs a function (routings, batch) -> [C, *batch]")
     if samples < 1 and "samples" in {t.routings for t in terms}:
         raise ValueError(f"samples: {samples} given, but the terms use some")
     if any("advantage" in t[1:3] and t.routings != "samples" for t in terms):
@@ -145,7 +145,7 @@ def finite_rewards(
     valid: Tensor, # bool [C, *batch]
     drawn: bool, # samples, of which none may be left out
 ) -> Tensor: # bool [C, *batch]
-    "Members whose reward is finite. Raises `FloatingPointError` naming `reward` where an example has none, or a draw lacks it."
+    "Members with a finite reward. Raises `FloatingPointError` naming `reward` if an example has none, or a draw."
     kept = valid & reward.isfinite()
     if drawn and not torch.equal(kept, valid):
         raise FloatingPointError("reward: that of a sample is not finite; a mean over draws cannot leave one out")
@@ -155,14 +155,14 @@ def finite_rewards(
         raise FloatingPointError(f"reward: not finite for any routing of example {place} of the batch")
     return kept
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #a925575a
 def given_rewards(
     reward: Callable, # (routings, batch) -> [C, *batch]
     candidates: Candidates,
     found: Compared,
     batch: Batch,
 ) -> Tensor: # [C, *batch]
-    "The rewards of a function. Raises `ValueError` naming `reward` where it returns another shape."
+    "The rewards of a function. Raises `ValueError` naming `reward` if it returns another shape."
     given = reward(candidates.decode(found.scored.a), batch)
     wanted = found.valid.shape
     if getattr(given, "shape", None) == wanted: return given.to(found.fixed.ll.dtype)
@@ -205,7 +205,7 @@ def members_and_samples(
     found = candidates.with_draws(old, samples) if samples else candidates.score(old)
     return compared(candidates, found, torch.cat([held, held.new_ones(samples, *held.shape[1:])]))
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #6923fcb6
 @torch.no_grad()
 def keep_best(
     candidates: Candidates,
@@ -221,9 +221,30 @@ def keep_best(
     order, real = ranking(score, buffer.size, first)
     new = candidates.pick(found.fixed.a, order)
     if buffer.start == "empty": new = candidates.where(real, new, EMPTY)
-    old = buffer[batch.index]
-    buffer[batch.index] = new
+    old = remembered(buffer, batch, candidates)
+    remember(buffer, batch, new)
     return order, real, 1 - candidates.same(new, old).to(score.dtype).mean((0, -1))
+
+# %% ../../nbs/routing/14_buffered.ipynb #11bd5c2a
+def kept_scores(
+    found: Compared, # of `members_and_samples`
+    reward: Tensor, # [C, *batch]
+    score: str, # a name in SCORES
+    least: float, # what has a lower score does not enter
+    push: str, # a name in PUSHES
+    old: int, # how many candidates are members already
+) -> Tensor: # [C, *batch], -inf for what may not enter
+    "The scores by which a buffer chooses its members."
+    value = SCORES[score](found.fixed, reward)
+    value = value.masked_fill(~found.valid | (value < least), -math.inf)
+    return best_only(value, old) if push == "best" else value
+
+
+def drawn_part(term: Term, candidates: Candidates, found: Compared, old: int) -> Compared:
+    "The fresh samples. Raises `FloatingPointError` if one of them is not finite and the term needs all."
+    drawn = found.part(slice(old, None))
+    if "advantage" in term[1:3]: check_finite(candidates, drawn.fixed.a, drawn.valid, drawn.valid.all(0))
+    return drawn
 
 # %% ../../nbs/routing/14_buffered.ipynb #51e207fe
 class Remembering(RoutingEstimator):
@@ -244,10 +265,8 @@ class Remembering(RoutingEstimator):
 
     @torch.no_grad()
     def remember(self, candidates: Candidates, found: Compared, batch: Batch) -> tuple: # of `keep_best`
-        "Keep the best candidates."
-        score = SCORES[self.score](found.fixed, self.rewards(candidates, found, batch))
-        score = score.masked_fill(~found.valid | (score < self.least_reward), -math.inf)
-        if self.push == "best": score = best_only(score, self.buffer.size)
+        reward = self.rewards(candidates, found, batch)
+        score = kept_scores(found, reward, self.score, self.least_reward, self.push, self.buffer.size)
         return keep_best(candidates, self.buffer, batch, found, score, self.distinct)
 
     @torch.no_grad()
@@ -255,29 +274,38 @@ class Remembering(RoutingEstimator):
         "Fresh samples for other examples than those of the update."
         candidates = self.candidates(batch)
         found = members_and_samples(candidates, self.buffer, batch, self.samples)
+        assert found is not None # there is a buffer
         return self.remember(candidates, found, batch)[2]
 
-    def part(self, term: Term, candidates: Candidates, batch: Batch, found: Any, best: Any) -> Compared:
+    def part(self, term: Term, candidates: Candidates, batch: Batch, found: Any, best: Any) -> Any: # Compared
         "The set of a term."
         if term.routings == "all": return compared(candidates, candidates.everything())
         if term.routings == "union": return found
         if term.routings == "samples":
-            drawn = found.part(slice(self.buffer.size if self.buffer else 0, None))
-            if "advantage" in term[1:3]: check_finite(candidates, drawn.fixed.a, drawn.valid, drawn.valid.all(0))
-            return drawn
+            return drawn_part(term, candidates, found, self.buffer.size if self.buffer else 0)
         return members_and_samples(candidates, self.buffer, batch, 0) if best is None else best
 
     def value(self, term: Term, candidates: Candidates, batch: Batch, part: Compared) -> Tensor: # [*batch]
-        "The value of a term for each example."
         def rewards(found): return self.rewards(candidates, found, batch)
         def baseline(reward): return self.baseline(reward, batch)
         return term_value(term, part.scored, term_members(term, candidates, part, rewards, baseline, self.distinct))
+
+    def state_dict(self) -> dict:
+        held = {"buffer": self.buffer.state_dict()} if self.buffer else {}
+        return super().state_dict() | {"baseline": self.baseline.state_dict()} | held
+
+    def load_state_dict(self, state: dict) -> None:
+        super().load_state_dict(state)
+        self.baseline.load_state_dict(state["baseline"])
+        if self.buffer: self.buffer.load_state_dict(state["buffer"])
+
+    def parameters(self) -> list: return self.baseline.parameters()
 
 # %% ../../nbs/routing/14_buffered.ipynb #9f34ffdf
 class Buffered(Remembering):
     "The general estimator over samples and a buffer."
     def __init__(self,
-        look: View,
+        view: View,
         terms: Sequence, # (set, weight of ll, weight of lp, coefficient); see `SETTINGS`
         buffer: Buffer | None = None, # Q routings per example (or per task: `index` is then the task)
         samples: int = 10, # S, drawn on each visit
@@ -290,11 +318,11 @@ class Buffered(Remembering):
         least_reward: float = -math.inf, # entries with a lower score never enter
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.terms = check_terms(terms)
         self.sets = {t.routings for t in self.terms}
         self.detach = any(t.phi in ("advantage", "reward") for t in self.terms)
-        at_least(e_every=e_every)
+        check_count("e_every", e_every)
         check_reward(self.terms, score, reward, samples)
         check_buffer(buffer, self.sets, e_every, push, least_reward)
         self.buffer = buffer
@@ -325,27 +353,17 @@ class Buffered(Remembering):
         parts = ((t, self.part(t, candidates, batch, found, best)) for t in self.terms)
         return candidates, sum(self.value(t, candidates, batch, part) for t, part in parts), metrics
 
-    def state_dict(self) -> dict:
-        held = {"buffer": self.buffer.state_dict()} if self.buffer else {}
-        return super().state_dict() | {"baseline": self.baseline.state_dict()} | held
-
-    def load_state_dict(self, state: dict):
-        super().load_state_dict(state)
-        self.baseline.load_state_dict(state["baseline"])
-        if self.buffer: self.buffer.load_state_dict(state["buffer"])
-
-    def parameters(self) -> list: return self.baseline.parameters()
-
 # %% ../../nbs/routing/14_buffered.ipynb #5f3fdca2
-PUBLISHED = 64 # what the released code of priority queue training multiplies policy gradient and entropy by, but not the queue
-_QUEUE = dict(size=10, start="empty", push="best", least_reward=1e-6, score="fixed_reward", samples=64) # one queue of programs per task
+PUBLISHED = 64 # factor of policy gradient and entropy, but not of the queue, in the code of priority queue training
+_QUEUE: dict = dict(size=10, start="empty", push="best", least_reward=1e-6, score="fixed_reward", samples=64)
 
 SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and arguments of `Buffered`
     "reinforce": dict(size=0, samples=10, terms=[("samples", "uniform", "advantage")], baseline="leave_one_out"),
     "kirsch_em": dict(size=1, samples=10, terms=[("buffer", "uniform", "uniform")]),
     "importance_weights": dict(size=0, samples=10, terms=[("samples", "likelihood", "likelihood")]),
     "truncated_em": dict(size=4, samples=10, terms=[("union", "posterior", "posterior")]),
-    "pg": dict(size=0, samples=64, terms=[("samples", "none", "advantage", PUBLISHED)], baseline="moving_average", ent_coef=PUBLISHED * 0.05),
+    "pg": dict(size=0, samples=64, terms=[("samples", "none", "advantage", PUBLISHED)],
+               baseline="moving_average", ent_coef=PUBLISHED * 0.05),
     "pqt": dict(**_QUEUE, terms=[("buffer", "none", "uniform", 200.0)], ent_coef=PUBLISHED * 0.01),
     "pg_pqt": dict(**_QUEUE, terms=[("samples", "none", "advantage", PUBLISHED), ("buffer", "none", "uniform", 50.0)],
                    baseline="moving_average", ent_coef=PUBLISHED * 0.01),
@@ -355,9 +373,9 @@ SETTINGS: dict[str, dict] = { # name -> size and start of the buffer, and argume
 # %% ../../nbs/routing/14_buffered.ipynb #ec2c2729
 def make_buffered(
     name: str, # of a setting
-    look: Callable,
-    examples: int | None = None, # N (or the number of tasks), where the setting has a buffer
-    choices=None, # of `Buffer`; None: what `look` says
+    view: Callable,
+    examples: int | None = None, # N (or the number of tasks), if the setting has a buffer
+    choices=None, # of `Buffer`; None: what `view` says
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
     **changes, # of the setting: size, start, samples, terms, reward, ...
 ) -> Buffered:
@@ -366,17 +384,17 @@ def make_buffered(
     options = SETTINGS[name] | changes
     size = options.pop("size")
     start = options.pop("start", "uniform")
-    if not size: return Buffered(look, **options)
-    return Buffered(look, buffer=make_buffer(look, examples, size, seed, start, choices), **options)
+    if not size: return Buffered(view, **options)
+    return Buffered(view, buffer=make_buffer(view, examples, size, seed, start, choices), **options)
 
-
+# %% ../../nbs/routing/14_buffered.ipynb #2203489e
 def register_setting(
     name: str, # of `SETTINGS`
-):
+) -> None:
     "Let `make_estimator` know a setting."
     @ESTIMATORS.register(name)
-    def make(look: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:
-        return make_buffered(name, look, examples, seed=seed, **changes)
+    def make(view: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:
+        return make_buffered(name, view, examples, seed=seed, **changes)
 
 
 for name in SETTINGS:

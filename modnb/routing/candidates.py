@@ -17,7 +17,8 @@ from .buffers import EMPTY, IntegerRoutings, first_of_equals
 
 # %% auto #0
 __all__ = ['Batch', 'Scored', 'total', 'check_sizes', 'Noise', 'Candidates', 'View', 'join', 'first_of', 'row_of',
-           'one_slot_changed', 'Table', 'check_finite', 'Compared', 'at_places', 'compared']
+           'one_slot_changed', 'inverse_draws', 'Table', 'check_finite', 'need_finite', 'Compared', 'at_places',
+           'compared']
 
 # %% ../../nbs/routing/11_candidates.ipynb #96420d14
 @dataclass
@@ -27,9 +28,9 @@ class Batch:
     y: Any = None # targets
     index: Tensor | None = None # int64 [*batch], the rows of the data set
     task: Tensor | None = None # int64 [*batch], what a task router sees
-    oracle: Any = None # int64 [*batch, L, K], the true routing, where it is known
+    oracle: Any = None # int64 [*batch, L, K], the true routing, if it is known
 
-
+# %% ../../nbs/routing/11_candidates.ipynb #bc4a7ea4
 class Scored(NamedTuple):
     "Candidate routings with their two scores."
     a: Any # int64 [C, *batch, *slot], or Python objects [C, *batch]: nothing here looks into it
@@ -43,15 +44,15 @@ class Scored(NamedTuple):
 
 
 def total(values: Tensor) -> Tensor: # [*batch] -> scalar
-    "Mean over the examples, sum over stacked seeds: each seed's gradient is its own."
+    "Mean over the examples, sum over stacked seeds."
     return values.mean(-1).sum()
 
 # %% ../../nbs/routing/11_candidates.ipynb #65933587
 def check_sizes(
     batch: Batch,
     shape: Sequence[int], # [*batch]
-):
-    "Raises `ValueError` naming `batch` where it has no examples, or the part that has another number of them."
+) -> None:
+    "Raises `ValueError` naming `batch` if it has no examples, or the part that has another number of them."
     if 0 in shape: raise ValueError("batch: has no examples")
     for name, least in (("y", len(shape)), ("oracle", len(shape)), ("task", 1)):
         given = getattr(batch, name)
@@ -62,7 +63,7 @@ def check_sizes(
 
 # %% ../../nbs/routing/11_candidates.ipynb #511ad6fa
 class Noise:
-    "Uniform numbers, of one seed or of several beside each other."
+    "Uniform numbers, of one seed or of several side by side."
     def __init__(self,
         seeds: int | Sequence[int] = 0, # one number: batches [B]; several: batches [R, B]
         device: str | torch.device = "cpu",
@@ -90,7 +91,7 @@ class Noise:
 
     def state_dict(self) -> dict: return {"generators": [g.get_state() for g in self.generators]}
 
-    def load_state_dict(self, state: dict):
+    def load_state_dict(self, state: dict) -> None:
         for g, saved in zip(self.generators, state["generators"]): g.set_state(saved.cpu())
 
 # %% ../../nbs/routing/11_candidates.ipynb #44501504
@@ -150,7 +151,7 @@ def row_of(
     a: Tensor, # int64 [*any, L, K]
     routings: Tensor, # int64 [A, L, K]
 ) -> Tensor: # int64 [*any]
-    "The row of each routing. Raises `ValueError` naming `a` where one is not in the table."
+    "The row of each routing. Raises `ValueError` naming `a` if one is not in the table."
     equal = (a[..., None, :, :] == routings).flatten(-2).all(-1)
     if not equal.any(-1).all(): raise ValueError("a: a routing is not among the routings of the table")
     return equal.int().argmax(-1)
@@ -162,10 +163,19 @@ def one_slot_changed(
     first: int = 0, # slot of candidate 0
 ) -> Tensor: # int64 [S, *batch, L, K]
     "The old routings, each with one slot of a new one: candidate s takes slot (first + s) mod L."
-    S, L = len(new), new.shape[-2]
+    S = len(new)
+    L = new.shape[-2]
     chosen = torch.arange(L, device=new.device) == ((first + torch.arange(S, device=new.device)) % L)[:, None]
     return torch.where(chosen.view(S, *[1] * (new.ndim - 3), L, 1), new, old)
 
+# %% ../../nbs/routing/11_candidates.ipynb #706ad000
+def inverse_draws(
+    lp: Tensor, # [A, *batch] log-probabilities
+    u: Tensor, # [S, *batch] uniform in [0, 1)
+) -> Tensor: # int64 [S, *batch], rows
+    "The row at which the cumulative probability exceeds each number."
+    steps = lp.detach().exp().cumsum(0)[:-1]
+    return (u[:, None] >= steps).sum(1)
 
 # %% ../../nbs/routing/11_candidates.ipynb #7acd9642
 class Table(IntegerRoutings):
@@ -177,12 +187,12 @@ class Table(IntegerRoutings):
         ll: Tensor, # [A, *batch]
         lp: Tensor, # [A, *batch], sums to one over the routings
         noise: Noise | None = None, # where draws come from
-        routings: Tensor | None = None, # int64 [A, L, K]
+        routings: Tensor | None = None, # int64 [A, L, K]; None: one slot of A modules
     ):
         self.ll = ll
         self.lp = lp
         self.noise = noise or Noise()
-        self.routings = routings
+        self.routings = torch.arange(len(lp), device=lp.device)[:, None, None] if routings is None else routings
 
     @property
     def shape(self) -> torch.Size: return self.lp.shape[1:]
@@ -201,9 +211,7 @@ class Table(IntegerRoutings):
         return Scored(a, self.ll.gather(0, a), self.lp.gather(0, a))
 
     def draw(self, samples: int) -> Scored:
-        u = self.noise.uniform(samples, *self.shape, dtype=self.lp.dtype)
-        steps = self.lp.detach().exp().cumsum(0)[:-1]
-        return self.score((u[:, None] >= steps).sum(1))
+        return self.score(inverse_draws(self.lp, self.noise.uniform(samples, *self.shape, dtype=self.lp.dtype)))
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, *batch] -> Q + S candidates
         return join(self, self.score(old), self.draw(samples))
@@ -224,7 +232,7 @@ def check_finite(
     a: Any, # [C, *batch, *slot] the routings
     finite: Tensor, # bool [C, *batch] whose scores are finite
     well: Tensor, # bool [*batch] examples that can be trained on
-):
+) -> None:
     "Raises `FloatingPointError` naming an example, and the module that broke, unless all examples are finite."
     if well.all(): return
     place = tuple((~well).nonzero()[0].tolist())
@@ -235,9 +243,15 @@ def check_finite(
     raise FloatingPointError(f"score: that of example {example} of the batch is not finite; {where}")
 
 
+def need_finite(candidates: Candidates, found: Scored) -> None:
+    "Raises `FloatingPointError` unless all scores are finite."
+    finite = found.joint.isfinite()
+    check_finite(candidates, found.a, finite, finite.all(0))
+
+# %% ../../nbs/routing/11_candidates.ipynb #83c1231c
 class Compared(NamedTuple):
     "Candidates that are compared with each other."
-    scored: Scored # with gradient; where a candidate is not valid, the scores of another one
+    scored: Scored # with gradient; of a candidate that is not valid, the scores of another one
     fixed: Scored # to compare: without gradient, all under the same conditions
     valid: Tensor # bool [C, *batch]; False: an empty entry, or one whose score is not finite
 
@@ -253,14 +267,14 @@ def at_places(
     order: Tensor, # int64 [Q, *batch]
 ) -> Compared:
     "The candidates at these places of each example."
-    scored, fixed = (Scored(candidates.pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order)) for s in found[:2])
-    return Compared(scored, fixed, found.valid.gather(0, order))
+    def at(s): return Scored(candidates.pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order))
+    return Compared(at(found.scored), at(found.fixed), found.valid.gather(0, order))
 
-
+# %% ../../nbs/routing/11_candidates.ipynb #8b8deba5
 def compared(
     candidates: Candidates,
     found: Scored,
-    held: Tensor | None = None, # bool [C, *batch]; False: stands for an empty entry of a buffer; None: none is empty
+    held: Tensor | None = None, # bool [C, *batch]; False: an empty entry of a buffer; None: none is empty
 ) -> Compared:
     "Scores to compare and scores to differentiate. Raises `FloatingPointError` if an example has no finite score."
     fixed = candidates.fixed(found)

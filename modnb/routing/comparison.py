@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,13 +19,13 @@ from ..metrics.routed import buffer_measures, gradient_noise, measure
 from .buffered import make_buffered
 from .dense import DenseStack, Look, gaussian, stack_for
 from .estimators import RoutingEstimator, make_estimator
-from .training import Minibatches, train
+from .training import Batches, Minibatches, train
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['ROWS', 'make_row', 'rows_of', 'long_frame', 'trial', 'timed', 'cost_of']
+__all__ = ['ROWS', 'make_row', 'rows_of', 'long_frame', 'evaluation', 'final_frame', 'checkpoint_of', 'trial', 'timed', 'cost_of']
 
 # %% ../../nbs/routing/22_comparison.ipynb #d49f137a
 ROWS: dict[str, tuple] = { # row -> (group, estimator, options)
@@ -49,20 +50,20 @@ ROWS: dict[str, tuple] = { # row -> (group, estimator, options)
 # %% ../../nbs/routing/22_comparison.ipynb #67335c75
 def make_row(
     row: str, # one of `ROWS`
-    look: Callable,
+    view: Look,
     examples: int, # N of each seed
     **more, # options for all rows
 ) -> RoutingEstimator:
     "The estimator of a row, for a dense stack. Raises `ValueError` naming `row`."
     check_choice("row", row, ROWS)
     _, name, options = ROWS[row]
-    seeds = look.net.seeds
+    seeds = view.net.seeds
     if options.get("uniform"):
-        return make_buffered("kirsch_em", look, examples, seed=seeds, size=options["uniform"], **more)
-    if name == "noisy_top_k": options = options | {"k": min(options["k"], *look.net.modules)}
-    return make_estimator(name, look, examples, seeds, **options, **more)
+        return make_buffered("kirsch_em", view, examples, seed=seeds, size=options["uniform"], **more)
+    if name == "noisy_top_k": options = options | {"k": min(options["k"], *view.net.modules)}
+    return make_estimator(name, view, examples, seeds, **options, **more)
 
-
+# %% ../../nbs/routing/22_comparison.ipynb #5ab3d804
 def rows_of(
     group: str, # "given", "likelihood", "eager", "relaxed", "score function" or "wrong"
 ) -> list[str]: # in the order of `ROWS`
@@ -79,6 +80,45 @@ def long_frame(
     import pandas as pd
     each = [(m, s, float(x)) for m, v in values.items() for s, x in zip(seeds, v)]
     return pd.DataFrame(each, columns=["metric", "seed", "value"]).assign(**columns)
+
+# %% ../../nbs/routing/22_comparison.ipynb #4210be49
+def evaluation(
+    task: Task,
+    net: DenseStack,
+    estimator: RoutingEstimator,
+    data: Batches,
+    when: int | None, # step at which gradient noise is measured, too; None: never
+) -> Callable[[int], dict]: # of the trainer: step -> metric -> [R]
+    "Measure the training inputs."
+    def evaluate(step: int) -> dict:
+        found = measure(net, task.x, task.y, task.rule, task.rules)
+        if step == when: found["gradient noise"] = gradient_noise(net, estimator, data[step])
+        return found
+    return evaluate
+
+# %% ../../nbs/routing/22_comparison.ipynb #b7773a9b
+def final_frame(
+    task: Task,
+    net: DenseStack,
+    estimator: RoutingEstimator,
+    data: Minibatches,
+    cost: float, # milliseconds per step
+) -> pd.DataFrame: # layer (the name of a set), metric, seed, value
+    "Measure the training inputs, the fresh tests, and what the estimator remembers."
+    import pandas as pd
+    found = {"": measure(net, task.x, task.y, task.rule, task.rules)}
+    found |= {name: measure(net, x, y, rule, task.rules) for name, (x, y, rule) in task.tests.items()}
+    frames = [long_frame(values, net.seeds, layer=name) for name, values in found.items()]
+    costs = buffer_measures(estimator, data.whole()) | {"ms per step": torch.full((len(net.seeds),), cost)}
+    return pd.concat([*frames, long_frame(costs, net.seeds, layer="")])
+
+# %% ../../nbs/routing/22_comparison.ipynb #db9cc5c7
+def checkpoint_of(
+    log: Any, # of the run; None: there is none
+    name: str, # of a row, with any characters
+) -> Path | None:
+    "Where the training of a row keeps its checkpoint."
+    return log.path(f"{name}.pt".replace("|", " ").replace("/", " ")) if log else None
 
 # %% ../../nbs/routing/22_comparison.ipynb #9e86f8d7
 def trial(
@@ -100,15 +140,11 @@ def trial(
     estimator = make_row(row, Look(net, gaussian(sigma)), task.x.shape[1])
     data = Minibatches(task.x, task.y, seeds, batch_size, task.rule)
     when = max(every, steps // 10 // every * every)
+    evaluate = evaluation(task, net, estimator, data, when if noise else None)
     messages: list[str] = []
 
-    def evaluate(step: int) -> dict:
-        found = measure(net, task.x, task.y, task.rule, task.rules)
-        if noise and step == when: found["gradient noise"] = gradient_noise(net, estimator, data[step])
-        return found
-
     def stage(data: Minibatches, steps: int, name: str = "") -> pd.DataFrame:
-        path = log.path(f"{row}{name}.pt".replace("|", " ").replace("/", " ")) if log else None
+        path = checkpoint_of(log, f"{row}{name}")
         callbacks = [log.callback(row)] if log else []
         return train(net, estimator, data, steps, lr, evaluate, every, path, callbacks, row, messages)
 
@@ -121,24 +157,26 @@ def trial(
         curves.append(curve.assign(step=curve.step - before))
     curves.append(stage(data, steps))
     cost = 1e3 * (time.process_time() - begun) / (steps + before)
-    sets = {"": (task.x, task.y, task.rule), **task.tests}
-    final = [long_frame(measure(net, *s, task.rules), seeds, layer=name) for name, s in sets.items()]
-    costs = buffer_measures(estimator, data.whole()) | {"ms per step": torch.full((len(seeds),), cost)}
-    final.append(long_frame(costs, seeds, layer=""))
-    parts = [rows("curve", pd.concat(curves), ["seed"]), rows("final", pd.concat(final), ["seed"], step=steps)]
+    final = final_frame(task, net, estimator, data, cost)
+    parts = [rows("curve", pd.concat(curves), ["seed"]), rows("final", final, ["seed"], step=steps)]
     return pd.concat(parts).assign(function=row), net, messages
 
 # %% ../../nbs/routing/22_comparison.ipynb #360a9c1c
 def timed(evaluate: Callable[[int], dict]) -> Callable[[int], dict]: # of the trainer: step -> metric -> [R]
     "The same evaluation, with its two times as metrics `began` and `ended`."
-    def noted(step):
-        began, found = time.process_time(), evaluate(step)
-        clock = lambda t: torch.full((len(next(iter(found.values()))),), t, dtype=torch.float64)
-        return found | {"began": clock(began), "ended": clock(time.process_time())}
+    def noted(step: int) -> dict:
+        began = time.process_time()
+        found = evaluate(step)
+        ended = time.process_time()
+        seeds = len(next(iter(found.values())))
+        times = {"began": began, "ended": ended}
+        return found | {name: torch.full((seeds,), t, dtype=torch.float64) for name, t in times.items()}
     return noted
 
 
-def cost_of(curve) -> tuple: # DataFrame of the trainer -> the same without times, milliseconds per update
+def cost_of(
+    curve: pd.DataFrame, # of the trainer
+) -> tuple[pd.DataFrame, float]: # the same without times, milliseconds per update
     "What an update of all seeds costs, without evaluations."
     times = curve[curve.seed == curve.seed.iloc[0]].pivot(index="step", columns="metric", values="value")
     each = 1e3 * (times.began - times.ended.shift()) / times.index.to_series().diff()

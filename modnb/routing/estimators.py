@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from ..checks import check_choice
+from ..checks import check_choice, check_count
 from ..registry import Registry
 from .buffers import Buffer, check_index, ranking
-from .candidates import Batch, Candidates, Scored, View, check_finite, check_sizes, compared, join
-from .candidates import Compared, one_slot_changed, total
+from .candidates import Batch, Candidates, Scored, View, check_sizes, compared, join
+from .candidates import Compared, need_finite, one_slot_changed, total
 
 # %% auto #0
-__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'RoutingEstimator', 'at_least', 'make_buffer', 'make_estimator',
-           'Supervised', 'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic',
-           'make_baseline', 'Reinforce', 'propose', 'remembered', 'KirschEM', 'e_full']
+__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'RoutingEstimator', 'make_buffer', 'make_estimator', 'Supervised',
+           'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline',
+           'Reinforce', 'propose', 'searched', 'remembered', 'remember', 'check_single', 'KirschEM']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -36,18 +36,18 @@ class RoutingEstimator:
     detach = False # stop the router's gradient into what it sees, for a view that leaves it open
 
     def __init__(self,
-        look: View, # Batch -> candidates
+        view: View, # Batch -> candidates
         ent_coef: float = 0.0, # bonus for the entropy of the whole routing, in nats
         bonus: Callable | None = None, # more to maximize: candidates -> [] or [R], such as a balance of modules
     ):
-        self.look: Any = look
+        self.view: Any = view
         self.ent_coef = ent_coef
         self.bonus = bonus
         self.steps = 0
 
     def candidates(self, batch: Batch) -> Candidates:
-        "What the estimator sees of a minibatch. Raises `ValueError` naming `batch` or the part of it that has another size."
-        candidates = self.look(batch)
+        "What the estimator sees of a minibatch. Raises `ValueError` naming the part of it that has another size."
+        candidates = self.view(batch)
         check_sizes(batch, candidates.shape)
         if getattr(candidates, "detach", False) is None: candidates.detach = self.detach
         return candidates
@@ -59,7 +59,7 @@ class RoutingEstimator:
         batch: Batch,
         more: Callable[[], Batch] | None = None, # another minibatch, for estimators that search on it; None: the same
     ) -> Step:
-        "The loss of a minibatch. The buffer, if there is one, moves on."
+        "The loss of a minibatch; a buffer, if there is one, is updated."
         candidates, value, metrics = self.objective(batch, more or (lambda: batch))
         if self.ent_coef: value = value + self.ent_coef * candidates.entropy()
         loss = -total(value) - (self.bonus(candidates).sum() if self.bonus else 0.0)
@@ -68,20 +68,14 @@ class RoutingEstimator:
 
     def parameters(self) -> list: return [] # what is trained besides modules and router
     def state_dict(self) -> dict: return {"steps": self.steps}
-    def load_state_dict(self, state: dict): self.steps = state["steps"]
-
-# %% ../../nbs/routing/13_estimators.ipynb #df63d272
-def at_least(**counts: int):
-    "Raises `ValueError` naming a count below 1."
-    for name, value in counts.items():
-        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+    def load_state_dict(self, state: dict) -> None: self.steps = state["steps"]
 
 # %% ../../nbs/routing/13_estimators.ipynb #6213f6bf
 ESTIMATORS = Registry("estimator")
 
 
 def make_buffer(
-    look: Any, # a view with `choices`
+    view: Any, # a view with `choices`
     examples: int | None, # N (or the number of tasks)
     size: int = 1, # Q
     seed: int | Sequence[int] = 0, # of the first routings; several: of stacked seeds
@@ -89,14 +83,15 @@ def make_buffer(
     choices: Any = None, # of `Buffer`; None: what the view says
 ) -> Buffer:
     "A buffer for the routings of a view. Raises `ValueError` naming `examples`."
-    if examples is None: raise ValueError("examples: None given; routings are remembered by example, say how many there are")
-    kind = getattr(look, "buffer", Buffer)
-    return kind(examples, look.choices if choices is None else choices, size, seed, start=start)
+    if examples is None:
+        raise ValueError("examples: None given; routings are remembered by example, say how many there are")
+    kind = getattr(view, "buffer", Buffer)
+    return kind(examples, view.choices if choices is None else choices, size, seed, start=start)
 
-
+# %% ../../nbs/routing/13_estimators.ipynb #e014a3f8
 def make_estimator(
     name: str, # one of `ESTIMATORS`
-    look: View, # Batch -> candidates
+    view: View, # Batch -> candidates
     examples: int | None = None, # N, for those that remember routings
     seed: int | Sequence[int] = 0, # of the first routings, and of own parameters; several: of stacked seeds
     **options, # of the estimator
@@ -104,20 +99,20 @@ def make_estimator(
     "An estimator by name. Raises `ValueError` naming `estimator` or `examples`."
     make = ESTIMATORS[name]
     takes = inspect.signature(make).parameters
-    if "buffer" in takes and "buffer" not in options: options["buffer"] = make_buffer(look, examples, seed=seed)
+    if "buffer" in takes and "buffer" not in options: options["buffer"] = make_buffer(view, examples, seed=seed)
     given = {"examples": examples, "seed": seed}
-    return make(look, **{n: v for n, v in given.items() if n in takes}, **options)
+    return make(view, **{n: v for n, v in given.items() if n in takes}, **options)
 
 # %% ../../nbs/routing/13_estimators.ipynb #969d1616
 @ESTIMATORS.register("supervised")
 class Supervised(RoutingEstimator):
     "Train on the true routing."
     def __init__(self,
-        look: View,
+        view: View,
         router: float = 1.0, # lambda, the weight of the router's own log-likelihood
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.router = router
 
     def objective(self, batch, more):
@@ -125,8 +120,7 @@ class Supervised(RoutingEstimator):
             raise ValueError("batch: supervised routing needs `oracle`, the true routing of each example")
         candidates = self.candidates(batch)
         found = candidates.score(candidates.encode(batch.oracle[None]))
-        finite = found.joint.isfinite()
-        check_finite(candidates, found.a, finite, finite[0])
+        need_finite(candidates, found)
         return candidates, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40
@@ -141,16 +135,16 @@ def log_marginal(
     gradient = (posterior * every.scored.joint).sum(0)
     return joint.logsumexp(0) + gradient - gradient.detach()
 
-
+# %% ../../nbs/routing/13_estimators.ipynb #a2f2a131
 @ESTIMATORS.register("exact_marginal")
 class ExactMarginal(RoutingEstimator):
     "Sum over all routings."
     def __init__(self,
-        look: View,
+        view: View,
         log: bool = True, # maximize log p(y|x); False: p(y|x)
         **options,
     ):
-        super().__init__(look, **options)
+        super().__init__(view, **options)
         self.log = log
 
     def objective(self, batch, more):
@@ -170,7 +164,7 @@ class NoBaseline:
     def loss(self, reward: Tensor, batch: Batch) -> Tensor | float: return 0.0 # what the baseline itself learns from
     def parameters(self) -> list: return []
     def state_dict(self) -> dict: return {}
-    def load_state_dict(self, state: dict): pass
+    def load_state_dict(self, state: dict) -> None: pass
 
 
 @BASELINES.register("leave_one_out")
@@ -205,7 +199,7 @@ class MovingAverage(NoBaseline):
     def state_dict(self): return {} if self.value is None else {"value": self.value}
     def load_state_dict(self, state): self.value = state.get("value")
 
-
+# %% ../../nbs/routing/13_estimators.ipynb #1d20e50e
 class Critic(NoBaseline):
     "A module that predicts the reward from the inputs, trained by squared error along with the rest."
     def __init__(self, module: torch.nn.Module): self.module = module # x -> [*batch] or [*batch, 1]
@@ -233,14 +227,14 @@ class Reinforce(RoutingEstimator):
     detach = True
 
     def __init__(self,
-        look: View,
+        view: View,
         samples: int = 10, # S
         baseline: str | NoBaseline = "leave_one_out", # see `make_baseline`
         reward: str = "log_prob", # or "prob"
         **options,
     ):
-        super().__init__(look, **options)
-        at_least(samples=samples)
+        super().__init__(view, **options)
+        check_count("samples", samples)
         check_choice("reward", reward, REWARDS)
         self.samples = samples
         self.baseline = make_baseline(baseline)
@@ -250,8 +244,7 @@ class Reinforce(RoutingEstimator):
         candidates = self.candidates(batch)
         drawn = candidates.draw(self.samples)
         fixed = candidates.fixed(drawn)
-        finite = fixed.joint.isfinite()
-        check_finite(candidates, fixed.a, finite, finite.all(0))
+        need_finite(candidates, fixed)
         reward = REWARDS[self.reward](fixed.ll)
         weight = 1.0 if self.reward == "log_prob" else reward
         advantage = self.baseline(reward, batch)
@@ -282,10 +275,22 @@ def propose(
     if coordinate:
         new = candidates.decode(a)
         slots = new.shape[-2]
-        first = 0
-        if samples < slots: first = int(candidates.noise.uniform(1, 1).flatten()[0] * slots) # each search begins elsewhere
+        first = 0 # if there are too few samples for all slots, each search begins at another slot
+        if samples < slots: first = int(candidates.noise.uniform(1, 1).flatten()[0] * slots)
         a = candidates.encode(one_slot_changed(new, candidates.decode(old), first))
     return candidates.score(a)
+
+# %% ../../nbs/routing/13_estimators.ipynb #6d9a6cbf
+def searched(
+    candidates: Candidates,
+    old: Any, # [1, *batch, *slot], the routings to improve on
+    samples: int, # S
+    epsilon: float = 0.0, # as in `propose`
+    coordinate: bool = False,
+) -> Scored: # the old ones, then S new candidates
+    "What an E-step chooses from."
+    if not epsilon and not coordinate: return candidates.with_draws(old, samples)
+    return join(candidates, candidates.score(old), propose(candidates, old[0], samples, epsilon, coordinate))
 
 # %% ../../nbs/routing/13_estimators.ipynb #da4a39b1
 def remembered(
@@ -294,18 +299,31 @@ def remembered(
     candidates: Candidates,
 ) -> Any: # [Q, *batch, *slot]
     "The routings that a buffer holds for a minibatch. Raises `ValueError` naming `index` or `buffer`."
-    check_index(batch.index, len(buffer), candidates.shape)
+    index = check_index(batch.index, len(buffer), candidates.shape)
     if buffer.slot != candidates.slot:
         raise ValueError(f"buffer: its routings have {buffer.slot} axes, those of the network {candidates.slot}; "
                          "make it with the `choices` of the view")
-    return buffer[batch.index]
+    return buffer[index]
+
+
+def remember(buffer: Buffer, batch: Batch, a: Any) -> None: # a: [Q, *batch, *slot]
+    "Replace the routings of a minibatch, whose index `remembered` has checked."
+    assert batch.index is not None
+    buffer[batch.index] = a
 
 # %% ../../nbs/routing/13_estimators.ipynb #0519f572
+def check_single(buffer: Buffer) -> None:
+    "Raises `ValueError` naming `buffer` unless it holds one routing per example, at first a random one."
+    if buffer.size != 1 or buffer.start != "uniform":
+        raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; "
+                         "need 1 that starts uniform")
+
+# %% ../../nbs/routing/13_estimators.ipynb #cf6950fa
 @ESTIMATORS.register("kirsch_em")
 class KirschEM(RoutingEstimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
     def __init__(self,
-        look: View,
+        view: View,
         buffer: Buffer, # one routing per example
         samples: int = 10, # S, new candidates of an E-step
         e_every: int = 1, # 1: search and update on the same minibatch; r: search on another, at every r-th update
@@ -314,11 +332,10 @@ class KirschEM(RoutingEstimator):
         phi_warmup: int = 0, # first steps, in which only the modules learn, on the random first routings
         **options,
     ):
-        super().__init__(look, **options)
-        at_least(samples=samples, e_every=e_every)
-        if buffer.size != 1 or buffer.start != "uniform":
-            raise ValueError(f"buffer: holds {buffer.size} routings per example and starts {buffer.start}; "
-                             "need 1 that starts uniform")
+        super().__init__(view, **options)
+        check_count("samples", samples)
+        check_count("e_every", e_every)
+        check_single(buffer)
         self.buffer = buffer
         self.samples = samples
         self.e_every = e_every
@@ -329,11 +346,9 @@ class KirschEM(RoutingEstimator):
     def e_step(self, candidates: Candidates, batch: Batch) -> Tensor: # share of changed routings, [] or [R]
         "Search for better routings, and remember them."
         old = remembered(self.buffer, batch, candidates)
-        if not any(self.how.values()): found = candidates.with_draws(old, self.samples)
-        else: found = join(candidates, candidates.score(old), propose(candidates, old[0], self.samples, **self.how))
-        found = compared(candidates, found).fixed
+        found = compared(candidates, searched(candidates, old, self.samples, **self.how)).fixed
         new = candidates.pick(found.a, ranking(found.joint, 1)[0])
-        self.buffer[batch.index] = new
+        remember(self.buffer, batch, new)
         return 1 - candidates.same(new, old)[0].to(found.ll.dtype).mean(-1)
 
     def objective(self, batch, more):
@@ -344,23 +359,12 @@ class KirschEM(RoutingEstimator):
             other = more() if self.e_every > 1 else batch
             metrics["churn"] = self.e_step(candidates if other is batch else self.candidates(other), other)
         found = candidates.score(remembered(self.buffer, batch, candidates))
-        finite = found.joint.isfinite()
-        check_finite(candidates, found.a, finite, finite[0])
-        value = found.ll[0] + (0.0 if warm else 1.0) * found.lp[0]
-        return candidates, value, metrics | {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
+        need_finite(candidates, found)
+        metrics |= {"likelihood": found.ll[0].mean(-1), "bound": found.joint[0].mean(-1)}
+        return candidates, found.ll[0] + (0.0 if warm else 1.0) * found.lp[0], metrics
 
     def state_dict(self): return super().state_dict() | {"buffer": self.buffer.state_dict()}
 
     def load_state_dict(self, state):
         super().load_state_dict(state)
         self.buffer.load_state_dict(state["buffer"])
-
-# %% ../../nbs/routing/13_estimators.ipynb #e2117c17
-def e_full(
-    estimator: KirschEM,
-    batches: Iterable[Batch], # the whole data set
-) -> Tensor: # share of changed routings
-    "E-steps on all examples. Raises `ValueError` naming `batches` if there are none."
-    changed = [estimator.e_step(estimator.candidates(batch), batch) for batch in batches]
-    if not changed: raise ValueError("batches: none given")
-    return torch.stack(changed).mean(0)

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .candidates import View
 from .estimators import ESTIMATORS, RoutingEstimator
 from .laws import wide
 
@@ -24,7 +25,7 @@ def soft(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M], sums to K
     "Probabilities as weights."
     return scores.softmax(-1).sum(-2)
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #7244e8ba
 def gumbel(
     scores: Tensor, # [..., K, M]
     u: Tensor, # the same shape, uniform in [0, 1)
@@ -40,27 +41,28 @@ def gumbel(
 def top_k(
     scores: Tensor, # [..., M]
     k: int, # modules used
-) -> Tensor: # [..., M]
-    "Softmax over the k largest finite scores, 0 elsewhere; for k = 1 the full softmax value of the largest. Raises `ValueError` naming `k`."
+) -> Tensor: # [..., M], 0 for the others
+    "Softmax over the k largest finite scores; of all scores for k = 1. Raises `ValueError` naming `k`."
     if not 1 <= k <= scores.shape[-1]: raise ValueError(f"k: {k} given; need 1 to {scores.shape[-1]}")
-    scores = scores.masked_fill(~scores.isfinite(), -math.inf)          # NaN would be the largest
+    scores = scores.masked_fill(~scores.isfinite(), -math.inf) # NaN would be the largest
     kept = scores.topk(k, -1).indices
     used = torch.zeros_like(scores, dtype=torch.bool).scatter(-1, kept, True)
     if k == 1: return scores.softmax(-1) * used
     return scores.masked_fill(~used, -math.inf).softmax(-1)
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #da702367
 def load(
     clean: Tensor, # [..., B, M] scores without noise
     noisy: Tensor, # [..., B, M]
     std: Tensor | None, # [..., B, M] of the noise; None: none was added
     k: int,
 ) -> Tensor: # [..., M]
-    "Rows that a module would get if its noise were drawn anew; a count where there is no noise."
+    "Rows that a module would get if its noise were drawn again; a count if there is no noise."
     if k == clean.shape[-1]: return torch.ones_like(clean).sum(-2)
     if std is None: return (top_k(clean, k) > 0).to(clean.dtype).sum(-2)
     top = noisy.topk(k + 1, -1).values
-    threshold = torch.where(noisy >= top[..., k - 1 : k], top[..., k : k + 1], top[..., k - 1 : k])      # the k-th largest among the others
+    last = top[..., k - 1 : k]
+    threshold = torch.where(noisy >= last, top[..., k : k + 1], last) # the k-th largest among the others
     return (0.5 * (1 + torch.erf((clean - threshold) / std / 2**0.5))).sum(-2)
 
 # %% ../../nbs/routing/15_relaxed.ipynb #3ebb99cd
@@ -70,12 +72,12 @@ def variation(values: Tensor) -> Tensor: # [..., M] -> [...]
 
 
 def importance_loss(
-    gates: Tensor, # [..., B, M] weights of the modules, 0 where one is not chosen
+    gates: Tensor, # [..., B, M] weights of the modules, 0 if one is not chosen
 ) -> Tensor: # [...], 0 at balance
     "Variation of the modules' total weights over a batch (Shazeer et al. 2017)."
     return variation(gates.sum(-2))
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #6a535e16
 def switch_loss(scores: Tensor) -> Tensor: # [..., B, M] -> [...]
     "M times the sum of (share of rows whose first choice it is) x (mean probability); 1 at balance."
     shares = F.one_hot(scores.argmax(-1), scores.shape[-1]).to(scores.dtype).mean(-2)
@@ -93,75 +95,82 @@ def z_loss(
 class SoftOutput(RoutingEstimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
-        view = self.candidates(batch)
-        ll = view.relaxed(lambda l, scores, z: soft(scores), "soft")
-        return view, ll, {"likelihood": ll.mean(-1)}
+        candidates = self.candidates(batch)
+        ll = candidates.relaxed(lambda l, scores, z: soft(scores), "soft")
+        return candidates, ll, {"likelihood": ll.mean(-1)}
 
 # %% ../../nbs/routing/15_relaxed.ipynb #384b9a33
 @ESTIMATORS.register("gumbel")
 class GumbelSoftmax(RoutingEstimator):
-    "Gumbel-softmax samples in the place of choices; straight-through where `hard`."
-    def __init__(self, look,
+    "Gumbel-softmax samples in the place of choices; straight-through if `hard`."
+    def __init__(self,
+        view: View,
         hard: bool = True, # one-hot forward, relaxed backward
         temperature: float = 1.0, # at first
         last_temperature: float | None = None, # after `anneal` steps, exponentially; None: it stays
         anneal: int = 1000, # steps
         **options,
     ):
-        super().__init__(look, **options)
-        self.hard, self.first, self.last, self.anneal = hard, temperature, last_temperature or temperature, anneal
+        super().__init__(view, **options)
+        self.hard = hard
+        self.first = temperature
+        self.last = last_temperature or temperature
+        self.anneal = anneal
 
     @property
     def temperature(self) -> float: return self.first * (self.last / self.first) ** min(self.steps / self.anneal, 1)
 
     def objective(self, batch, more):
-        view = self.candidates(batch)
-        gate = lambda l, scores, z: gumbel(scores, view.noise.like(scores), self.temperature, self.hard)
-        ll = view.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
-        return view, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
+        candidates = self.candidates(batch)
+        def gate(l, scores, z): return gumbel(scores, candidates.noise.like(scores), self.temperature, self.hard)
+        ll = candidates.relaxed(gate, "straight-through" if self.hard else "gumbel-softmax", self.temperature)
+        return candidates, ll, {"likelihood": ll.mean(-1), "temperature": torch.tensor(self.temperature)}
 
 # %% ../../nbs/routing/15_relaxed.ipynb #4d7e02b9
-def used_modules(look, k: int | None) -> int:
-    "Modules that a row uses. Raises `ValueError` naming `k` where the network's law has another number."
-    law = getattr(getattr(look, "net", None), "law", None)
+def used_modules(view, k: int | None) -> int:
+    "Modules that a row uses. Raises `ValueError` naming `k` if the network's law has another number."
+    law = getattr(getattr(view, "net", None), "law", None)
     if law is not None and k not in (None, law.k): raise ValueError(f"k: {k} given; the network's law chooses {law.k}")
-    return law.k if law is not None else 2 if k is None else k
+    if law is not None: return law.k
+    return 2 if k is None else k
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #351766ca
 def noise_sizes(
-    look, # says it by `seen_sizes`
+    view, # with a method `seen_sizes`; without one, the others are needed
     n_inputs: Sequence[int] | None,
     n_modules: Sequence[int] | None,
 ) -> list[tuple[int, int]]: # features and modules of each slot
-    "Sizes of the noise's matrices. Raises `ValueError` naming `n_inputs` or `n_modules` where they are not known."
-    known = look.seen_sizes() if hasattr(look, "seen_sizes") else None
+    "Sizes of the noise's matrices. Raises `ValueError` naming `n_inputs` or `n_modules` if they are unknown."
+    known = view.seen_sizes() if hasattr(view, "seen_sizes") else None
     features = [n for n, _ in known or ()] if n_inputs is None else list(n_inputs)
     modules = [m for _, m in known or ()] if n_modules is None else list(n_modules)
     if not features or None in features:
         raise ValueError("n_inputs: None given; need the number of features that the noise of each slot sees")
-    if len(modules) != len(features): raise ValueError(f"n_modules: {len(modules)} given; need one for each of {len(features)} slots")
+    if len(modules) != len(features):
+        raise ValueError(f"n_modules: {len(modules)} given; need one for each of {len(features)} slots")
     return list(zip(features, modules))
 
-
+# %% ../../nbs/routing/15_relaxed.ipynb #064ef963
 def noise_weights(
     sizes: list[tuple[int, int]],
     seed: int | Sequence[int], # several: of stacked seeds
-    look,
+    view,
 ) -> list[Tensor]: # [features, modules] each, or [R, features, modules]
-    "Small random matrices on the network's device, in its dtype, float32 where that is a half."
+    "Small random matrices on the network's device, in its dtype, or float32 if that is a half."
     def draw(s):
         g = torch.Generator().manual_seed(int(s))
         return [0.01 * torch.randn(i, m, generator=g) for i, m in sizes]
     weights = draw(seed) if hasattr(seed, "__index__") else [torch.stack(w) for w in zip(*map(draw, seed))]
-    like = wide(next(iter(look.net.parameters()))) if hasattr(look, "net") else torch.empty(0)
+    like = wide(next(iter(view.net.parameters()))) if hasattr(view, "net") else torch.empty(0)
     return [w.to(like).requires_grad_() for w in weights]
 
 # %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
 @ESTIMATORS.register("noisy_top_k")
 class NoisyTopK(RoutingEstimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
-    def __init__(self, look,
-        n_inputs: Sequence[int] | None = None, # features that each slot's router sees, flattened; None: those of the network
+    def __init__(self,
+        view: View,
+        n_inputs: Sequence[int] | None = None, # features that each slot's router sees; None: those of the network
         n_modules: Sequence[int] | None = None, # M of each slot; None: those of the network
         k: int | None = None, # modules used; None: as the network's law says, else 2
         balance: float = 0.1, # weight of importance and load, w
@@ -169,32 +178,34 @@ class NoisyTopK(RoutingEstimator):
         seed: int | Sequence[int] = 0, # of the noise's matrices; several: of stacked seeds
         **options,
     ):
-        super().__init__(look, **options)
-        self.k = used_modules(look, k)
+        super().__init__(view, **options)
+        self.k = used_modules(view, k)
         self.balance = balance
         self.noisy = noisy
-        self.weights = noise_weights(noise_sizes(look, n_inputs, n_modules), seed, look)
+        self.weights = noise_weights(noise_sizes(view, n_inputs, n_modules), seed, view)
 
-    def disturb(self, l: int, clean: Tensor, z: Tensor, view) -> tuple: # noisy scores, balance loss
+    def disturb(self, l: int, clean: Tensor, z: Tensor, candidates) -> tuple: # noisy scores, balance loss
         "Noisy scores of one slot, and what its imbalance costs."
         std = F.softplus(z.to(self.weights[l].dtype) @ self.weights[l]) if self.noisy else None
-        noisy = clean + std * view.noise.normal_like(clean) if self.noisy else clean
+        noisy = clean + std * candidates.noise.normal_like(clean) if self.noisy else clean
         return noisy, importance_loss(top_k(noisy, self.k)) + variation(load(clean, noisy, std, self.k))
 
     def objective(self, batch, more):
-        view, costs = self.candidates(batch), []
+        candidates = self.candidates(batch)
+        costs = []
         def adjust(l, scores, z):
-            noisy, cost = self.disturb(l, scores[..., 0, :], z, view)
+            noisy, cost = self.disturb(l, scores[..., 0, :], z, candidates)
             costs.append(cost)
             return noisy[..., None, :]
-        ll = view.relaxed(lambda l, scores, z: top_k(adjust(l, scores, z)[..., 0, :], self.k), "top-k", adjust=adjust)
+        def gate(l, scores, z): return top_k(adjust(l, scores, z)[..., 0, :], self.k)
+        ll = candidates.relaxed(gate, "top-k", adjust=adjust)
         imbalance = sum(costs)
-        return view, ll - self.balance * imbalance[..., None], {"likelihood": ll.mean(-1), "imbalance": imbalance}
+        return candidates, ll - self.balance * imbalance[..., None], {"likelihood": ll.mean(-1), "imbalance": imbalance}
 
     def parameters(self): return self.weights
     def state_dict(self): return super().state_dict() | {"weights": self.weights}
 
+    @torch.no_grad()
     def load_state_dict(self, state):
         super().load_state_dict(state)
-        with torch.no_grad():
-            for w, saved in zip(self.weights, state["weights"]): w.copy_(saved)
+        for w, saved in zip(self.weights, state["weights"]): w.copy_(saved)

@@ -10,6 +10,7 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,15 @@ from .stacked import InTurn, Stacked
 from ..training.fit import in_mode
 
 # %% auto #0
-__all__ = ['reads_mode', 'mode_matters', 'all_finite', 'first_not_finite', 'Passes', 'Rollouts', 'router_of', 'UniformRoutings',
-           'LookAt', 'EnsembleRollouts', 'LookAtAll']
+__all__ = ['mentions_training', 'reads_mode', 'is_hooked', 'mode_matters', 'all_finite', 'first_broken', 'first_not_finite',
+           'NetworkCandidates', 'router_of', 'features_seen', 'Rollouts', 'UniformRoutings', 'LookAt',
+           'EnsembleRollouts', 'LookAtAll']
 
 # %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
-def _mentions(code) -> bool:
-    "Whether a function, or one inside it, looks at an attribute `training`."
+def mentions_training(code: Any) -> bool: # of a function
+    "Whether a function, or one inside it, reads an attribute `training`."
     names = (*code.co_names, *(c for c in code.co_consts if isinstance(c, str)))
-    return "training" in names or any(_mentions(c) for c in code.co_consts if inspect.iscode(c))
+    return "training" in names or any(mentions_training(c) for c in code.co_consts if inspect.iscode(c))
 
 
 @functools.cache
@@ -40,176 +42,203 @@ def reads_mode(kind: type) -> bool:
     "Whether modules of a class may behave differently in train mode, judged by the class's methods."
     own = [f for c in kind.__mro__ if c not in nn.Module.__mro__ for f in vars(c).values()]
     functions = [getattr(f, "fget", None) or inspect.unwrap(getattr(f, "__func__", f)) for f in own]
-    return any(_mentions(f.__code__) for f in functions if inspect.isfunction(f))
+    return any(mentions_training(f.__code__) for f in functions if inspect.isfunction(f))
+
+# %% ../../nbs/routing/20_rollouts.ipynb #0898aaca
+def is_hooked(m: nn.Module) -> bool:
+    "Whether more than its class's `forward` decides what a module returns."
+    hooks = m._forward_hooks or m._forward_pre_hooks
+    return bool(hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule))
 
 
 def mode_matters(
     net: nn.Module, # any network
 ) -> bool:
     "Whether some module is in train mode and may behave differently in eval mode."
-    hooked = lambda m: m._forward_hooks or m._forward_pre_hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule)
-    routed = lambda m: isinstance(m, (ModularLayer, Composition)) # a composition routes as its caller says
-    return any(m.training and not routed(m) and (hooked(m) or reads_mode(type(m))) for m in net.modules())
+    for m in net.modules():
+        kind: type = type(m)
+        routed = isinstance(m, (ModularLayer, Composition)) # a composition routes as its caller says
+        if m.training and not routed and (is_hooked(m) or reads_mode(kind)): return True
+    return False
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c2946b83
-def all_finite(values) -> bool: # values: nested outputs or inputs
+def all_finite(values: Any) -> bool: # nested outputs or inputs
     "Whether no tensor in a nested structure holds NaN or infinity."
     return all(bool(t.isfinite().all()) for t in tree_leaves(values) if isinstance(t, Tensor))
 
-
+# %% ../../nbs/routing/20_rollouts.ipynb #cce82c91
 @torch.no_grad()
-def first_not_finite(
+def first_broken(
     net: Composition,
-    x, # [1, ...] one example
+    x: Any, # [1, ...] one example
     a: Tensor, # int [L, K]
     task: Tensor | None = None, # int [1]
-) -> str: # a clause for an error message; empty if everything is finite
+) -> tuple[str, str, int] | None: # its name and class, and the slots that were done before; None: everything is finite
     "The first part of the network whose outputs are not finite."
-    if not all_finite(x): return "its input x is not finite"
-    found, done = [], []
-
+    found: list[tuple[str, str, int]] = []
+    done: list[str] = []
     def note(name: str, module: nn.Module, inputs, output):
         if not all_finite(output) and not found: found.append((name, type(module).__name__, len(done)))
         if isinstance(module, ModularLayer): done.append(name)
-
     handles = [m.register_forward_hook(functools.partial(note, name)) for name, m in net.named_modules()]
     try:
         with in_mode(net, False): net.rollout(x, a=a[None], task=task)
     finally:
         for handle in handles: handle.remove()
-    if not found: return ""
-    name, kind, slot = found[0]
-    layer = next((n for n, m in net.named_modules() if isinstance(m, ModularLayer) and name.startswith(f"{n}.pool")), None)
-    if layer is None: return f"{name} ({kind}) gives values that are not finite"
-    chosen = name.removeprefix(f"{layer}.pool.members.").split(".")[0]
+    return found[0] if found else None
+
+# %% ../../nbs/routing/20_rollouts.ipynb #fec527b5
+def first_not_finite(
+    net: Composition,
+    x: Any, # [1, ...] one example
+    a: Tensor, # int [L, K]
+    task: Tensor | None = None, # int [1]
+) -> str: # a clause for an error message; empty if everything is finite
+    "Say what is the first part of the network whose outputs are not finite."
+    if not all_finite(x): return "its input x is not finite"
+    broken = first_broken(net, x, a, task)
+    if broken is None: return ""
+    name, kind, slot = broken
+    layers = [n for n, m in net.named_modules() if isinstance(m, ModularLayer) and name.startswith(f"{n}.pool")]
+    if not layers: return f"{name} ({kind}) gives values that are not finite"
+    chosen = name.removeprefix(f"{layers[0]}.pool.members.").split(".")[0]
     modules = chosen if chosen.isdigit() else ", ".join(str(m) for m in a[slot].tolist())
     return f"module {modules} of slot {slot}, {name} ({kind}), gives values that are not finite"
 
 # %% ../../nbs/routing/20_rollouts.ipynb #c0744720
-class Passes(IntegerRoutings):
+class NetworkCandidates(IntegerRoutings):
     "Passes of a network with a minibatch, and their scores."
     slot = 2 # a routing is [L, K]
     axes = 1 # of a minibatch, [B]
+    of: Any # the view
 
-    def __init__(self, look: LookAt, batch: Batch):
-        self.of = look
+    def __init__(self, view: Any, batch: Batch) -> None:
+        self.of = view
         self.batch = batch
-        self.noise = look.noise
-        self.detach = look.detach # stop the gradient into what routers see
+        self.noise: Noise = view.noise
+        self.detach: bool | None = view.detach # stop the gradient into what routers see
         self.shape = tree_leaves(batch.x)[0].shape[: self.axes]
 
     @property
     def noisy(self) -> bool: return mode_matters(self.of.module) # whether scores with and without a gradient differ
 
-    def frozen(self): # context: eval mode, unless gradients are enabled
+    def frozen(self) -> contextlib.AbstractContextManager: # eval mode, unless gradients are enabled
         net = self.of.module
-        still = torch.is_grad_enabled() or not any(m.training for m in net.modules())
-        return contextlib.nullcontext() if still else in_mode(net, False)
+        unchanged = torch.is_grad_enabled() or not any(m.training for m in net.modules())
+        return contextlib.nullcontext() if unchanged else in_mode(net, False)
 
-    def need_router(self):
+    def need_router(self) -> None:
         "Raises `ValueError` naming `router` if there is none."
-        if self.of.choices is None: raise ValueError("router: the composition has none, so only routings that are given can be scored (`supervised`)")
+        if self.of.choices is None:
+            raise ValueError("router: the composition has none, so only given routings can be scored (`supervised`)")
 
     def rollout(self, **how) -> tuple: # outputs, routings, distribution
-        "A pass through the network."
         return self.of.net.rollout(self.batch.x, task=self.batch.task, detach=self.detach, **how)
 
     def scored(self, **how) -> Scored:
         "Candidates of a pass through the network; without a router log p(a | x) is 0."
         with self.frozen():
             h, a, q = self.rollout(**how)
-            ll = q.scores.new_zeros(a.shape[: -self.slot]) if self.batch.y is None else self.of.head.log_prob(h, self.batch.y)
+            if self.batch.y is None: ll = q.scores.new_zeros(a.shape[: -self.slot])
+            else: ll = self.of.head.log_prob(h, self.batch.y)
             return Scored(a, ll, q.log_prob(a))
 
-    def score(self, a: Tensor, checked: bool = False) -> Scored: # int64 [C, *batch, L, K]
-        "Scores of routings; `checked` ones are known to be those of the network."
+    def score(self, a: Tensor, checked: bool = False) -> Scored: # int64 [C, *batch, L, K]; checked: it fits the network
         return self.scored(a=a, checked=checked)
 
-    def fixed(self, found: Scored) -> Scored:
-        "The scores to compare: without gradient, in eval mode."
+    def fixed(self, found: Scored) -> Scored: # the scores to compare: without gradient, in eval mode
         if not torch.is_grad_enabled() or not self.noisy: return found.detach()
         with torch.no_grad(): return self.score(found.a, checked=True)
 
     def not_finite(self, place: tuple, a: Tensor) -> str: # int [L, K] one routing of the example at this place
-        "Where its values stop being finite, for an error message."
         task = None if self.batch.task is None else self.batch.task[place[0]][None]
         return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
-
-# %% ../../nbs/routing/20_rollouts.ipynb #7e7567cd
-class Rollouts(Passes):
-    "Candidates of a minibatch, by running the network."
-    def draw(self, samples: int) -> Scored:
-        "Routings drawn from the router."
-        self.need_router()
-        return self.scored(S=samples, generator=self.noise.generator)
-
-    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
-        "Known routings, then draws; in one pass where drawing needs no module."
-        if self.of.net.sequential: return join(self, self.score(old), self.draw(samples))
-        return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
-
-    def encode(self, routing: Tensor) -> Tensor: return routing
-    def decode(self, a: Tensor) -> Tensor: return a
-
-    def everything(self) -> Scored:
-        "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
-        self.need_router()
-        with self.frozen():
-            h, a, lp = self.of.net.tree(self.batch.x, task=self.batch.task, detach=self.detach)
-            return Scored(a[:, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
-
-    def uniform(self, samples: int) -> Tensor: # int64 [S, B, L, K]
-        self.need_router()
-        return self.of.choices((samples, *self.shape), self.noise.generator)
-
-    def distribution(self):
-        "The distribution over routings; of a router that decides in sequence, along sampled prefixes."
-        self.need_router()
-        with self.frozen():
-            if self.of.net.sequential: return self.rollout(S=self.of.prefixes, generator=self.noise.generator)[2]
-            return self.of.net.distribution(self.batch.x, self.batch.task)
-
-    def seen(self, l: int, z: tuple) -> Tensor: # [B, n]
-        "The features that the router of a slot sees; where it sees none, those of what the slot reads."
-        net, z = self.of.net, z[0] if len(z) == 1 else flat(z)
-        router, l = router_of(net, l)
-        if router.sees not in ("input", "feature"): return flat(z)
-        detach = router.detach if self.detach is None else self.detach
-        return read_by(router, l, z if net.router is None and net.own_input else self.batch.x, None, z, detach)
-
-    def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
-        "Log-likelihood where slots mix their modules; `how` names the gate."
-        self.need_router()
-        net, batch = self.of.net, self.batch
-        def noise(l, scores, z): # also of tokens, [B, T, *law.shape]
-            return adjust(l, scores.flatten(0, -3), self.seen(l, z)).view_as(scores)
-        with self.frozen():
-            h, *_ = net.relaxed(batch.x, how, temperature, self.noise.generator, batch.task, noise if adjust else None, self.detach)
-            return self.of.head.log_prob(h, batch.y)
-
-    def entropy(self) -> Tensor: return self.distribution().slot_entropy().sum(-1) # [*batch]
-    def probs(self) -> Tensor: return self.distribution().probs()[..., 0, :] # [*batch, L, M], of the first head
-
-    @torch.no_grad()
-    def mode(self) -> Tensor: # int64 [*batch, L, K]
-        "The router's favorite, in eval mode."
-        self.need_router()
-        with self.frozen(): return self.rollout()[1]
 
 # %% ../../nbs/routing/20_rollouts.ipynb #e6695e3e
 def router_of(
     net: Composition,
     l: int, # slot
-) -> tuple[Router, int]:
-    "Who decides in a slot, and as which of its own slots."
+) -> tuple[Any, int]: # a `Router`, or None
+    "The router that decides in a slot, and as which of its own slots."
     layers = modular_layers(net)
     return (layers[l % len(layers)].router, 0) if net.router is None else (net.router, l)
 
 
+def features_seen(
+    net: Composition,
+    x: Any, # the network's inputs
+    l: int, # slot
+    z: tuple, # what the slot reads
+    detach: bool | None, # None: as the router says
+) -> Tensor: # [B, n]
+    "The features that the router of a slot sees; if it sees none, those of what the slot reads."
+    read = z[0] if len(z) == 1 else flat(z)
+    router, l = router_of(net, l)
+    if router.sees not in ("input", "feature"): return flat(read)
+    own_input = net.router is None and net.own_input
+    return read_by(router, l, read if own_input else x, None, read, router.detach if detach is None else detach)
+
+# %% ../../nbs/routing/20_rollouts.ipynb #7e7567cd
+class Rollouts(NetworkCandidates):
+    "Candidates of a minibatch, by running the network."
+    @property
+    def random(self) -> dict: return {"generator": self.noise.generator}
+    def every(self) -> tuple: return self.of.net.tree(self.batch.x, task=self.batch.task, detach=self.detach)
+    def encode(self, routing: Tensor) -> Tensor: return routing
+    def decode(self, a: Tensor) -> Tensor: return a
+
+    def draw(self, samples: int) -> Scored:
+        self.need_router()
+        return self.scored(S=samples, **self.random)
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: # [Q, B, L, K] -> Q + S candidates
+        "Known routings, then draws; in one pass if drawing needs no module."
+        if self.of.net.sequential: return join(self, self.score(old), self.draw(samples))
+        return self.score(torch.cat([old, self.distribution().sample(samples, self.noise.generator)]))
+
+    def everything(self) -> Scored:
+        "Every routing. Raises `ValueError` naming `limit` if there are too many, or `router` if there is none."
+        self.need_router()
+        with self.frozen():
+            h, a, lp = self.every()
+            a = a[(slice(None), *[None] * self.axes)].expand(-1, *self.shape, -1, -1)
+            return Scored(a, self.of.head.log_prob(h, self.batch.y), lp)
+
+    def uniform(self, samples: int) -> Tensor: # int64 [S, B, L, K]
+        self.need_router()
+        return self.of.choices((samples, *self.shape), self.noise.generator)
+
+    def distribution(self) -> Any:
+        "The distribution over routings; of a router that decides in sequence, along sampled prefixes."
+        self.need_router()
+        with self.frozen():
+            if self.of.net.sequential: return self.rollout(S=self.of.prefixes, **self.random)[2]
+            return self.of.net.distribution(self.batch.x, self.batch.task)
+
+    def relaxed(self, gate: Any, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [B]
+        self.need_router()
+        net = self.of.net
+        def noise(l, scores, z): # also of tokens, [B, T, *law.shape]
+            return adjust(l, scores.flatten(0, -3), features_seen(net, self.batch.x, l, z, self.detach)).view_as(scores)
+        own = (self.noise.generator, self.batch.task, noise if adjust else None, self.detach)
+        with self.frozen():
+            h, *_ = net.relaxed(self.batch.x, how, temperature, *own)
+            return self.of.head.log_prob(h, self.batch.y)
+
+    def entropy(self) -> Tensor: return self.distribution().slot_entropy().sum(-1) # [*batch]
+    def probs(self) -> Tensor: return self.distribution().probs()[..., 0, :] # [*batch, L, M], of the first head
+
+    @torch.no_grad()
+    def mode(self) -> Tensor: # int64 [*batch, L, K], in eval mode
+        self.need_router()
+        with self.frozen(): return self.rollout()[1]
+
+# %% ../../nbs/routing/20_rollouts.ipynb #039c45ae
 class UniformRoutings:
-    "Routings of a law, none more likely than another."
-    def __init__(self, net: Composition, device):
-        self.law, self.largest = net.law, max(net.sizes) - 1
+    "Routings of a law, all equally likely."
+    def __init__(self, net: Composition | Stacked | InTurn, device: torch.device) -> None:
+        self.law = net.law
+        self.largest = max(net.sizes) - 1
         lacks = lacking(self.law, net.sizes).to(device)
         self.scores = torch.zeros(lacks.shape, device=device).masked_fill(lacks, -math.inf) # [L, *law.shape]
 
@@ -217,7 +246,7 @@ class UniformRoutings:
         "Draws of every slot."
         return self.law.sample(self.scores.expand(*shape, *self.scores.shape), 1, generator)[0]
 
-
+# %% ../../nbs/routing/20_rollouts.ipynb #acf6c96b
 class LookAt:
     "From a minibatch to its candidates, for a composition and a head."
     def __init__(self,
@@ -231,14 +260,15 @@ class LookAt:
             inner = "; pass net.module" if isinstance(getattr(net, "module", None), Composition) else ""
             raise ValueError(f"net: a {type(net).__name__} given; need a Composition{inner}")
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        self.net = self.module = net
+        self.net = net
+        self.module = net # whose train and eval modes count
         self.head = make_head(head)
         self.noise = noise or Noise(0, device)
         self.detach = detach
         self.prefixes = prefixes
         self.choices = UniformRoutings(net, device) if net.routed else None # of a `Buffer`
 
-    def seen_sizes(self) -> list: # features that each slot's router sees, None where it sees none; modules of each slot
+    def seen_sizes(self) -> list: # features that each slot's router sees, None if it sees none; modules of each slot
         routers = [router_of(self.net, l) for l in range(self.net.slots)]
         return [(router and router.n_inputs[l], size) for (router, l), size in zip(routers, self.net.sizes)]
 
@@ -250,43 +280,33 @@ class EnsembleRollouts(Rollouts):
     axes = 2 # of a minibatch, [R, B]
 
     @property
-    def _how(self) -> dict: return dict(task=self.batch.task, own=True, detach=self.detach)
-
-    def rollout(self, **how) -> tuple: return self.of.nets.rollout(self.batch.x, **how, **self._how) # outputs, routings, distribution
-
-    def draw(self, samples: int) -> Scored:
-        self.need_router()
-        return self.scored(S=samples, generators=self.noise.generators)
+    def how(self) -> dict: return {"task": self.batch.task, "own": True, "detach": self.detach}
+    @property
+    def random(self) -> dict: return {"generators": self.noise.generators}
+    def every(self) -> tuple: return self.of.nets.tree(self.batch.x, **self.how)
+    def rollout(self, **how) -> tuple: return self.of.nets.rollout(self.batch.x, **how, **self.how)
 
     def with_draws(self, old: Tensor, samples: int) -> Scored: # Q + S candidates
         return join(self, self.score(old), self.draw(samples))
-
-    def everything(self) -> Scored:
-        "Every routing. Raises `ValueError` naming `limit` where there are too many, or `router` without one."
-        self.need_router()
-        with self.frozen():
-            h, a, lp = self.of.nets.tree(self.batch.x, **self._how)
-            return Scored(a[:, None, None].expand(-1, *self.shape, -1, -1), self.of.head.log_prob(h, self.batch.y), lp)
 
     def uniform(self, samples: int) -> Tensor: # int64 [S, R, B, L, K]
         self.need_router()
         return torch.stack([self.of.choices((samples, self.shape[1]), g) for g in self.noise.generators], 1)
 
-    def distribution(self):
+    def distribution(self) -> Any:
         self.need_router()
-        with self.frozen(): return self.rollout(S=self.of.prefixes, generators=self.noise.generators)[2]
+        with self.frozen(): return self.rollout(S=self.of.prefixes, **self.random)[2]
 
-    def relaxed(self, gate, how: str, temperature: float = 1.0, adjust=None) -> Tensor: # [R, B]
-        "Log-likelihood where slots mix their modules. Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
+    def relaxed(self, gate: Any, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor: # [R, B]
+        "Raises `ValueError` naming `adjust`: noisy gates have matrices of all seeds at once."
         if adjust is not None:
             raise ValueError("adjust: noisy top-k gating is not available for ensembles of compositions; "
                              "use another estimator, or a dense stack")
         with self.frozen():
-            h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self._how)
+            h, *_ = self.of.nets.relaxed(self.batch.x, how, temperature, self.noise.generators, **self.how)
             return self.of.head.log_prob(h, self.batch.y)
 
-    def not_finite(self, place: tuple, a: Tensor) -> str: # seed and example
-        "Where the values of one example stop being finite, for an error message; of stacked seeds only the seed is named."
+    def not_finite(self, place: tuple, a: Tensor) -> str: # seed and example; of stacked seeds only the seed is named
         r, n = place
         seed = f"seed {self.of.seeds[r]}"
         if not isinstance(self.of.nets, InTurn): return f"{seed}: look for bad values in the data and in the parameters"
@@ -296,7 +316,7 @@ class EnsembleRollouts(Rollouts):
 
 # %% ../../nbs/routing/20_rollouts.ipynb #b6fb84a1
 class LookAtAll:
-    "From a minibatch [R, B] to its candidates; also what the trainer calls the network."
+    "From a minibatch [R, B] to its candidates; the trainer's `SeededNet`, too."
     def __init__(self,
         nets: Stacked | InTurn,
         seeds: Sequence[int], # R of them
@@ -308,8 +328,7 @@ class LookAtAll:
         if len(seeds) != nets.seeds: raise ValueError(f"seeds: {len(seeds)} given for {nets.seeds} networks")
         device = nets.parameters()[0].device
         self.nets = nets
-        self.module = nets.module if isinstance(nets, InTurn) else nets.net # whose train and eval modes count
-        self.net = self
+        self.module: nn.Module = nets.module if isinstance(nets, InTurn) else nets.net # whose modes count
         self.seeds = list(seeds)
         self.head = make_head(head)
         self.detach = detach
@@ -319,4 +338,8 @@ class LookAtAll:
         self.modules = list(nets.sizes[:1] if pooled else nets.sizes)
 
     def parameters(self) -> list[Tensor]: return self.nets.parameters()
+
+    def buffers(self) -> list[Tensor]:
+        return list(self.nets.nets.buffers() if isinstance(self.nets, InTurn) else self.nets.buffers.values())
+
     def __call__(self, batch: Batch) -> EnsembleRollouts: return EnsembleRollouts(self, batch)

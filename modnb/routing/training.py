@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,17 +17,38 @@ from torch import Tensor, nn
 from ..checks import check_count
 from .candidates import Batch
 from .composition import Composition, modular_layers
-from .dense import DenseStack
 from .estimators import RoutingEstimator
 from .router import across, leaves
-from ..training.checkpoint import load_same_run, save
-from ..training.events import Event
+from ..training.fit import check_updates, make_optimizer, rate_at, set_rate
+from ..training.loop import Loop
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Minibatches', 'OneSeed', 'without_seeds', 'OneSeedBatches', 'CollapseWarning', 'Watch', 'listed', 'train']
+__all__ = ['permutation', 'check_examples', 'Minibatches', 'SeededNet', 'Batches', 'OneSeed', 'without_seeds', 'OneSeedBatches',
+           'as_stack', 'CollapseWarning', 'CollapseWatch', 'listed', 'tensors_of', 'RoutedLearner', 'medians',
+           'about_learner', 'RoutedLoop', 'train']
+
+# %% ../../nbs/routing/19_training.ipynb #905b7b23
+def permutation(
+    seed: int,
+    name: str, # such as the number of an epoch
+    n: int,
+) -> Tensor: # int64 [n]
+    "A permutation that depends on nothing but its arguments."
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    return torch.randperm(n, generator=generator)
+
+
+def check_examples(x: Any, y: Any) -> tuple[int, int]: # nested tensors [R, N, ...]
+    "Number of seeds and of examples. Raises `ValueError` naming `y` if a tensor has other numbers of them."
+    shape = leaves(x)[0].shape[:2]
+    for t in leaves((x, y)):
+        if t.shape[:2] != shape:
+            raise ValueError(f"y: {tuple(t.shape[:2])} seeds and examples given; x has {tuple(shape)}")
+    return shape[0], shape[1]
 
 # %% ../../nbs/routing/19_training.ipynb #123464de
 class Minibatches:
@@ -36,38 +57,36 @@ class Minibatches:
         x, # [R, N, ...], or a tuple or dict of such tensors
         y, # [R, N, ...], likewise
         seeds: Sequence[int], # R of them
-        batch_size: int = 100, # B; divides into N, the rest of an epoch is left out
+        batch_size: int = 100, # B; what is left of an epoch after the last whole batch is dropped
         oracle: Tensor | None = None, # int [R, N, L], the true routing
         only: Tensor | None = None, # int [R, n], the rows that are drawn from; None: all
     ):
         check_count("batch_size", batch_size)
-        shape = leaves(x)[0].shape[:2]
-        odd = next((t for t in leaves((x, y)) if t.shape[:2] != shape), None)
-        if odd is not None: raise ValueError(f"y: {tuple(odd.shape[:2])} seeds and examples given; x has {tuple(shape)}")
+        self.R, self.N = check_examples(x, y)
         self.x = x
         self.y = y
         self.oracle = oracle
         self.seeds = list(seeds)
         self.batch_size = batch_size
-        self.R, self.N = shape
         self.device = leaves(x)[0].device
-        self.only, n = only, self.N if only is None else only.shape[1]
-        self.per_epoch, self.orders = n // batch_size, {}
-        if not self.per_epoch: raise ValueError(f"batch_size: {batch_size} is above the {n} examples of a seed")
+        self.only = only
+        self.examples = self.N if only is None else only.shape[1]
+        self.per_epoch = self.examples // batch_size
+        self.orders: dict[int, Tensor] = {} # epoch -> [R, n]
+        if not self.per_epoch: raise ValueError(f"batch_size: {batch_size} is above {self.examples} examples")
         if len(self.seeds) != self.R: raise ValueError(f"seeds: {len(self.seeds)} given for {self.R} data sets")
 
-    def order(self, epoch: int) -> Tensor: # [R, N]
+    def shuffled(self, name: str) -> Tensor: # [R, n]
+        "A permutation of each seed's rows."
+        order = torch.stack([permutation(s, name, self.examples) for s in self.seeds]).to(self.device)
+        return order if self.only is None else self.only.gather(1, order)
+
+    def order(self, epoch: int) -> Tensor: # [R, n]
         "The permutations of an epoch; the last two are kept."
         if epoch not in self.orders:
-            self.orders = {e: o for e, o in self.orders.items() if e >= epoch - 1} | {epoch: self._shuffled(f"{epoch}")}
+            kept = {e: o for e, o in self.orders.items() if e >= epoch - 1}
+            self.orders = kept | {epoch: self.shuffled(f"{epoch}")}
         return self.orders[epoch]
-
-    def _shuffled(self, name: str) -> Tensor: # [R, N]
-        "A permutation of each seed's rows."
-        digest = lambda seed: int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:7], "little")
-        each = [torch.randperm(self.N if self.only is None else self.only.shape[1], generator=torch.Generator().manual_seed(digest(s))) for s in self.seeds]
-        order = torch.stack(each).to(self.device)
-        return order if self.only is None else self.only.gather(1, order)
 
     def rows(self, rows: Tensor) -> Batch: # [R, B]
         "The batch of these rows of each seed."
@@ -80,11 +99,23 @@ class Minibatches:
         epoch, i = divmod(i, self.per_epoch)
         return self.rows(self.order(epoch)[:, i * self.batch_size : (i + 1) * self.batch_size])
 
-    def apart(self, i: int) -> Batch: return self.rows(self._shuffled(f"apart {i}")[:, : self.batch_size]) # a batch drawn for itself
-
+    def apart(self, i: int) -> Batch: return self.rows(self.shuffled(f"apart {i}")[:, : self.batch_size])
     def whole(self) -> Batch: return self.rows(torch.arange(self.N, device=self.device).expand(self.R, -1))
 
 # %% ../../nbs/routing/19_training.ipynb #237a5380
+class SeededNet(Protocol):
+    "What the trainer asks of a network."
+    seeds: list[int] # R of them
+    modules: list[int] # of each slot
+    def parameters(self) -> list[Tensor]: "Of all seeds. A network with buffers has a method `buffers`, too."
+
+
+class Batches(Protocol):
+    "Minibatches by number."
+    def __getitem__(self, i: int) -> Batch: ...
+    def apart(self, i: int) -> Batch: "A batch that is drawn independently of the others."
+
+
 class OneSeed:
     "Any network with modular layers, as a stack of one."
     def __init__(self,
@@ -99,11 +130,12 @@ class OneSeed:
         self.modules = list(sizes)
 
     def parameters(self) -> list[Tensor]: return list(self.net.parameters())
+    def buffers(self) -> list[Tensor]: return list(self.net.buffers())
 
-
+# %% ../../nbs/routing/19_training.ipynb #9d9726e4
 def without_seeds(batch: Batch) -> Batch: # [1, B, ...] -> [B, ...]
     "The batch of the only seed."
-    first = lambda value: across(lambda t: t[0], value)
+    def first(value): return across(lambda t: t[0], value)
     return Batch(*map(first, (batch.x, batch.y, batch.index, batch.task, batch.oracle)))
 
 
@@ -116,36 +148,51 @@ class OneSeedBatches:
     def __getitem__(self, i: int) -> Batch: return without_seeds(self.data[i])
     def apart(self, i: int) -> Batch: return without_seeds(self.data.apart(i))
 
+# %% ../../nbs/routing/19_training.ipynb #c29b4346
+def as_stack(net: SeededNet | nn.Module, data: Batches) -> tuple[SeededNet, Batches]:
+    "A network and its data as the trainer needs them. Raises `ValueError` naming `net` or `data`."
+    if not isinstance(net, nn.Module): return net, data
+    if not isinstance(data, Minibatches): return OneSeed(net), data
+    return OneSeed(net, data.seeds[0]), OneSeedBatches(data)
+
 # %% ../../nbs/routing/19_training.ipynb #26c9cefa
 class CollapseWarning(UserWarning):
     "Routers have settled, and some modules are not used."
 
 
-class Watch:
+class CollapseWatch:
     "Warns of seeds that have collapsed."
     def __init__(self,
-        net: DenseStack,
+        net: SeededNet,
         name: str = "", # in warnings
-        heard: list | None = None, # the texts are added to it
         settled: float = 0.1, # H_a over log M below which a router counts as decided
     ):
-        self.total = sum(net.modules)
+        self.net = net
         self.name = name
-        self.told = set()
-        self.heard = [] if heard is None else heard
         self.level = settled * sum(math.log(m) for m in net.modules) / len(net.modules)
-        self.seeds = net.seeds
+        self.warned: list[int] = [] # places of seeds
+        self.messages: list[str] = []
 
-    def __call__(self, step: int, values: dict) -> dict: # values, with "collapsed" [R] first
+    def __call__(self, step: int, values: dict[str, list]) -> dict[str, list]: # values, with "collapsed" [R] first
         if "dead" not in values: return values
         state = [float(a < self.level and dead > 0) for a, dead in zip(values["H_a"], values["dead"])]
-        new = [i for i, collapsed in enumerate(state) if collapsed and i not in self.told]
-        self.told.update(new)
-        if new:
-            each = ", ".join(f"seed {self.seeds[i]}: {int(values['dead'][i])} of {self.total} modules dead, H_b {values['H_b'][i]:.2f}" for i in new)
-            self.heard.append(f"{self.name + ': ' if self.name else ''}collapsed at step {step}. {each}")
-            warnings.warn(self.heard[-1], CollapseWarning, stacklevel=4)
+        new = [i for i, collapsed in enumerate(state) if collapsed and i not in self.warned]
+        if new: self.warn(step, values, new)
         return {"collapsed": state} | values
+
+    def warn(self, step: int, values: dict[str, list], new: list[int]) -> None:
+        total = sum(self.net.modules)
+        each = ", ".join(f"seed {self.net.seeds[i]}: {int(values['dead'][i])} of {total} modules dead, "
+                         f"H_b {values['H_b'][i]:.2f}" for i in new)
+        self.warned += new
+        self.messages.append(f"{self.name + ': ' if self.name else ''}collapsed at step {step}. {each}")
+        warnings.warn(self.messages[-1], CollapseWarning, stacklevel=9) # where `train` is called
+
+    def state_dict(self) -> dict: return {"warned": self.warned, "messages": self.messages}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.warned = list(state["warned"])
+        self.messages = list(state["messages"])
 
 # %% ../../nbs/routing/19_training.ipynb #9ca6268b
 def listed(values) -> list: # [R], or one number
@@ -154,75 +201,133 @@ def listed(values) -> list: # [R], or one number
     return list(values) if isinstance(values, Sequence) else [values]
 
 
-class _Course:
-    "All that a run depends on, and what it noted."
-    def __init__(self, net, estimator, lr):
-        self.net, self.estimator, self.step, self.rows = net, estimator, 0, []
-        self.optimizer = torch.optim.Adam([*net.parameters(), *estimator.parameters()], lr, fused=True)
+def tensors_of(net: SeededNet) -> list[Tensor]:
+    "Parameters and buffers."
+    buffers: Callable[[], list[Tensor]] = getattr(net, "buffers", list)
+    return [*net.parameters(), *buffers()]
 
-    def state(self) -> dict:
-        return {"net": self.net.parameters(), "optimizer": self.optimizer.state_dict(), "estimator": self.estimator.state_dict(),
-                "noise": self.estimator.look.noise.state_dict(), "step": self.step, "rows": self.rows}
+# %% ../../nbs/routing/19_training.ipynb #d6ca47fb
+class RoutedLearner:
+    "A routed network, its estimator and an optimizer for both: knows how to do one update."
+    def __init__(self,
+        net: SeededNet,
+        estimator: RoutingEstimator,
+        lr=1e-2, # rate, or function from updates done to the rate
+        optimizer="adam", # as in `fit`
+    ):
+        check_updates(lr, None, 1, None)
+        self.net = net
+        self.estimator = estimator
+        self.lr = lr
+        self.params = [*net.parameters(), *estimator.parameters()]
+        self.optimizer = make_optimizer(self.params, optimizer, lr)
+        self.step = 0
 
-    def restore(self, state: dict):
-        with torch.no_grad():
-            for p, saved in zip(self.net.parameters(), state["net"]): p.copy_(saved)
+    @torch.enable_grad()
+    def update(self, batch: Batch, more: Callable[[], Batch]) -> None: # more: another batch, for estimators that search
+        "One step of the optimizer. Raises `FloatingPointError` naming seeds, before it, if the loss is not finite."
+        self.optimizer.zero_grad()
+        loss, metrics = self.estimator.step(batch, more)
+        loss.backward()
+        if not math.isfinite(float(loss.detach())):
+            bad = [s for s, v in zip(self.net.seeds, listed(metrics["objective"])) if not math.isfinite(v)]
+            raise FloatingPointError(f"the loss is not finite at step {self.step + 1}, seeds {bad}")
+        set_rate(self.optimizer, self.lr, self.step)
+        self.optimizer.step()
+        self.step += 1
+
+    def check(self) -> None:
+        "Raises `FloatingPointError` if a weight is not finite."
+        if not torch.stack([p.detach().isfinite().all() for p in self.params]).all():
+            raise FloatingPointError(f"weights are not finite after step {self.step}, though the loss was")
+
+    def state_dict(self) -> dict:
+        return {"net": tensors_of(self.net), "optimizer": self.optimizer.state_dict(),
+                "estimator": self.estimator.state_dict(), "noise": self.estimator.view.noise.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict) -> None:
+        for t, saved in zip(tensors_of(self.net), state["net"]): t.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
         self.estimator.load_state_dict(state["estimator"])
-        self.estimator.look.noise.load_state_dict(state["noise"])
-        self.step, self.rows = state["step"], state["rows"]
+        self.estimator.view.noise.load_state_dict(state["noise"])
 
-    def note(self, values: dict):
-        values = {n: listed(v) for n, v in values.items()}
-        self.rows += [(self.step, name, seed, v) for name, vs in values.items() for seed, v in zip(self.net.seeds, vs)]
-        return values
+# %% ../../nbs/routing/19_training.ipynb #4013490f
+def medians(values: dict[str, list]) -> dict[str, float]: # metric -> [R]
+    "The median over seeds of each metric; what is not a number does not count."
+    return {name: torch.tensor(each, dtype=torch.float64).nanmedian().item() for name, each in values.items()}
+
+
+def about_learner(learner: RoutedLearner, steps: int) -> dict:
+    "What must be equal for a checkpoint to belong to this run: plain values."
+    rates = [rate_at(learner.lr, i) for i in (0, steps // 2, steps - 1)]
+    return {"lr": rates, "optimizer": type(learner.optimizer).__name__, "seeds": list(learner.net.seeds),
+            "estimator": type(learner.estimator).__name__, "shapes": [list(p.shape) for p in learner.net.parameters()]}
+
+# %% ../../nbs/routing/19_training.ipynb #c5e4ab19
+class RoutedLoop(Loop):
+    "The training of a routed network, all seeds together."
+    def __init__(self, net: SeededNet | nn.Module, estimator: RoutingEstimator, data: Batches, steps: int, lr=1e-2,
+                 optimizer="adam", evaluate: Callable[[int], dict] | None = None, **options) -> None: # of `Loop`
+        super().__init__(steps, **options)
+        self.net, self.data = as_stack(net, data)
+        self.learner = RoutedLearner(self.net, estimator, lr, optimizer)
+        self.watch = CollapseWatch(self.net, self.stage)
+        self.measures = evaluate
+        self.device = self.learner.params[0].device
+        self.closed = -1 # so that step 0 is evaluated
+        self.reason = ""
+
+    def batch(self, i: int) -> Batch: return self.data[i]
+
+    def step(self, i: int, batch: Batch) -> dict:
+        self.learner.update(batch, lambda: self.data.apart(i))
+        return {}
+
+    def evaluate(self) -> dict[str, list]:
+        found = self.measures(self.done) if self.measures else {}
+        return self.watch(self.done, {name: listed(v) for name, v in found.items()})
+
+    def record(self, found: dict | None) -> None:
+        if found is not None:
+            for name, each in found.items():
+                self.rows += [(self.done, name, seed, v) for seed, v in zip(self.net.seeds, each)]
+            if self.stop is not None and self.stop(medians(found)): self.reason = "stop"
+        if self.done == self.steps and not self.reason: self.reason = "steps"
+
+    def about(self) -> dict: return super().about() | about_learner(self.learner, self.steps)
+    def check(self) -> None: self.learner.check()
+    def last(self) -> dict: return {}
+    def state(self) -> dict: return self.learner.state_dict() | {"watch": self.watch.state_dict()}
+    def advice(self) -> str: return "; try a smaller lr or a larger sigma."
+
+    def restore(self, state: dict) -> None:
+        self.learner.load_state_dict(state)
+        self.learner.step = self.done
+        self.watch.load_state_dict(state["watch"])
 
 # %% ../../nbs/routing/19_training.ipynb #38977bb6
 def train(
-    net: DenseStack | nn.Module, # trained in place: a stack of seeds, or any network with modular layers in it
+    net: SeededNet | nn.Module, # trained in place: a stack of seeds, or any network with modular layers in it
     estimator: RoutingEstimator,
-    data: Minibatches, # of as many seeds; anything with `data[i]` and `data.apart(i)`
+    data: Batches, # `Minibatches` of as many seeds; anything with `data[i]` and `data.apart(i)`
     steps: int,
-    lr: float = 1e-2, # of Adam
+    lr=1e-2, # rate, or function from updates done to the rate
     evaluate: Callable[[int], dict] | None = None, # step -> metric -> [R]
-    every: int = 100, # steps between evaluations; there is one at step 0 and one at the end
-    checkpoint=None, # file; None: none
-    callbacks: Sequence[Callable] = (), # called with the events of `modnb.training`
-    name: str = "", # in warnings
-    heard: list | None = None, # texts of the warnings are added to it
+    every: int = 100, # steps between evaluations, and checkpoints; there is one at step 0 and one at the end
+    checkpoint=None, # file to resume from and to keep up to date; None: nothing is written
+    callbacks: Iterable[Callable] = (), # called with events, whose values are lists with a number for each seed
+    name: str = "", # of this part of an experiment, in events and warnings
+    messages: list[str] | None = None, # texts of the warnings are added to it
+    *,
+    optimizer="adam", # name of an optimizer of torch.optim in lower case, or callable(params) -> Optimizer
+    stop: Callable | None = None, # medians over seeds of an evaluation -> bool; True ends the run
+    resume: bool = True, # False: replace a checkpoint that is there
 ) -> pd.DataFrame: # step, metric, seed, value
     "Train all seeds together. Raises `FloatingPointError` naming the seeds whose loss is not finite."
     import pandas as pd
-    check_count("steps", steps, 0)
-    check_count("every", every)
-    if isinstance(net, nn.Module):
-        net = OneSeed(net, data.seeds[0] if isinstance(data, Minibatches) else 0)
-        data = OneSeedBatches(data) if isinstance(data, Minibatches) else data
-    course, watch = _Course(net, estimator, lr), Watch(net, name, heard)
-    run = {"steps": steps, "every": every, "lr": lr, "name": name, "seeds": net.seeds, "estimator": type(estimator).__name__, "shapes": [list(p.shape) for p in net.parameters()]}
-    if checkpoint is not None and checkpoint.exists(): course.restore(load_same_run(checkpoint, run, "remove it"))
-    tell = lambda kind, values: [c(Event(kind, course.step, steps, values, name)) for c in callbacks]
-    tell("start", {})
-    def look_at_it():
-        found = evaluate(course.step) if evaluate else {}
-        values = course.note(watch(course.step, {name: listed(v) for name, v in found.items()}))
-        tell("evaluate", values)
-        if checkpoint is not None: save(checkpoint, {"run": run} | course.state())
-    if not course.step: look_at_it()
-    while course.step < steps:
-        _update(course, data)
-        if course.step % every == 0 or course.step == steps: look_at_it()
-    return pd.DataFrame(course.rows, columns=["step", "metric", "seed", "value"])
-
-# %% ../../nbs/routing/19_training.ipynb #d6ca47fb
-def _update(course: _Course, data: Minibatches):
-    "One step of Adam."
-    i = course.step
-    course.optimizer.zero_grad()
-    loss, metrics = course.estimator.step(data[i], lambda: data.apart(i))
-    loss.backward()
-    course.step += 1
-    if not math.isfinite(float(loss.detach())):
-        bad = [s for s, v in zip(course.net.seeds, listed(metrics["objective"])) if not math.isfinite(v)]
-        raise FloatingPointError(f"the loss is not finite at step {course.step}, seeds {bad}; try a smaller lr or a larger sigma")
-    course.optimizer.step()
+    loop = RoutedLoop(net, estimator, data, steps, lr, optimizer, evaluate,
+                      every=every, callbacks=callbacks, stop=stop, stage=name)
+    loop.run(checkpoint, every, resume)
+    if messages is not None: messages += loop.watch.messages
+    return pd.DataFrame(loop.rows, columns=["step", "metric", "seed", "value"])

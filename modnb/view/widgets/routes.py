@@ -20,7 +20,7 @@ from ...routing.dense import DenseStack, Look, stack_for
 from ...metrics.routed import measure
 from ...routing.comparison import make_row
 from ...data.toy_maps import Task, regimes
-from ...routing.training import Minibatches, _Course, _update
+from ...routing.training import Minibatches, RoutedLearner
 from ...training.events import Event
 from ..plots import GRAY, PALETTE
 from .controls import blank
@@ -78,11 +78,12 @@ class Side:
         self.task = task
         self.net = stack_for(task, range(len(task.x)))
         self.states: dict[int, list] = {} # step -> parameters
-        self.training = _Course(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
+        self.training = RoutedLearner(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
 
     def update(self, data: Minibatches):
         "One step."
-        _update(self.training, data)
+        i = self.training.step
+        self.training.update(data[i], lambda: data.apart(i))
 
     def measure(self, step: int) -> dict[str, float]: # metric/seed -> value
         "Measure, and keep the parameters."
