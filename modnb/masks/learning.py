@@ -5,17 +5,18 @@
 # %% ../../nbs/masks/12_learning.ipynb #72f69a0e
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_choice
 from ..data.stream import batches
 from .algebra import Masks
 from .batching import check_shapes
@@ -37,25 +38,26 @@ __all__ = ['Data', 'named_number', 'evaluated', 'progress_values', 'streams_of',
            'functions_of', 'checkpoint_path', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/12_learning.ipynb #cd0ad8f0
-def named_number(key: str, value, functions: Sequence) -> tuple: # function, metric, number
+def named_number(key: str, value: Any, functions: Sequence) -> tuple[Any, str, float]: # function, metric, number
     "One number of `evaluate`. Raises `ValueError` or `TypeError` unless it is a number named \"function/metric\"."
     longest = sorted(functions, key=lambda f: -len(str(f)))
     function = next((f for f in longest if str(key).startswith(f"{f}/")), None)
     metric = str(key)[len(str(function)) + 1:]
     if function is None: function, _, metric = str(key).partition("/")
     if not metric:
-        raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', such as '{functions[0]}/accuracy'")
+        raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', "
+                         f"such as '{functions[0]}/accuracy'")
     try:
         if isinstance(value, str): raise TypeError("a string")
         return function, metric, float(value)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
 
-
+# %% ../../nbs/masks/12_learning.ipynb #b9aa1cd7
 def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
-    "What `evaluate` says of the current masks, and weights where they are trained, too."
+    "What `evaluate` returns for the current masks (and weights, if they are trained, too)."
     nets = range(len(learner.nets))
-    given = [[learner.masks(s) for s in nets]]
+    given: list[list] = [[learner.masks(s) for s in nets]]
     if learner.train_weights: given.append([learner.weights(s) for s in nets])
     results = evaluate(*given) if len(nets) > 1 else [evaluate(*(values[0] for values in given))]
     if not isinstance(results, (list, tuple)) or len(results) != len(nets):
@@ -70,18 +72,20 @@ def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: #
     return found
 
 # %% ../../nbs/masks/12_learning.ipynb #f85a3ed8
-def progress_values(learner: MaskLearner, step: int, losses: Tensor) -> dict[tuple, float]: # (network, function, metric)
+def progress_values(learner: MaskLearner, step: int, losses: Tensor) -> dict[tuple, float]: # as `evaluated`
     "Loss, price and share of weights kept after a step."
-    price = learner.price((step - 1) / learner.steps)
+    price = learner.charge * learner.price((step - 1) / learner.steps)
     numbers = {"loss": losses.tolist(), "price": price.tolist(), "kept": learner.kept().tolist()}
     return {(s, learner.functions[f], m): v[f][s] for f, s in learner.sets for m, v in numbers.items()}
 
-
+# %% ../../nbs/masks/12_learning.ipynb #b63c717e
 def streams_of(learner: MaskLearner, data, start: int) -> list:
     "Batches of each function on the network's device; with a mapping per network, lists of one batch per network."
-    def ready(source): return map(lambda batch: move(batch, learner.device), batches(source, start))
-    if isinstance(data, Mapping): return [ready(data[f]) for f in learner.functions]
-    return [map(list, zip(*(ready(d[f]) for d in data))) for f in learner.functions]
+    def ready(of, f):
+        try: yield from map(lambda batch: move(batch, learner.device), batches(of[f], start))
+        except ValueError as error: raise ValueError(str(error).replace("data:", f"data[{f!r}]:", 1)) from error
+    if isinstance(data, Mapping): return [ready(data, f) for f in learner.functions]
+    return [map(list, zip(*(ready(d, f) for d in data))) for f in learner.functions]
 
 # %% ../../nbs/masks/12_learning.ipynb #1b28750d
 class MaskLoop(Loop):
@@ -90,15 +94,16 @@ class MaskLoop(Loop):
     instead = "remove it"
 
     def __init__(self, learner: MaskLearner, data, evaluate: Callable | None = None, every: int = 1000,
-                 callbacks: Iterable[Callable] = ()) -> None: # as in `learn_masks`
+                 callbacks: Iterable[Callable] = (), autocast: torch.dtype | None = None) -> None: # as in `learn_masks`
         super().__init__(learner.steps if learner.estimator.learned else 0, every, callbacks, stage="masks")
         self.learner = learner
         self.data = data
         self.measures = evaluate
+        self.autocast = autocast
 
     def open(self) -> None:
         self.streams = streams_of(self.learner, self.data, self.done)
-        if self.measures: # a mistake in it should show before the training, and leave no trace
+        if self.measures: # a mistake in it is found before the training, and leaves no trace
             random = rng_state(self.learner.device)
             evaluated(self.learner, self.measures)
             set_rng_state(random, self.learner.device)
@@ -107,7 +112,8 @@ class MaskLoop(Loop):
 
     @torch.enable_grad()
     def step(self, i: int, batch: list) -> dict | None:
-        losses = self.learner.step(i, batch)
+        with torch.autocast(self.learner.device.type, self.autocast) if self.autocast else nullcontext():
+            losses = self.learner.step(i, batch)
         done = i + 1
         if done % min(100, self.every) and done != self.steps: return None
         return progress_values(self.learner, done, losses)
@@ -125,7 +131,7 @@ class MaskLoop(Loop):
         super().notify(kind, {f"{s}/{f}/{m}" if several else f"{f}/{m}": v for (s, f, m), v in values.items()})
 
     def check(self) -> None: self.learner.check()
-    def about(self) -> dict: return self.learner.about()
+    def about(self) -> dict: return self.learner.about() | ({"autocast": str(self.autocast)} if self.autocast else {})
     def state(self) -> dict: return self.learner.state()
     def restore(self, state: dict) -> None: self.learner.restore(state)
     def last(self) -> dict: return {}
@@ -167,7 +173,7 @@ def plain_function(function) -> str | int:
     kind = type(function).__name__
     raise ValueError(f"data: a function is named {function!r}, a {kind}; names must be strings or integers")
 
-
+# %% ../../nbs/masks/12_learning.ipynb #41cfebe7
 def functions_of(data, count: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     several = not isinstance(data, Mapping) and count > 1 and isinstance(data, (list, tuple))
@@ -185,16 +191,16 @@ def functions_of(data, count: int) -> list[str | int]:
     return names
 
 # %% ../../nbs/masks/12_learning.ipynb #9c2a2260
-def checkpoint_path(checkpoint, function) -> str:
-    "File of one function's training, or of all where it is None. A name that fits no file is replaced by its checksum."
+def checkpoint_path(checkpoint: str | os.PathLike[str], function: str | int | None) -> str:
+    "File of one function's training, or of all (None). A name that is no name of a file is replaced by its checksum."
     if os.path.isdir(checkpoint): raise ValueError(f"checkpoint: {str(checkpoint)!r} is a folder; name a file in it")
     if function is None: return f"{checkpoint}"
     name = str(function)
     if not re.fullmatch(r"[\w .+-]{1,40}", name): name = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{checkpoint}.{name}"
 
-
-def _check_nets(net) -> None:
+# %% ../../nbs/masks/12_learning.ipynb #44e73127
+def _check_nets(net: object) -> None:
     "Raises `TypeError` or `ValueError` naming `net`."
     if not isinstance(net, (nn.Module, list, tuple)):
         raise TypeError(f"net: must be a torch.nn.Module or a list of them, not a {type(net).__name__}")
@@ -203,18 +209,20 @@ def _check_nets(net) -> None:
     for each in nets:
         name = type(each).__name__
         if any(t.is_inference() for t in (*unwrapped(each).parameters(), *each.buffers())):
-            raise ValueError(f"net: {name} was made under torch.inference_mode, where nothing can be trained; make it outside")
+            raise ValueError(f"net: {name} was made under torch.inference_mode, where nothing can be trained; "
+                             "make it outside")
         if any(p.is_meta for p in each.parameters()):
-            raise ValueError(f"net: {name} is on the meta device, which has shapes but no numbers; load its weights first")
+            raise ValueError(f"net: {name} is on the meta device, which has shapes but no numbers; "
+                             "load its weights first")
 
-
-@contextlib.contextmanager
+# %% ../../nbs/masks/12_learning.ipynb #4c147268
+@contextmanager
 def _outside_inference():
     "Context outside of inference mode; whether gradients are enabled does not change."
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad): yield
 
-
+# %% ../../nbs/masks/12_learning.ipynb #dee2c68f
 def _found(loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
     learners = [loop.learner for loop in loops]
@@ -244,6 +252,7 @@ class MaskOptions(TypedDict, total=False):
     by_length: ByLength | None
     together: bool
     clip: float | str | tuple[str, float] | None
+    autocast: torch.dtype | None
     seed: int | Sequence[int]
     train_weights: bool | Mapping[str, Tensor]
     evaluate: Callable[..., Any] | None
@@ -251,6 +260,7 @@ class MaskOptions(TypedDict, total=False):
     callbacks: Iterable[Callable[[Event], None]]
     checkpoint: str | os.PathLike[str] | None
 
+# %% ../../nbs/masks/12_learning.ipynb #028012d6
 Data = Mapping[str, Iterable[Any]]      # function -> batches
 
 
@@ -264,47 +274,50 @@ def learn_masks(net: Sequence[nn.Module], data: Data | Sequence[Data], loss: Cal
 @_outside_inference()
 def learn_masks( # type: ignore[misc] # mypy does not match these options with the overloads' TypedDict
     net: nn.Module | Sequence[nn.Module], # trained network, which is never changed; or several of one architecture
-    data: Data | Sequence[Data], # function -> batches (inputs, targets); finite data are cycled. Or one mapping per network
+    data: Data | Sequence[Data], # function -> batches (inputs, targets), cycled if finite; or a mapping per network
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows it is given
     *,
     samples: int = 4, # K: masks per step; must divide the rows of a batch
     beta: float = 1e-4, # price of keeping: beta / batch size * sum of the logits
     steps: int = 20_000, # updates
-    lr: float | Callable[[int], float] = 1e-2, # learning rate of the logits, or a function from updates done to the rate
-    optimizer: str | Callable[..., torch.optim.Optimizer] = "adam", # name in lower case, or callable(logits) -> Optimizer
+    lr: float | Callable[[int], float] = 1e-2, # learning rate, or a function from updates done to the rate
+    optimizer: str | Callable[..., torch.optim.Optimizer] = "adam", # lowercase name, or callable(logits) -> Optimizer
     init: float | Mapping[str, Tensor] = 2.0, # first logit of every weight (2 keeps 88 %), or parameter -> first logits
     fixed: Iterable[str] = (), # parameters whose masks are drawn, but whose logits stay as they begin
     estimator: str | Estimator = "gumbel", # how logits become masks: a name, or an instance with options
     where: Where = weights_only, # which parameters are masked: predicate(name, param), or several
-    granularity="weight", # what a logit decides about: "weight", "row", "column", "tensor", or (name, param) -> groups
-    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop), or "auto": the fastest one with correct gradients
+    granularity: str | Callable = "weight", # of a logit: "weight", "row", "column", "tensor", (name, param) -> groups
+    batching: str = "auto", # "vmap", "loop", "channels-last" (a loop), or "auto": the fastest with correct gradients
     backend: str = "auto", # mask kernels: "eager", "compiled", or "auto": compiled if the training is long
     memory: str = "auto", # "fast": all masked copies of a step at once, "low": one after another, "auto": what fits
     by_length: ByLength | None = None, # sequences: deal the rows by length and run them in trimmed groups
     together: bool = True, # train all functions in one pass; the result does not depend on it
-    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; "published": see `clipping`
-    seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one seed each, or the first of consecutive ones
+    clip: float | str | tuple[str, float] | None = 1.0, # largest norm of a function's gradient; or see `clipping`
+    autocast: torch.dtype | None = None, # run the network in that precision (`torch.autocast`); logits stay float32
+    seed: int | Sequence[int] = 0, # equal seeds give equal masks; several networks: one each, or the first of a range
     train_weights: bool | Mapping[str, Tensor] = False, # train copies of the masked weights, too; or parameter -> which
-    evaluate: Callable[..., dict] | None = None, # masks (with `train_weights`: masks, weights) -> numbers for the history
+    evaluate: Callable[..., dict] | None = None, # masks (and weights, if trained) -> numbers for the history
     every: int = 1000, # steps between evaluations, and between checkpoints
     callbacks: Iterable[Callable[[Event], None]] = (), # called with events
     checkpoint=None, # file to continue from and to save to
 ) -> Found | list[Found]: # a list if a list of networks was given
-    "Learn one mask per function on a frozen network (Csordás et al. 2021, section 3). Raises `ValueError` for bad arguments."
-    single = isinstance(net, nn.Module)
+    """Learn one mask per function on a frozen network (Csordás et al. 2021, section 3).
+    Raises `ValueError` or `TypeError` naming the argument that does not fit."""
     _check_nets(net)
-    functions = functions_of(data, 1 if single else len(net))
-    if not callable(loss): raise TypeError(f"loss: must be a function of (outputs, targets), not a {type(loss).__name__}")
+    functions = functions_of(data, 1 if isinstance(net, nn.Module) else len(net))
+    if not callable(loss):
+        raise TypeError(f"loss: must be a function of (outputs, targets), not a {type(loss).__name__}")
+    check_choice("autocast", autocast, (None, torch.bfloat16))
     every = whole("every", every, 1)
     settings = MaskSettings(samples, beta, steps, lr, optimizer, init, fixed, estimator, where, granularity,
                             batching, backend, memory, by_length, clip, seed, train_weights)
     loops = []
     for group in [functions] if together else [[f] for f in functions]:
-        loop = MaskLoop(MaskLearner(net, group, loss, settings), data, evaluate, every, callbacks)
+        loop = MaskLoop(MaskLearner(net, group, loss, settings), data, evaluate, every, callbacks, autocast)
         path = None if checkpoint is None else checkpoint_path(checkpoint, None if together else group[0])
         if not loop.run(path, every): # nothing was left to do
             loop.notify("start", {})
             loop.notify("end", {})
         loops.append(loop)
     found = [_found(loops, s) for s in range(len(loops[0].learner.nets))]
-    return found[0] if single else found
+    return found[0] if isinstance(net, nn.Module) else found
