@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 __all__ = ['FULL', 'NOT', 'variants', 'ablate', 'pruned', 'halves']
 
 # %% ../../nbs/masks/13_ablation.ipynb #fdfad18d
-FULL, NOT = "full", "not "    # name of the row without a mask; prefix of inverse masks
+FULL = "full" # name of the row without a mask
+NOT = "not " # prefix of inverse masks
 
 
-def _check_names(functions: Sequence, inverse: bool):
+def _check_names(functions: Sequence, inverse: bool) -> None:
     "Raises `ValueError` if a function has the name of a reserved row."
     for f in functions:
         of = f.removeprefix(NOT) if isinstance(f, str) and inverse else f
@@ -35,8 +36,8 @@ def _check_names(functions: Sequence, inverse: bool):
             raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in "
                              f"{{'my {f}': masks[{f!r}]}}")
 
-
-def _measured(result) -> dict[str, float]:
+# %% ../../nbs/masks/13_ablation.ipynb #2ca740b3
+def _measured(result: object) -> dict[str, float]:
     "What `measure` returned, as plain numbers. Raises `TypeError` naming `measure`."
     if not isinstance(result, Mapping):
         raise TypeError(f"measure: must return a dict of numbers, not a {type(result).__name__}")
@@ -49,7 +50,7 @@ def _measured(result) -> dict[str, float]:
             raise TypeError(f"measure: returned a {type(value).__name__} as {name!r}; it must be a number") from None
     return numbers
 
-
+# %% ../../nbs/masks/13_ablation.ipynb #5715245e
 def variants(
     net: nn.Module, # network; never changed
     masks: Mapping[str, Masks], # function -> mask
@@ -64,7 +65,7 @@ def variants(
     views = {FULL: masked(net, {})} | {f: masked(net, m) for f, m in masks.items()}
     return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
 
-
+# %% ../../nbs/masks/13_ablation.ipynb #f84100ea
 @torch.no_grad()
 def ablate(
     net: nn.Module, # network; it is measured in eval mode and never changed
@@ -98,7 +99,8 @@ def halves(
     seed: int = 0, # of the random halves
 ) -> list[tuple[list[str], list[str]]]: # (chosen, the others), each pair covers all names
     "Ways to cut the masked parameters in two."
-    names, n = list(names), math.ceil(len(names) / 2)
+    names = list(names)
+    n = math.ceil(len(names) / 2)
     if ordered: return [(names[:n], names[n:])]
     generator = torch.Generator().manual_seed(seed)
     chosen = {tuple(sorted(torch.randperm(len(names), generator=generator)[:n].tolist())): None for _ in range(draws)}

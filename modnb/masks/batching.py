@@ -43,7 +43,7 @@ def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
     dense = grad.permute(0, *(i + 1 for i in order)).is_contiguous()
     return tuple(order) if dense and order != list(range(len(order))) else None
 
-# %% ../../nbs/masks/04_batching.ipynb #9972ab61
+# %% ../../nbs/masks/04_batching.ipynb #fac8ad55
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
@@ -195,14 +195,14 @@ def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) 
     return found[1:]
 
 # %% ../../nbs/masks/04_batching.ipynb #33b189a0
-ROUTES: dict[str, tuple[str | None, bool]] = {    # value of `batching` -> route, and whether the loop runs in channels-last memory order
+ROUTES: dict[str, tuple[str | None, bool]] = { # value of `batching` -> route, and whether channels are last
     "auto": (None, False),
     "vmap": ("vmap", False),
     "loop": ("loop", False),
     "channels-last": ("loop", True),
 }
 
-# %% ../../nbs/masks/04_batching.ipynb #19cf7bbc
+# %% ../../nbs/masks/04_batching.ipynb #699f8061
 def check_shapes(nets: Sequence[nn.Module]):
     "Raises `ValueError` naming `net` if parameters or buffers differ in name, shape or dtype."
     def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
@@ -217,7 +217,7 @@ def _unlike(nets: Sequence[nn.Module]) -> str:
     found = ((i, difference(nets[0], net, gradients=False)) for i, net in enumerate(nets))
     return next((f"network {i} differs from network 0 in {what}" for i, what in found if what), "")
 
-# %% ../../nbs/masks/04_batching.ipynb #dc1f5642
+# %% ../../nbs/masks/04_batching.ipynb #7df21fc9
 def _disallow_own_parameters(net: nn.Module, loss: Tensor):
     "Raises `ValueError` for a loss through which a gradient would reach the network itself."
     leaves = _graph(loss)[1]

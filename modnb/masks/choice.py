@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from .ablation import ablate
-from .settings import number
 from .learning import learn_masks
 from .network import model_hash
 from .sampling import plain_name
+from .settings import number, plain
 from ..training.checkpoint import load_same_run, save
 
 if TYPE_CHECKING:
@@ -53,17 +53,16 @@ class Choice:
     beta: float # the largest price that was good enough
     full: float # accuracy of the whole network
     tolerance: float # what the mask may lose
-    rows: list = field(repr=False) # trials: (price, accuracy of the control mask, share of the weights kept)
+    rows: list[tuple[float, float, float]] = field(repr=False) # trials: price, accuracy, share kept
 
     @property
     def history(self) -> pd.DataFrame: # trial, beta, accuracy, kept, enough
         "One row per trial, in the order of the search."
         import pandas as pd
-        frame = pd.DataFrame(self.rows, columns=["beta", "accuracy", "kept"])
-        return frame.assign(trial=range(1, len(frame) + 1),
-            enough=frame.accuracy >= self.full - self.tolerance)[["trial", "beta", "accuracy", "kept", "enough"]]
+        rows = [(i, *row, row[1] >= self.full - self.tolerance) for i, row in enumerate(self.rows, 1)]
+        return pd.DataFrame(rows, columns=["trial", "beta", "accuracy", "kept", "enough"])
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         accuracy, kept = next((a, k) for b, a, k in self.rows if b == self.beta)
         return (f"Choice(beta={self.beta:.3g}: accuracy {accuracy:.4f} of {self.full:.4f} "
                 f"with {kept:.2%} of the weights; {len(self.rows)} trials)")
@@ -77,13 +76,13 @@ def _trials(path, run: dict) -> list:
     "Trials of an earlier call. Raises `CheckpointError` if they belong to another network or other settings."
     return [tuple(t) for t in load_same_run(path, run, "remove it")["trials"]] if path and os.path.exists(path) else []
 
-
+# %% ../../nbs/masks/14_choice.ipynb #1bca0448
 def _plain_options(options: Mapping) -> dict:
     "The options that are numbers or strings, as plain values that a checkpoint compares."
-    plain = {n: v.item() if getattr(v, "ndim", None) == 0 else v for n, v in options.items()}
-    return {n: plain_name(v) for n, v in plain.items() if isinstance(v, (numbers.Number, str))}
+    values = {n: plain(v) for n, v in options.items()}
+    return {n: plain_name(v) for n, v in values.items() if isinstance(v, (numbers.Number, str))}
 
-
+# %% ../../nbs/masks/14_choice.ipynb #739a2cb0
 def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or name of a mask -> accuracy
     "Accuracy of the whole network and under masks. Raises `TypeError` naming `accuracy`."
     def measured(view):
@@ -91,17 +90,17 @@ def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or nam
         try: return {"accuracy": float(found)}
         except (TypeError, ValueError, RuntimeError):
             raise TypeError(f"accuracy: must return a number, not a {type(found).__name__}") from None
-    return ablate(net, masks, measured, inverse=False).set_index("mask").value.to_dict()
+    frame = ablate(net, masks, measured, inverse=False)
+    return dict(zip(frame["mask"], frame["value"].tolist()))
 
-
-def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None,
-               options: dict) -> tuple[float, float, float]:
+# %% ../../nbs/masks/14_choice.ipynb #9a3dc9eb
+def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
     scores = _accuracies(net, {"control": mask}, accuracy)
     return scores["full"], scores["control"], mask.density
 
-
+# %% ../../nbs/masks/14_choice.ipynb #be31afe4
 def _check(low: float, high: float, ratio: float, tolerance: float, options: Mapping):
     "Raise `ValueError` or `TypeError` for arguments that make no search."
     if not 0 < low < high < math.inf: raise ValueError(f"low: need 0 < low < high, got {low} and {high}")
@@ -137,7 +136,7 @@ def choose_beta(
         if asked is None: break
         partial = f"{checkpoint}.{asked:.9g}" if checkpoint else None
         trials.append((asked, *_one_trial(net, data, loss, accuracy, asked, partial, options)))
-        if checkpoint:
+        if partial:
             save(checkpoint, {"run": run, "trials": trials})
             os.remove(partial)
         if on_trial: on_trial(dict(beta=asked, accuracy=trials[-1][2], kept=trials[-1][3]))

@@ -62,7 +62,7 @@ def _start(learner: FunctionLogits, unit: Units) -> Tensor:
         return learner.estimator.start(unit.name, unit.summary()[s], init, generator).float()
     return torch.stack([torch.stack([one(s, f) for s in nets]) for f in learner.functions])
 
-# %% ../../nbs/masks/11_learner.ipynb #52bfb346
+# %% ../../nbs/masks/11_learner.ipynb #d10fc9ad
 def _free_weights(learner: FunctionLogits, settings: MaskSettings) -> dict[str, Tensor]: # [1 or S, N]; empty: all
     "Which of the weights are trained. Raises `ValueError` naming `train_weights`."
     if not settings.train_weights: return {}
@@ -80,7 +80,7 @@ def _empty_piles(learner: FunctionLogits) -> dict[str, Tensor]: # parameter -> [
     if not learner.train_weights: piles |= {u.name: new(u.value.shape[1]) for u in learner.units}
     return piles | {f"logits of {u.name}": new(u.size) for u in learner.units if u.name in learner.fixed}
 
-# %% ../../nbs/masks/11_learner.ipynb #8dc24d20
+# %% ../../nbs/masks/11_learner.ipynb #c611ab75
 def _check_finite(learner: FunctionLogits, what: str, tensors: Mapping[str, Tensor]) -> None:
     "Raises `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
     for name, t in tensors.items():
@@ -92,36 +92,33 @@ def _check_finite(learner: FunctionLogits, what: str, tensors: Mapping[str, Tens
 # %% ../../nbs/masks/11_learner.ipynb #b4b26e65
 def _about(learner: FunctionLogits) -> dict[str, Any]:
     "What must be equal for a checkpoint to belong to this training: plain values."
-    lr = learner.lr
+    settings = learner.settings
+    lr = settings.lr
     last = learner.steps - 1
-    estimator = learner.estimator
-    dealt = learner.by_length
     one = len(learner.nets) == 1
     return {
         "functions": [plain_name(f) for f in learner.functions],
         "steps": learner.steps, "samples": learner.samples, "beta": learner.beta,
         "train_weights": learner.train_weights, "fixed": learner.fixed,
         "lr": [float(lr(i)) for i in (0, last // 2, last)] if callable(lr) else lr,
-        "optimizer": learner.kind if isinstance(learner.kind, str) else "a function",
+        "optimizer": settings.optimizer if isinstance(settings.optimizer, str) else "a function",
         "clip": f"published, {learner.clip}" if learner.published else learner.clip,
         "init": checksums(learner.init), "free": checksums(learner.free),
         "model": learner.models[0] if one else learner.models, "seed": learner.seeds[0] if one else learner.seeds,
-        "estimator": f"{estimator.name} {vars(estimator)}", "by_length": dealt and dealt.groups,
+        "estimator": f"{learner.estimator.name} {vars(learner.estimator)}",
+        "by_length": settings.by_length and settings.by_length.groups,
         "units": {u.name: u.size for u in learner.units}}
 
-# %% ../../nbs/masks/11_learner.ipynb #ace8a56e
+# %% ../../nbs/masks/11_learner.ipynb #63befb4f
 class FunctionLogits:
     "Logits of several functions on one frozen network, or on several of one architecture, and the masks they give."
     def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, settings: MaskSettings) -> None:
         self.nets = _listed(net)
         self.functions = list(functions)
-        self.memory = settings.memory
-        self.by_length = settings.by_length
+        self.settings = settings
         self.steps = settings.steps
         self.seeds = seeds_of(settings.seed, len(self.nets))
         self.beta = settings.beta
-        self.lr = settings.lr
-        self.kind = settings.optimizer
         way, self.clip = clipping(settings.clip)
         self.published = way == "published" and self.clip is not None
         self.estimator = get_estimator(settings.estimator)
@@ -147,7 +144,7 @@ class FunctionLogits:
         "Function and network of each owner of K weight sets."
         return [(f, s) for f in range(len(self.functions)) for s in range(len(self.nets))]
 
-# %% ../../nbs/masks/11_learner.ipynb #476b5379
+# %% ../../nbs/masks/11_learner.ipynb #f0742b45
 class FunctionMasks(FunctionLogits):
     "The masks that the logits of functions give."
     def check(self) -> None:
@@ -160,18 +157,14 @@ class FunctionMasks(FunctionLogits):
 
     def price(self, progress: float) -> Tensor: # [F, S]
         "Sum of the prices of all units."
-        total = torch.zeros(len(self.functions), len(self.nets), device=self.device)
-        for u in self.units:
-            price = self.estimator.price(self.logits[u.name].detach(), progress)
-            total = total + (price * u.weights_per_unit()).sum(-1)
-        return total
+        price = self.estimator.price
+        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
+        return functools.reduce(torch.add, (p.sum(-1) for p in priced))
 
     def kept(self) -> Tensor: # [F, S]
         "Share of the weights that the current masks keep."
-        total = torch.zeros(len(self.functions), len(self.nets), device=self.device)
-        for u, logits in zip(self.units, self.finished().values()):
-            total = total + (u.weights_per_unit() * (logits > 0)).sum(-1)
-        return total / sum(u.value.shape[1] for u in self.units)
+        kept = [u.weights_per_unit() * (logits > 0) for u, logits in zip(self.units, self.finished().values())]
+        return functools.reduce(torch.add, (k.sum(-1) for k in kept)) / sum(u.value.shape[1] for u in self.units)
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
@@ -200,7 +193,7 @@ def free_bytes(device: torch.device) -> int:
     except (OSError, StopIteration):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
 
-# %% ../../nbs/masks/11_learner.ipynb #1111ebc9
+# %% ../../nbs/masks/11_learner.ipynb #7c73cc37
 def _fits(learner: MaskLearner) -> bool:
     "Whether all masked copies, their largest gradient, Adam's state and the piles fit into memory."
     sizes = [u.value[0].numel() for u in learner.units]
@@ -209,7 +202,7 @@ def _fits(learner: MaskLearner) -> bool:
     need = copies * max(u.dtype.itemsize for u in learner.units) + 4 * state
     return need < 0.5 * free_bytes(learner.device)
 
-# %% ../../nbs/masks/11_learner.ipynb #df66ef35
+# %% ../../nbs/masks/11_learner.ipynb #0e9e6118
 def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
     "The parameters that the network is called with in a first step."
     keys = learner.keys(0)
@@ -221,14 +214,14 @@ def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F 
         leaves[r.name] = r.copies(len(learner.functions), learner.samples, lambda grad: None)
     return {n: leaf.detach() for n, leaf in leaves.items()}
 
-# %% ../../nbs/masks/11_learner.ipynb #2c99f01b
+# %% ../../nbs/masks/11_learner.ipynb #7fd2afa7
 def _settle(learner: MaskLearner, data: list) -> None:
     "Choose route and memory order on a first batch, and make the optimizer."
     batched = learner.batched
-    if learner.memory == "low":
+    if learner.settings.memory == "low":
         batched.route = "loop"
         batched.reason = "memory='low'"
-    elif learner.memory == "auto" and batched.route is None and not _fits(learner):
+    elif learner.settings.memory == "auto" and batched.route is None and not _fits(learner):
         batched.route = "loop"
         batched.reason = "memory: the masked copies of one step do not fit into half of what is free"
     if batched.route == "loop":
@@ -242,7 +235,7 @@ def _settle(learner: MaskLearner, data: list) -> None:
     _arrange(learner, orders)
     _start_training(learner)
 
-# %% ../../nbs/masks/11_learner.ipynb #23c2e1f3
+# %% ../../nbs/masks/11_learner.ipynb #bb1080bb
 def _turned_piles(learner: MaskLearner, turn: str) -> dict[str, Tensor]:
     "The piles with those of masked parameters turned by `Units.pack` or `Units.unpack`."
     of = {name: u for u in learner.units for name in (u.name, f"logits of {u.name}")}
@@ -258,7 +251,7 @@ def _arrange(learner: MaskLearner, orders: Mapping[str, tuple[int, ...] | None])
         learner.logits[u.name] = u.pack(natural[u.name])
     learner.piles = _turned_piles(learner, "pack")
 
-# %% ../../nbs/masks/11_learner.ipynb #b047cbc5
+# %% ../../nbs/masks/11_learner.ipynb #5ef9978c
 def _slope(learner: FunctionLogits, unit: Units) -> float | None:
     "What the price of a parameter's unit adds to its gradient, if it is a constant: then in the same pass."
     return learner.estimator.slope if unit.index is None else None
@@ -268,7 +261,7 @@ def _may_be_captured(optimizer: str | Callable) -> bool:
     "Whether an optimizer given by name can be part of a recorded step."
     return isinstance(optimizer, str) and "capturable" in inspect.signature(OPTIMIZERS[optimizer]).parameters
 
-# %% ../../nbs/masks/11_learner.ipynb #d57f2871
+# %% ../../nbs/masks/11_learner.ipynb #6c3a98fc
 def _start_training(learner: MaskLearner) -> None:
     "The optimizer, over logits (and weights, if they are trained too) in their memory order."
     for u in learner.units:
@@ -278,18 +271,19 @@ def _start_training(learner: MaskLearner) -> None:
         if learner.train_weights: u.value.requires_grad_().grad = torch.zeros_like(u.value)
         if u.name in learner.free: u.free = u.pack(learner.free[u.name].to(u.value))
     trained = [*learner.logits.values(), *([u.value for u in learner.units] if learner.train_weights else [])]
-    capturable = learner.device.type == "cuda" and _may_be_captured(learner.kind)
-    learner.optimizer = make_optimizer(trained, learner.kind, learner.lr, **{"capturable": True} if capturable else {})
+    capturable = learner.device.type == "cuda" and _may_be_captured(learner.settings.optimizer)
+    options = {"capturable": True} if capturable else {}
+    learner.optimizer = make_optimizer(trained, learner.settings.optimizer, learner.settings.lr, **options)
     if type(learner.optimizer) not in ELEMENTWISE:
         raise ValueError(f"optimizer: {type(learner.optimizer).__name__} may mix logits; "
                          "choose one that treats each by itself")
     if learner.moments is not None: _put_moments(learner, learner.moments)
     # a step that depends on the training's progress cannot be recorded
-    steady = capturable and not callable(learner.lr) and all(_slope(learner, u) is not None for u in learner.units)
-    learner.replayed = Replayed(lambda *given: _replay(learner, *given)) if steady else None
+    steady = not callable(learner.settings.lr) and all(_slope(learner, u) is not None for u in learner.units)
+    learner.replayed = Replayed(lambda *given: _replay(learner, *given)) if capturable and steady else None
     learner.settled = True
 
-# %% ../../nbs/masks/11_learner.ipynb #e8a42bf7
+# %% ../../nbs/masks/11_learner.ipynb #b8c598bf
 def _is_stored(value: object) -> bool: return isinstance(value, Tensor) and value.dim() > 0 # a number for each logit
 
 
@@ -299,7 +293,7 @@ def _put_moments(learner: MaskLearner, moments: list[dict]) -> None:
     state = {i: {n: u.pack(t) if _is_stored(t) else t for n, t in m.items()} for i, (u, m) in turned}
     learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
 
-# %% ../../nbs/masks/11_learner.ipynb #7942b452
+# %% ../../nbs/masks/11_learner.ipynb #400c7fb0
 def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
     "Keys of 64 steps."
     made = [make_keys(learner.seeds[s], learner.functions[f], step, samples=learner.samples)
@@ -307,20 +301,12 @@ def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, 
     shape = 64, len(learner.functions), len(learner.seeds), learner.samples, 2
     return torch.stack(made).view(shape).to(learner.device)
 
-# %% ../../nbs/masks/11_learner.ipynb #9efe20df
+# %% ../../nbs/masks/11_learner.ipynb #f70975fb
 def _backend(learner: MaskLearner, backend: str) -> str:
     "Kernels that are worth their compilation."
     if backend != "auto": return backend
     drawn = learner.steps * learner.samples * sum(logits.numel() for logits in learner.logits.values())
     return "compiled" if drawn > 1e9 else "eager"
-
-
-def _parts(learner: MaskLearner, data: list) -> list[Part]:
-    "The calls of a step."
-    nets = len(learner.nets)
-    several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
-    names = [learner.functions[f] for f, _ in learner.sets]
-    return parts_of([several[f][s] for f, s in learner.sets], learner.samples, names, learner.by_length)
 
 # %% ../../nbs/masks/11_learner.ipynb #25a16782
 Where = tuple[slice, slice, slice] # functions, networks and samples
@@ -332,10 +318,10 @@ class StepState:
     keys: Tensor # int32 [F, S, K, 2]
     charge: Tensor # [F, S] price of one unit
     progress: float # of the training, 0 to 1
-    keep: dict[str, Tensor] = field(default_factory=dict) # parameter -> [F, S, units] keep probabilities, if they suffice
+    keep: dict[str, Tensor] = field(default_factory=dict) # parameter -> [F, S, units], if it suffices
     begun: set = field(default_factory=set) # (parameter, function, network) whose gradient is not that of the last step
 
-# %% ../../nbs/masks/11_learner.ipynb #622766ed
+# %% ../../nbs/masks/11_learner.ipynb #3b6df955
 def _grad(unit: Units) -> Tensor: # [S, N]
     "The gradient of weights that are trained."
     assert unit.value.grad is not None
@@ -355,7 +341,7 @@ def _weight_gradient(learner: MaskLearner, unit: Units, now: StepState, where: W
     def add(grad): out.add_((gates(unit, learner.estimator, logits, keys, now.progress, learner.backend) * grad).sum(2))
     return add
 
-# %% ../../nbs/masks/11_learner.ipynb #b8c7a496
+# %% ../../nbs/masks/11_learner.ipynb #c36fd6f8
 def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: Where, single: bool) -> Tensor:
     "Masked copies of a parameter for some functions, networks and samples, with the way back to the logits' gradient."
     reached = (unit.name, where[0].start, where[1].start)
@@ -372,7 +358,7 @@ def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: Where, singl
     tap = _weight_gradient(learner, unit, now, where)
     return draw_copies(unit, learner.estimator, draw, unit.gradient[sets], add, charge, tap, single)
 
-# %% ../../nbs/masks/11_learner.ipynb #3d772697
+# %% ../../nbs/masks/11_learner.ipynb #ed577389
 def _copies(learner: MaskLearner, now: StepState, where: Where, single: bool = False) -> dict[str, Tensor]:
     "What the network is called with, as leaves: masked copies, and for the published clipping everything else too."
     f, _, k = (len(range(n)[part]) for n, part in zip(now.keys.shape, where))
@@ -397,7 +383,7 @@ def _together(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor
     pull(learner.batched, functools.reduce(torch.add, shares), leaves)
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #9f4aea44
+# %% ../../nbs/masks/11_learner.ipynb #dbda022e
 def _one_by_one(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor: # losses [F * S * K]
     "Forward and back through one masked copy after the other, their gradients added up."
     losses = []
@@ -425,7 +411,7 @@ def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
         learner.charge = charge[:, None].repeat(1, len(learner.nets))
     return learner.charge
 
-# %% ../../nbs/masks/11_learner.ipynb #174c4018
+# %% ../../nbs/masks/11_learner.ipynb #855c5b24
 def _complete(learner: MaskLearner, now: StepState) -> None:
     "Finish the gradients: prices that are not constant, and units that no loss has reached."
     for u in learner.units:
@@ -439,7 +425,7 @@ def _complete(learner: MaskLearner, now: StepState) -> None:
         price = learner.estimator.price(leaf, now.progress) * u.weights_per_unit()
         if price.requires_grad: u.gradient.add_(torch.autograd.grad((now.charge * price.sum(-1)).sum(), leaf)[0])
 
-# %% ../../nbs/masks/11_learner.ipynb #6adf30d7
+# %% ../../nbs/masks/11_learner.ipynb #8160668e
 def _check_losses(learner: MaskLearner, losses: Tensor) -> None:
     "Raises `FloatingPointError` if a loss is not finite."
     for f, values in zip(learner.functions, losses.tolist()):
@@ -485,11 +471,11 @@ def _advance(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor:
     _complete(learner, now)
     _accumulate(learner)
     _clip(learner)
-    set_rate(learner.optimizer, learner.lr, learner.at)
+    set_rate(learner.optimizer, learner.settings.lr, learner.at)
     learner.optimizer.step()
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #db0f3081
+# %% ../../nbs/masks/11_learner.ipynb #d68cf7f8
 def _replay(learner: MaskLearner, keys: Tensor, pieces: list, charge: Tensor) -> Tensor: # losses [F, S]
     "A step in the form that can be recorded."
     return _advance(learner, [Part(*p) for p in pieces], StepState(keys, charge, 0.0))
@@ -526,7 +512,7 @@ def _state(learner: MaskLearner) -> dict[str, Any]:
             "route": (batched.route, batched.reason, batched.channels_last),
             "orders": {u.name: u.place.order for u in learner.units}}
 
-# %% ../../nbs/masks/11_learner.ipynb #b4696797
+# %% ../../nbs/masks/11_learner.ipynb #978c4374
 def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
     "Put the training where a checkpoint left it."
     for u in learner.units:
@@ -535,7 +521,7 @@ def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
         if learner.train_weights: u.value = torch.stack([w[u.name].reshape(-1) for w in state["weights"]]).to(u.value)
     learner.moments = state["moments"]
     learner.piles = {n: p.to(learner.device) for n, p in state.get("piles", {}).items()}
-    if learner.batched.route is None and learner.memory != "low":    # as before, whatever a race would choose now
+    if learner.batched.route is None and learner.settings.memory != "low": # as before, without a race
         learner.batched.route, learner.batched.reason, learner.batched.channels_last = state["route"]
         _arrange(learner, state["orders"])
         _start_training(learner)
@@ -568,7 +554,11 @@ class MaskLearner(FunctionMasks):
 
     def parts(self, data: list) -> list[Part]:
         "The calls of a step. `data`: a batch per function, or a list of S batches for each."
-        return _parts(self, data)
+        nets = len(self.nets)
+        several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
+        batches = [several[f][s] for f, s in self.sets]
+        names = [self.functions[f] for f, _ in self.sets]
+        return parts_of(batches, self.samples, names, self.settings.by_length)
 
     def settle(self, data: list) -> None:
         "Choose route and memory order on a first batch, and make the optimizer."
