@@ -36,7 +36,7 @@ def _check_names(functions: Sequence, inverse: bool) -> None:
             raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in "
                              f"{{'my {f}': masks[{f!r}]}}")
 
-# %% ../../nbs/masks/13_ablation.ipynb #2ca740b3
+# %% ../../nbs/masks/13_ablation.ipynb #391a3e7f
 def _measured(result: object) -> dict[str, float]:
     "What `measure` returned, as plain numbers. Raises `TypeError` naming `measure`."
     if not isinstance(result, Mapping):
@@ -50,7 +50,7 @@ def _measured(result: object) -> dict[str, float]:
             raise TypeError(f"measure: returned a {type(value).__name__} as {name!r}; it must be a number") from None
     return numbers
 
-# %% ../../nbs/masks/13_ablation.ipynb #5715245e
+# %% ../../nbs/masks/13_ablation.ipynb #6ac84406
 def variants(
     net: nn.Module, # network; never changed
     masks: Mapping[str, Masks], # function -> mask
@@ -65,7 +65,7 @@ def variants(
     views = {FULL: masked(net, {})} | {f: masked(net, m) for f, m in masks.items()}
     return views | ({f"{NOT}{f}": masked(net, ~m) for f, m in masks.items()} if inverse else {})
 
-# %% ../../nbs/masks/13_ablation.ipynb #f84100ea
+# %% ../../nbs/masks/13_ablation.ipynb #e90540af
 @torch.no_grad()
 def ablate(
     net: nn.Module, # network; it is measured in eval mode and never changed

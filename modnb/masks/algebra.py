@@ -40,7 +40,7 @@ def check_bool(tensors: Mapping[str, Tensor]) -> None: # parameter name -> tenso
         if not isinstance(t, Tensor) or t.dtype != torch.bool:
             raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
 
-# %% ../../nbs/masks/05_algebra.ipynb #aa817010
+# %% ../../nbs/masks/05_algebra.ipynb #9d0475e3
 def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # parameter name -> bool tensor
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
@@ -51,7 +51,7 @@ def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # par
         if x.device != y.device:
             raise ValueError(f"masks: {name!r} is on {x.device} and on {y.device}; move one of them with .to(device)")
 
-# %% ../../nbs/masks/05_algebra.ipynb #6ae6b655
+# %% ../../nbs/masks/05_algebra.ipynb #ad7c6cd4
 def combine(
     a: Mapping[str, Tensor], # parameter name -> bool tensor
     b: object, # the same for the same parameters
@@ -63,7 +63,7 @@ def combine(
     check_match(a, b)
     return {n: op(t, b[n]) for n, t in a.items()}
 
-# %% ../../nbs/masks/05_algebra.ipynb #57599368
+# %% ../../nbs/masks/05_algebra.ipynb #e4e8e28f
 def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool: # parameter name -> bool tensor
     "Whether two masks keep the same weights of the same parameters, on any devices."
     return set(a) == set(b) and all(torch.equal(t, b[n].to(t.device)) for n, t in a.items())
@@ -89,13 +89,13 @@ def count_frame(masks: Mapping[str, Tensor]) -> pd.DataFrame: # layer, kept, tot
     frame = pd.DataFrame(rows, columns=["layer", "kept", "total"])
     return frame.assign(density=frame["kept"] / frame["total"].clip(lower=1))
 
-# %% ../../nbs/masks/05_algebra.ipynb #6646cdba
+# %% ../../nbs/masks/05_algebra.ipynb #34600c07
 def summary(kept: int, total: int, tensors: int, estimator: str) -> str:
     "Masks in one line."
     made = f", {estimator}" if estimator else ""
     return f"Masks: {kept:,} of {total:,} weights kept ({kept / max(total, 1):.2%}) in {tensors} tensors{made}"
 
-# %% ../../nbs/masks/05_algebra.ipynb #fb2c21ea
+# %% ../../nbs/masks/05_algebra.ipynb #a6c9f141
 def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool tensor
     "The same as a table of HTML; the bars are shares of a parameter's weights."
     outer = "width:120px;background:#ddd"
@@ -136,7 +136,7 @@ def storable(name: str, mask: Tensor) -> Tensor: # contiguous, in main memory, i
         raise ValueError(f"masks: the name {name!r} cannot be stored in a safetensors file")
     return mask.detach().cpu().clone(memory_format=torch.contiguous_format)
 
-# %% ../../nbs/masks/05_algebra.ipynb #08a4b81b
+# %% ../../nbs/masks/05_algebra.ipynb #67474a25
 def write_masks(
     path: str | os.PathLike[str], # file to write; it is replaced whole or not at all
     masks: Mapping[str, Tensor], # parameter name -> bool tensor
@@ -164,7 +164,7 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         name = Path(path).name
         raise ValueError(f"path: {name!r} holds no masks of this library, or is damaged ({problem})") from None
 
-# %% ../../nbs/masks/05_algebra.ipynb #cb75b48c
+# %% ../../nbs/masks/05_algebra.ipynb #cccee5d4
 def check_model(model: str, net: nn.Module) -> None:
     "Raises `ValueError` unless masks of the network with the hash `model` belong to `net`."
     have = model_hash(net)
@@ -263,7 +263,7 @@ def wrong_dtype(net: nn.Module, inputs: Any) -> ValueError | None:
     wrong = min(map(str, given - have))
     return ValueError(f"inputs: {wrong} given, but the parameters of net are {min(map(str, have))}")
 
-# %% ../../nbs/masks/05_algebra.ipynb #f82e7f13
+# %% ../../nbs/masks/05_algebra.ipynb #8a272347
 def watched_call(view: masked, args: tuple, kwargs: dict[str, Any]) -> Any:
     "Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask."
     modes = [m.training for m in view._net.modules()]
@@ -285,7 +285,7 @@ def watched_call(view: masked, args: tuple, kwargs: dict[str, Any]) -> Any:
         raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do not reach")
     return out
 
-# %% ../../nbs/masks/05_algebra.ipynb #6b93eaf3
+# %% ../../nbs/masks/05_algebra.ipynb #0cb63744
 class masked:
     "A network called under masks: each masked parameter is multiplied by its mask; `net` itself is untouched."
 

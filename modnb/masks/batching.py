@@ -43,7 +43,7 @@ def memory_order(grad: Tensor | None) -> tuple[int, ...] | None:
     dense = grad.permute(0, *(i + 1 for i in order)).is_contiguous()
     return tuple(order) if dense and order != list(range(len(order))) else None
 
-# %% ../../nbs/masks/04_batching.ipynb #fac8ad55
+# %% ../../nbs/masks/04_batching.ipynb #4243d28f
 CHANNELS_LAST = (0, 2, 3, 1)
 
 
@@ -202,7 +202,7 @@ ROUTES: dict[str, tuple[str | None, bool]] = { # value of `batching` -> route, a
     "channels-last": ("loop", True),
 }
 
-# %% ../../nbs/masks/04_batching.ipynb #699f8061
+# %% ../../nbs/masks/04_batching.ipynb #34a705ba
 def check_shapes(nets: Sequence[nn.Module]):
     "Raises `ValueError` naming `net` if parameters or buffers differ in name, shape or dtype."
     def shapes(net): return {n: (t.shape, t.dtype) for n, t in (*net.named_parameters(), *net.named_buffers())}
@@ -217,7 +217,7 @@ def _unlike(nets: Sequence[nn.Module]) -> str:
     found = ((i, difference(nets[0], net, gradients=False)) for i, net in enumerate(nets))
     return next((f"network {i} differs from network 0 in {what}" for i, what in found if what), "")
 
-# %% ../../nbs/masks/04_batching.ipynb #7df21fc9
+# %% ../../nbs/masks/04_batching.ipynb #b982ccd3
 def _disallow_own_parameters(net: nn.Module, loss: Tensor):
     "Raises `ValueError` for a loss through which a gradient would reach the network itself."
     leaves = _graph(loss)[1]

@@ -76,13 +76,13 @@ def _trials(path, run: dict) -> list:
     "Trials of an earlier call. Raises `CheckpointError` if they belong to another network or other settings."
     return [tuple(t) for t in load_same_run(path, run, "remove it")["trials"]] if path and os.path.exists(path) else []
 
-# %% ../../nbs/masks/14_choice.ipynb #1bca0448
+# %% ../../nbs/masks/14_choice.ipynb #37ed5696
 def _plain_options(options: Mapping) -> dict:
     "The options that are numbers or strings, as plain values that a checkpoint compares."
     values = {n: plain(v) for n, v in options.items()}
     return {n: plain_name(v) for n, v in values.items() if isinstance(v, (numbers.Number, str))}
 
-# %% ../../nbs/masks/14_choice.ipynb #739a2cb0
+# %% ../../nbs/masks/14_choice.ipynb #c72d1b6f
 def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or name of a mask -> accuracy
     "Accuracy of the whole network and under masks. Raises `TypeError` naming `accuracy`."
     def measured(view):
@@ -93,14 +93,14 @@ def _accuracies(net, masks: dict, accuracy) -> dict[str, float]: # "full" or nam
     frame = ablate(net, masks, measured, inverse=False)
     return dict(zip(frame["mask"], frame["value"].tolist()))
 
-# %% ../../nbs/masks/14_choice.ipynb #9a3dc9eb
+# %% ../../nbs/masks/14_choice.ipynb #63f1f5ab
 def _one_trial(net, data, loss, accuracy, beta: float, partial: str | None, options: dict) -> tuple:
     "Accuracy of the whole network, of the control mask at a price, and the share of weights it keeps."
     mask = learn_masks(net, {"control": data}, loss, beta=beta, checkpoint=partial, **options).masks["control"]
     scores = _accuracies(net, {"control": mask}, accuracy)
     return scores["full"], scores["control"], mask.density
 
-# %% ../../nbs/masks/14_choice.ipynb #be31afe4
+# %% ../../nbs/masks/14_choice.ipynb #cc086662
 def _check(low: float, high: float, ratio: float, tolerance: float, options: Mapping):
     "Raise `ValueError` or `TypeError` for arguments that make no search."
     if not 0 < low < high < math.inf: raise ValueError(f"low: need 0 < low < high, got {low} and {high}")

@@ -72,14 +72,14 @@ class Part:
     inputs: object # [count, rows, ...]
     targets: object
 
-# %% ../../nbs/masks/08_chunks.ipynb #595ae176
+# %% ../../nbs/masks/08_chunks.ipynb #7eb9d163
 def _joined(chunks: list) -> tuple | None:
     "Chunks of several owners as one, [owners * K, rows, ...]; None if their shapes differ."
     flat = [tree_flatten(c) for c in chunks]
     if any([t.shape for t in leaves] != [t.shape for t in flat[0][0]] for leaves, _ in flat): return None
     return tree_map(lambda *ts: torch.cat(ts), *chunks) if len(chunks) > 1 else chunks[0]
 
-# %% ../../nbs/masks/08_chunks.ipynb #00e1203a
+# %% ../../nbs/masks/08_chunks.ipynb #12889787
 def parts_of(
     batches: list, # one batch per owner (a function of a network)
     samples: int, # K

@@ -24,7 +24,7 @@ __all__ = ['ESTIMATORS', 'register', 'get_estimator', 'through', 'Estimator', 'G
 ESTIMATORS = Registry("estimator")
 register = ESTIMATORS.register    # makes a class known by a name, `learn_masks(..., estimator=name)`
 
-# %% ../../nbs/masks/06_estimators.ipynb #56f382e0
+# %% ../../nbs/masks/06_estimators.ipynb #0b2c4a65
 def get_estimator(
     estimator: str | Estimator, # a registered name, or an instance (for one with options)
 ) -> Estimator:
@@ -32,7 +32,7 @@ def get_estimator(
     if isinstance(estimator, Estimator): return estimator
     return ESTIMATORS[estimator]()
 
-# %% ../../nbs/masks/06_estimators.ipynb #a8302bc7
+# %% ../../nbs/masks/06_estimators.ipynb #541f9c08
 def through(
     apply: Callable[[Tensor], Tensor], # masked weights, differentiable in the logits it is given
     logits: Tensor, # [F, S, N]
@@ -45,7 +45,7 @@ def through(
         return out.add_(g) if add else out.copy_(g)
     return masked.detach(), back
 
-# %% ../../nbs/masks/06_estimators.ipynb #1e0f70f2
+# %% ../../nbs/masks/06_estimators.ipynb #eb87af59
 class Estimator:
     "Base: constant start, logits as their own common form, no noise."
     name = "" # by which it is registered
@@ -133,7 +133,7 @@ def _above_top(scores: Tensor, density: float) -> Tensor:
     edge = scores.topk(k + 1, -1).values[..., -2:]
     return scores - edge.mean(-1, keepdim=True).detach()    # the gradient passes through the scores alone
 
-# %% ../../nbs/masks/06_estimators.ipynb #2ab2dcf4
+# %% ../../nbs/masks/06_estimators.ipynb #eac24126
 class _StraightThrough(torch.autograd.Function):
     "weight * [above > 0], with the gradient of weight * above."
     @staticmethod
@@ -156,7 +156,7 @@ class _FixedSize(Estimator):
 
     def keep_prob(self, logits): return (logits > 0).to(logits.dtype)
 
-# %% ../../nbs/masks/06_estimators.ipynb #c86bd28d
+# %% ../../nbs/masks/06_estimators.ipynb #a8a5aa9d
 @register("edge-popup")
 class EdgePopup(_FixedSize):
     "Top-k of learned scores, gradient straight through (Ramanujan et al. 2020, section 3)."
@@ -179,7 +179,7 @@ class Magnitude(_FixedSize):
     def start(self, name, weight, init, generator): return _above_top(weight.abs(), self.density)
     def apply(self, weight, logits, keys, place, progress, backend): return (weight * (logits > 0))[:, :, None]
 
-# %% ../../nbs/masks/06_estimators.ipynb #6bf31d75
+# %% ../../nbs/masks/06_estimators.ipynb #74fdf532
 @register("random")
 @dataclass
 class Random(_FixedSize):

@@ -62,7 +62,7 @@ def _start(learner: FunctionLogits, unit: Units) -> Tensor:
         return learner.estimator.start(unit.name, unit.summary()[s], init, generator).float()
     return torch.stack([torch.stack([one(s, f) for s in nets]) for f in learner.functions])
 
-# %% ../../nbs/masks/11_learner.ipynb #d10fc9ad
+# %% ../../nbs/masks/11_learner.ipynb #c2ea1206
 def _free_weights(learner: FunctionLogits, settings: MaskSettings) -> dict[str, Tensor]: # [1 or S, N]; empty: all
     "Which of the weights are trained. Raises `ValueError` naming `train_weights`."
     if not settings.train_weights: return {}
@@ -80,7 +80,7 @@ def _empty_piles(learner: FunctionLogits) -> dict[str, Tensor]: # parameter -> [
     if not learner.train_weights: piles |= {u.name: new(u.value.shape[1]) for u in learner.units}
     return piles | {f"logits of {u.name}": new(u.size) for u in learner.units if u.name in learner.fixed}
 
-# %% ../../nbs/masks/11_learner.ipynb #c611ab75
+# %% ../../nbs/masks/11_learner.ipynb #fb5b2df5
 def _check_finite(learner: FunctionLogits, what: str, tensors: Mapping[str, Tensor]) -> None:
     "Raises `FloatingPointError` naming function and parameter if a number in tensors [F, S, N] is not finite."
     for name, t in tensors.items():
@@ -109,7 +109,7 @@ def _about(learner: FunctionLogits) -> dict[str, Any]:
         "by_length": settings.by_length and settings.by_length.groups,
         "units": {u.name: u.size for u in learner.units}}
 
-# %% ../../nbs/masks/11_learner.ipynb #63befb4f
+# %% ../../nbs/masks/11_learner.ipynb #6a4c61a4
 class FunctionLogits:
     "Logits of several functions on one frozen network, or on several of one architecture, and the masks they give."
     def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, settings: MaskSettings) -> None:
@@ -144,7 +144,7 @@ class FunctionLogits:
         "Function and network of each owner of K weight sets."
         return [(f, s) for f in range(len(self.functions)) for s in range(len(self.nets))]
 
-# %% ../../nbs/masks/11_learner.ipynb #f0742b45
+# %% ../../nbs/masks/11_learner.ipynb #1161fb4f
 class FunctionMasks(FunctionLogits):
     "The masks that the logits of functions give."
     def check(self) -> None:
@@ -193,7 +193,7 @@ def free_bytes(device: torch.device) -> int:
     except (OSError, StopIteration):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 1 << 33
 
-# %% ../../nbs/masks/11_learner.ipynb #7c73cc37
+# %% ../../nbs/masks/11_learner.ipynb #7bea5dc6
 def _fits(learner: MaskLearner) -> bool:
     "Whether all masked copies, their largest gradient, Adam's state and the piles fit into memory."
     sizes = [u.value[0].numel() for u in learner.units]
@@ -202,7 +202,7 @@ def _fits(learner: MaskLearner) -> bool:
     need = copies * max(u.dtype.itemsize for u in learner.units) + 4 * state
     return need < 0.5 * free_bytes(learner.device)
 
-# %% ../../nbs/masks/11_learner.ipynb #0e9e6118
+# %% ../../nbs/masks/11_learner.ipynb #0cea2822
 def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F * S * K, *shape]
     "The parameters that the network is called with in a first step."
     keys = learner.keys(0)
@@ -214,7 +214,7 @@ def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F 
         leaves[r.name] = r.copies(len(learner.functions), learner.samples, lambda grad: None)
     return {n: leaf.detach() for n, leaf in leaves.items()}
 
-# %% ../../nbs/masks/11_learner.ipynb #7fd2afa7
+# %% ../../nbs/masks/11_learner.ipynb #caee1308
 def _settle(learner: MaskLearner, data: list) -> None:
     "Choose route and memory order on a first batch, and make the optimizer."
     batched = learner.batched
@@ -235,7 +235,7 @@ def _settle(learner: MaskLearner, data: list) -> None:
     _arrange(learner, orders)
     _start_training(learner)
 
-# %% ../../nbs/masks/11_learner.ipynb #bb1080bb
+# %% ../../nbs/masks/11_learner.ipynb #b6ecc00c
 def _turned_piles(learner: MaskLearner, turn: str) -> dict[str, Tensor]:
     "The piles with those of masked parameters turned by `Units.pack` or `Units.unpack`."
     of = {name: u for u in learner.units for name in (u.name, f"logits of {u.name}")}
@@ -251,7 +251,7 @@ def _arrange(learner: MaskLearner, orders: Mapping[str, tuple[int, ...] | None])
         learner.logits[u.name] = u.pack(natural[u.name])
     learner.piles = _turned_piles(learner, "pack")
 
-# %% ../../nbs/masks/11_learner.ipynb #5ef9978c
+# %% ../../nbs/masks/11_learner.ipynb #53574f57
 def _slope(learner: FunctionLogits, unit: Units) -> float | None:
     "What the price of a parameter's unit adds to its gradient, if it is a constant: then in the same pass."
     return learner.estimator.slope if unit.index is None else None
@@ -261,7 +261,7 @@ def _may_be_captured(optimizer: str | Callable) -> bool:
     "Whether an optimizer given by name can be part of a recorded step."
     return isinstance(optimizer, str) and "capturable" in inspect.signature(OPTIMIZERS[optimizer]).parameters
 
-# %% ../../nbs/masks/11_learner.ipynb #6c3a98fc
+# %% ../../nbs/masks/11_learner.ipynb #601d39e5
 def _start_training(learner: MaskLearner) -> None:
     "The optimizer, over logits (and weights, if they are trained too) in their memory order."
     for u in learner.units:
@@ -283,7 +283,7 @@ def _start_training(learner: MaskLearner) -> None:
     learner.replayed = Replayed(lambda *given: _replay(learner, *given)) if capturable and steady else None
     learner.settled = True
 
-# %% ../../nbs/masks/11_learner.ipynb #b8c598bf
+# %% ../../nbs/masks/11_learner.ipynb #839d3179
 def _is_stored(value: object) -> bool: return isinstance(value, Tensor) and value.dim() > 0 # a number for each logit
 
 
@@ -293,7 +293,7 @@ def _put_moments(learner: MaskLearner, moments: list[dict]) -> None:
     state = {i: {n: u.pack(t) if _is_stored(t) else t for n, t in m.items()} for i, (u, m) in turned}
     learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
 
-# %% ../../nbs/masks/11_learner.ipynb #400c7fb0
+# %% ../../nbs/masks/11_learner.ipynb #8e907a31
 def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
     "Keys of 64 steps."
     made = [make_keys(learner.seeds[s], learner.functions[f], step, samples=learner.samples)
@@ -301,7 +301,7 @@ def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, 
     shape = 64, len(learner.functions), len(learner.seeds), learner.samples, 2
     return torch.stack(made).view(shape).to(learner.device)
 
-# %% ../../nbs/masks/11_learner.ipynb #f70975fb
+# %% ../../nbs/masks/11_learner.ipynb #5345ede1
 def _backend(learner: MaskLearner, backend: str) -> str:
     "Kernels that are worth their compilation."
     if backend != "auto": return backend
@@ -321,7 +321,7 @@ class StepState:
     keep: dict[str, Tensor] = field(default_factory=dict) # parameter -> [F, S, units], if it suffices
     begun: set = field(default_factory=set) # (parameter, function, network) whose gradient is not that of the last step
 
-# %% ../../nbs/masks/11_learner.ipynb #3b6df955
+# %% ../../nbs/masks/11_learner.ipynb #13067893
 def _grad(unit: Units) -> Tensor: # [S, N]
     "The gradient of weights that are trained."
     assert unit.value.grad is not None
@@ -341,7 +341,7 @@ def _weight_gradient(learner: MaskLearner, unit: Units, now: StepState, where: W
     def add(grad): out.add_((gates(unit, learner.estimator, logits, keys, now.progress, learner.backend) * grad).sum(2))
     return add
 
-# %% ../../nbs/masks/11_learner.ipynb #c36fd6f8
+# %% ../../nbs/masks/11_learner.ipynb #096b87e0
 def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: Where, single: bool) -> Tensor:
     "Masked copies of a parameter for some functions, networks and samples, with the way back to the logits' gradient."
     reached = (unit.name, where[0].start, where[1].start)
@@ -358,7 +358,7 @@ def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: Where, singl
     tap = _weight_gradient(learner, unit, now, where)
     return draw_copies(unit, learner.estimator, draw, unit.gradient[sets], add, charge, tap, single)
 
-# %% ../../nbs/masks/11_learner.ipynb #ed577389
+# %% ../../nbs/masks/11_learner.ipynb #e0420e4b
 def _copies(learner: MaskLearner, now: StepState, where: Where, single: bool = False) -> dict[str, Tensor]:
     "What the network is called with, as leaves: masked copies, and for the published clipping everything else too."
     f, _, k = (len(range(n)[part]) for n, part in zip(now.keys.shape, where))
@@ -383,7 +383,7 @@ def _together(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor
     pull(learner.batched, functools.reduce(torch.add, shares), leaves)
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #dbda022e
+# %% ../../nbs/masks/11_learner.ipynb #a1f65a77
 def _one_by_one(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor: # losses [F * S * K]
     "Forward and back through one masked copy after the other, their gradients added up."
     losses = []
@@ -411,7 +411,7 @@ def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
         learner.charge = charge[:, None].repeat(1, len(learner.nets))
     return learner.charge
 
-# %% ../../nbs/masks/11_learner.ipynb #855c5b24
+# %% ../../nbs/masks/11_learner.ipynb #9cdc227b
 def _complete(learner: MaskLearner, now: StepState) -> None:
     "Finish the gradients: prices that are not constant, and units that no loss has reached."
     for u in learner.units:
@@ -425,7 +425,7 @@ def _complete(learner: MaskLearner, now: StepState) -> None:
         price = learner.estimator.price(leaf, now.progress) * u.weights_per_unit()
         if price.requires_grad: u.gradient.add_(torch.autograd.grad((now.charge * price.sum(-1)).sum(), leaf)[0])
 
-# %% ../../nbs/masks/11_learner.ipynb #8160668e
+# %% ../../nbs/masks/11_learner.ipynb #ca9abc42
 def _check_losses(learner: MaskLearner, losses: Tensor) -> None:
     "Raises `FloatingPointError` if a loss is not finite."
     for f, values in zip(learner.functions, losses.tolist()):
@@ -475,7 +475,7 @@ def _advance(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor:
     learner.optimizer.step()
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #d68cf7f8
+# %% ../../nbs/masks/11_learner.ipynb #1fae6928
 def _replay(learner: MaskLearner, keys: Tensor, pieces: list, charge: Tensor) -> Tensor: # losses [F, S]
     "A step in the form that can be recorded."
     return _advance(learner, [Part(*p) for p in pieces], StepState(keys, charge, 0.0))
@@ -512,7 +512,7 @@ def _state(learner: MaskLearner) -> dict[str, Any]:
             "route": (batched.route, batched.reason, batched.channels_last),
             "orders": {u.name: u.place.order for u in learner.units}}
 
-# %% ../../nbs/masks/11_learner.ipynb #978c4374
+# %% ../../nbs/masks/11_learner.ipynb #7891cf61
 def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
     "Put the training where a checkpoint left it."
     for u in learner.units:

@@ -53,7 +53,7 @@ def named_number(key: str, value: Any, functions: Sequence) -> tuple[Any, str, f
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
 
-# %% ../../nbs/masks/12_learning.ipynb #2f4ffabc
+# %% ../../nbs/masks/12_learning.ipynb #168a1190
 def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
     "What `evaluate` returns for the current masks (and weights, if they are trained, too)."
     nets = range(len(learner.nets))
@@ -78,7 +78,7 @@ def progress_values(learner: MaskLearner, step: int, losses: Tensor) -> dict[tup
     numbers = {"loss": losses.tolist(), "price": price.tolist(), "kept": learner.kept().tolist()}
     return {(s, learner.functions[f], m): v[f][s] for f, s in learner.sets for m, v in numbers.items()}
 
-# %% ../../nbs/masks/12_learning.ipynb #b92468e2
+# %% ../../nbs/masks/12_learning.ipynb #2fa9b624
 def streams_of(learner: MaskLearner, data, start: int) -> list:
     "Batches of each function on the network's device; with a mapping per network, lists of one batch per network."
     def ready(of, f):
@@ -173,7 +173,7 @@ def plain_function(function) -> str | int:
     kind = type(function).__name__
     raise ValueError(f"data: a function is named {function!r}, a {kind}; names must be strings or integers")
 
-# %% ../../nbs/masks/12_learning.ipynb #531f77e7
+# %% ../../nbs/masks/12_learning.ipynb #9f49be4f
 def functions_of(data, count: int) -> list[str | int]:
     "Names of the functions. Raises `ValueError` naming `data`."
     several = not isinstance(data, Mapping) and count > 1 and isinstance(data, (list, tuple))
@@ -199,7 +199,7 @@ def checkpoint_path(checkpoint: str | os.PathLike[str], function: str | int | No
     if not re.fullmatch(r"[\w .+-]{1,40}", name): name = hashlib.sha256(name.encode()).hexdigest()[:16]
     return f"{checkpoint}.{name}"
 
-# %% ../../nbs/masks/12_learning.ipynb #77308693
+# %% ../../nbs/masks/12_learning.ipynb #ec388e2e
 def _check_nets(net: object) -> None:
     "Raises `TypeError` or `ValueError` naming `net`."
     if not isinstance(net, (nn.Module, list, tuple)):
@@ -215,14 +215,14 @@ def _check_nets(net: object) -> None:
             raise ValueError(f"net: {name} is on the meta device, which has shapes but no numbers; "
                              "load its weights first")
 
-# %% ../../nbs/masks/12_learning.ipynb #9c8e9a94
+# %% ../../nbs/masks/12_learning.ipynb #0cb73c21
 @contextmanager
 def _outside_inference():
     "Context outside of inference mode; whether gradients are enabled does not change."
     grad = torch.is_grad_enabled()
     with torch.inference_mode(False), torch.set_grad_enabled(grad): yield
 
-# %% ../../nbs/masks/12_learning.ipynb #80008f4a
+# %% ../../nbs/masks/12_learning.ipynb #a028b48d
 def _found(loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
     learners = [loop.learner for loop in loops]
@@ -260,7 +260,7 @@ class MaskOptions(TypedDict, total=False):
     callbacks: Iterable[Callable[[Event], None]]
     checkpoint: str | os.PathLike[str] | None
 
-# %% ../../nbs/masks/12_learning.ipynb #27a5f770
+# %% ../../nbs/masks/12_learning.ipynb #bb5ce854
 Data = Mapping[str, Iterable[Any]]      # function -> batches
 
 

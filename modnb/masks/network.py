@@ -116,7 +116,7 @@ def _depends(func) -> bool:
     name = func._schema.name.rpartition("::")[2]
     return not (func.is_view or name.endswith("_like") or name.startswith("new_"))
 
-# %% ../../nbs/masks/01_network.ipynb #717ea259
+# %% ../../nbs/masks/01_network.ipynb #e70460c0
 class Watch(TorchDispatchMode):
     "Context that notes by name which of some tensors are read; raises `Written` before one of them is written."
     supports_higher_order_operators = True

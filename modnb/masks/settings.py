@@ -48,7 +48,7 @@ def whole(name: str, value: Any, least: int | None = None) -> int:
     if least is not None and int(found) < least: raise ValueError(f"{name}: {found} is below {least}")
     return int(found)
 
-# %% ../../nbs/masks/10_settings.ipynb #6f7b8e20
+# %% ../../nbs/masks/10_settings.ipynb #f81a40e6
 def seeds_of(
     seed: Any, # one integer of any size, or one for each network
     nets: int, # number of networks
@@ -80,7 +80,7 @@ def per_weight(
         found[u.name] = given.detach().reshape(-1, u.value.shape[1]).to(u.value.device)
     return found
 
-# %% ../../nbs/masks/10_settings.ipynb #275f22ed
+# %% ../../nbs/masks/10_settings.ipynb #2d980313
 def checksums(value: float | Mapping[str, Tensor]) -> float | dict[str, str]:
     "What a checkpoint compares: a number, or a checksum for each tensor of a mapping."
     if not isinstance(value, Mapping): return value

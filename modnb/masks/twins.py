@@ -38,7 +38,7 @@ def _gru_layer(x, w_ih, w_hh, b_ih, b_hh, h):
         out.append(h)
     return torch.stack(out)
 
-# %% ../../nbs/masks/03_twins.ipynb #04ce606d
+# %% ../../nbs/masks/03_twins.ipynb #e252d510
 def _rnn_layer(x, w_ih, w_hh, b_ih, b_hh, h, nonlinearity=torch.tanh):
     "x [T, B, in], h [B, H] -> outputs [T, B, H] of an Elman network."
     out = []
@@ -70,7 +70,7 @@ def _first_states(module: nn.RNNBase, hx, unbatched: bool) -> tuple[list, list]:
     h, c = ([None] * count if s is None else list(s[:, None] if unbatched else s) for s in (h, c))
     return h, c
 
-# %% ../../nbs/masks/03_twins.ipynb #be6b5fdf
+# %% ../../nbs/masks/03_twins.ipynb #472b1db8
 def recurrent_forward(
     module: nn.RNNBase, # an `nn.LSTM`, `nn.GRU` or `nn.RNN` in eval mode
     x: Tensor, # what the module takes: [T, B, in], [B, T, in] if batch_first, or [T, in]
@@ -111,7 +111,7 @@ class _Embedding(nn.Embedding):
             weight = torch.where(row, weight.detach(), weight)
         return F.embedding(x, weight)
 
-# %% ../../nbs/masks/03_twins.ipynb #cd5e5b45
+# %% ../../nbs/masks/03_twins.ipynb #eba26539
 class _LSTM(nn.LSTM):
     def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
 
@@ -123,7 +123,7 @@ class _GRU(nn.GRU):
 class _RNN(nn.RNN):
     def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
 
-# %% ../../nbs/masks/03_twins.ipynb #bdd08859
+# %% ../../nbs/masks/03_twins.ipynb #29b09e4c
 def _exchange(net: nn.Module, classes: Mapping[type, type]) -> nn.Module:
     "Give the modules of a structural copy another forward."
     for module in net.modules(): module.__class__ = classes.get(type(module), module.__class__)
@@ -244,7 +244,7 @@ def _same_noise(device: torch.device):
     finally:
         if state: set_rng_state(state, device)
 
-# %% ../../nbs/masks/03_twins.ipynb #c3e04b22
+# %% ../../nbs/masks/03_twins.ipynb #82ba07ed
 def _with_gradient(value):
     "Inputs that require a gradient; without one, reentrant checkpointing computes no gradients."
     return tree_map(lambda t: t.detach().requires_grad_().clone() if t.is_floating_point() else t.clone(), value)

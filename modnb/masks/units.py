@@ -31,7 +31,7 @@ def own_groups(granularity: Callable[[str, Tensor], Tensor], name: str, param: T
         raise ValueError(f"granularity: for {name!r} it must give integers from 0 in the shape {tuple(param.shape)}")
     return torch.unique(index.reshape(-1), return_inverse=True)[1]
 
-# %% ../../nbs/masks/07_units.ipynb #3d2901cd
+# %% ../../nbs/masks/07_units.ipynb #e693309d
 def group_index(
     granularity: str | Callable[[str, Tensor], Tensor], # one of `GROUPS`, or (name, param) -> int tensor of its shape
     name: str, # name of the parameter
@@ -92,8 +92,7 @@ class Units:
         "What an estimator sees of each unit: the weight itself, or the mean absolute weight of the group."
         value = self.value.detach().float()
         if self.index is None: return self.unpack(value)
-        total = value.new_zeros(len(value), self.size).index_add(1, self.index, value.abs())
-        return total / self.weights_per_unit()
+        return value.new_zeros(len(value), self.size).index_add(1, self.index, value.abs()) / self.weights_per_unit()
 
     def weights_per_unit(self) -> Tensor: # float32 [units]
         if self.index is None: return torch.ones((), device=self.value.device)
@@ -122,7 +121,7 @@ def gates(
     drawn = estimator.apply(ones, logits, keys, unit.place, progress, backend)
     return drawn if unit.index is None else drawn[..., unit.index]
 
-# %% ../../nbs/masks/07_units.ipynb #38acbcd1
+# %% ../../nbs/masks/07_units.ipynb #638a054f
 @dataclass
 class Draw:
     "What masked copies are drawn from."
@@ -133,7 +132,7 @@ class Draw:
     progress: float = 0.0 # of the training, 0 to 1
     backend: str = "eager" # of the kernels
 
-# %% ../../nbs/masks/07_units.ipynb #74495f6e
+# %% ../../nbs/masks/07_units.ipynb #5e7a51a6
 def _drawn(unit: Units, estimator: Estimator, draw: Draw) -> tuple[Tensor, Callable]:
     "Masked weights [F, S, K, N] and the way back."
     logits = draw.logits
@@ -148,7 +147,7 @@ def _drawn(unit: Units, estimator: Estimator, draw: Draw) -> tuple[Tensor, Calla
     if unit.memory.shape != shape: unit.memory = torch.empty(shape, dtype=unit.dtype, device=value.device)
     return estimator.draw(value, logits, keys, unit.place, draw.progress, draw.backend, unit.memory, draw.keep)
 
-# %% ../../nbs/masks/07_units.ipynb #5f3acd3a
+# %% ../../nbs/masks/07_units.ipynb #fdb3013c
 def draw_copies(
     unit: Units,
     estimator: Estimator,
@@ -219,7 +218,7 @@ class Frozen:
         leaf.register_post_accumulate_grad_hook(take)
         return leaf
 
-# %% ../../nbs/masks/07_units.ipynb #6e56b2b2
+# %% ../../nbs/masks/07_units.ipynb #d5bfeb02
 def frozen_parameters(nets: Sequence[nn.Module], units: list[Units]) -> list[Frozen]:
     "The floating-point parameters of networks of one architecture that are not masked."
     masked = {u.name for u in units}
