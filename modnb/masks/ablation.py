@@ -14,6 +14,7 @@ from torch import nn
 
 from .algebra import Masks, masked
 from .network import unwrapped
+from .settings import plain_numbers
 from ..models.copies import full_copy
 
 if TYPE_CHECKING:
@@ -35,20 +36,6 @@ def _check_names(functions: Sequence, inverse: bool) -> None:
             what = "the network without a mask" if f == FULL else f"the inverse of {of!r}"
             raise ValueError(f"masks: {f!r} is the name of {what}; give the function another, as in "
                              f"{{'my {f}': masks[{f!r}]}}")
-
-# %% ../../nbs/masks/13_ablation.ipynb #391a3e7f
-def _measured(result: object) -> dict[str, float]:
-    "What `measure` returned, as plain numbers. Raises `TypeError` naming `measure`."
-    if not isinstance(result, Mapping):
-        raise TypeError(f"measure: must return a dict of numbers, not a {type(result).__name__}")
-    numbers = {}
-    for name, value in result.items():
-        try:
-            if isinstance(value, str): raise TypeError
-            numbers[name] = float(value)
-        except (TypeError, ValueError, RuntimeError):
-            raise TypeError(f"measure: returned a {type(value).__name__} as {name!r}; it must be a number") from None
-    return numbers
 
 # %% ../../nbs/masks/13_ablation.ipynb #6ac84406
 def variants(
@@ -76,7 +63,7 @@ def ablate(
     "Measure a network under each mask and its inverse. Raises `ValueError` if a function has the name of another row."
     import pandas as pd
     views = variants(net, masks, inverse)
-    rows = [(v, k, x) for v, view in views.items() for k, x in _measured(measure(view.eval())).items()]
+    rows = [(v, k, x) for v, view in views.items() for k, x in plain_numbers("measure", measure(view.eval())).items()]
     return pd.DataFrame(rows, columns=["mask", "metric", "value"])
 
 # %% ../../nbs/masks/13_ablation.ipynb #9f062d22

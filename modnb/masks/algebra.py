@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
-           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
-           'wrong_dtype', 'watched_call', 'masked']
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'count_html',
+           'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks', 'wrong_dtype',
+           'watched_call', 'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
@@ -88,12 +88,6 @@ def count_frame(masks: Mapping[str, Tensor]) -> pd.DataFrame: # layer, kept, tot
     rows = [(n, int(t.sum()), t.numel()) for n, t in masks.items()]
     frame = pd.DataFrame(rows, columns=["layer", "kept", "total"])
     return frame.assign(density=frame["kept"] / frame["total"].clip(lower=1))
-
-# %% ../../nbs/masks/05_algebra.ipynb #34600c07
-def summary(kept: int, total: int, tensors: int, estimator: str) -> str:
-    "Masks in one line."
-    made = f", {estimator}" if estimator else ""
-    return f"Masks: {kept:,} of {total:,} weights kept ({kept / max(total, 1):.2%}) in {tensors} tensors{made}"
 
 # %% ../../nbs/masks/05_algebra.ipynb #a6c9f141
 def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool tensor
@@ -239,8 +233,7 @@ class Masks(Mapping[str, Tensor]):
         "A partial mask; `masked` leaves the other parameters whole. Raises `ValueError` for a name that is not masked."
         return self._like({n: self[n] for n in chosen(self, names)})
 
-    def to(self, device: torch.device | str | int) -> Masks:
-        return self._like({n: t.to(device) for n, t in self.items()})
+    def to(self, device: torch.device | str | int) -> Masks: return self._like({n: t.to(device) for n, t in self.items()})
 
     @property
     def kept(self) -> int: return sum(int(t.sum()) for t in self.values())
@@ -251,7 +244,10 @@ class Masks(Mapping[str, Tensor]):
 
     def to_frame(self) -> pd.DataFrame: return count_frame(self)
     def plot(self, ax: Axes | None = None, **bar: Any) -> Axes: return plot_counts(self, ax, **bar)
-    def __repr__(self) -> str: return summary(self.kept, self.total, len(self), self.estimator)
+    def __repr__(self) -> str:
+        made = f", {self.estimator}" if self.estimator else ""
+        return f"Masks: {self.kept:,} of {self.total:,} weights kept ({self.density:.2%}) in {len(self)} tensors{made}"
+
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>{count_html(self)}"
 
 # %% ../../nbs/masks/05_algebra.ipynb #ded65825

@@ -81,7 +81,7 @@ def _watched_loss(batched: Batched, twin: Twin, weights, inputs, targets) -> Ten
     return loss
 
 # %% ../../nbs/masks/04_batching.ipynb #83ad4ac7
-def _look_through_inputs(batched: Batched, net: int, weights, inputs, targets):
+def _try_through_inputs(batched: Batched, net: int, weights, inputs, targets):
     "Some weight has no gradient: if reentrant checkpointing is the reason, let gradients flow through the inputs."
     twin = batched.twins[net]
     try: loss = batched.loss(twin.run(weights, _with_gradient(inputs)), own(targets))
@@ -235,7 +235,7 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
         masked = {id(w) for w in weights.values()}
         leaves = _graph(loss)[1]
         batched.others |= not leaves <= masked
-        if not masked <= leaves: _look_through_inputs(batched, net, weights, inputs, targets)
+        if not masked <= leaves: _try_through_inputs(batched, net, weights, inputs, targets)
         if not batched.through_inputs: differentiable_loss(loss)
     batched.watched.add(net)
 
@@ -281,7 +281,7 @@ def pull(
     weights: Mapping[str, Tensor], # leaves that it was computed with
 ):
     """Backward pass to these weights alone; with reentrant checkpointing, which allows no choice,
-    to all that the loss knows."""
+    to all leaves of the loss."""
     alone = batched.others and not batched.through_inputs
     loss.backward(inputs=list(weights.values()) if alone else None)
 
@@ -346,7 +346,7 @@ class Batched:
         self.watched: set[int] = set()    # networks that had their first call
         self.read: set[str] = set()       # parameters of the networks themselves that the loss reads
         self.through_inputs = False       # gradients must flow through the inputs
-        self.others = False               # the loss has a gradient for other tensors, such as weights of its own
+        self.others = False               # the loss has a gradient for other tensors, such as its own weights
         self.batchable: Twin | None = None # for `vmap`, made when it is needed
         self.stacked: dict[str, Tensor] = {} # what is not masked, of several networks
         self.stacked_for: object = None # which parameters are masked, and which networks, there

@@ -183,7 +183,7 @@ class Magnitude(_FixedSize):
 @register("random")
 @dataclass
 class Random(_FixedSize):
-    "Keeps uniformly random weights, as many as `density` says or as `like` has in that layer; learns nothing."
+    "Keeps random weights, the share `density` or as many as `like` has in that layer; learns nothing."
     like: Mapping[str, Tensor] | None = None # masks whose sizes are matched, layer by layer
     learned = False
     apply = Magnitude.apply

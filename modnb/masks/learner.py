@@ -277,21 +277,19 @@ def _start_training(learner: MaskLearner) -> None:
     if type(learner.optimizer) not in ELEMENTWISE:
         raise ValueError(f"optimizer: {type(learner.optimizer).__name__} may mix logits; "
                          "choose one that treats each by itself")
-    if learner.moments is not None: _put_moments(learner, learner.moments)
+    if learner.moments is not None:
+        state = dict(enumerate(_turned_moments(learner, learner.moments, "pack")))
+        learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
     # a step that depends on the training's progress cannot be recorded
     steady = not callable(learner.settings.lr) and all(_slope(learner, u) is not None for u in learner.units)
     learner.replayed = Replayed(lambda *given: _replay(learner, *given)) if capturable and steady else None
     learner.settled = True
 
 # %% ../../nbs/masks/11_learner.ipynb #839d3179
-def _is_stored(value: object) -> bool: return isinstance(value, Tensor) and value.dim() > 0 # a number for each logit
-
-
-def _put_moments(learner: MaskLearner, moments: list[dict]) -> None:
-    "The optimizer's state from a checkpoint, in the current memory order."
-    turned = enumerate(zip(learner.units * 2, moments))
-    state = {i: {n: u.pack(t) if _is_stored(t) else t for n, t in m.items()} for i, (u, m) in turned}
-    learner.optimizer.load_state_dict(learner.optimizer.state_dict() | {"state": state})
+def _turned_moments(learner: MaskLearner, moments: Iterable[dict], turn: str) -> list[dict]: # one per parameter
+    "The optimizer's state, what it holds for each logit turned by `Units.pack` or `Units.unpack`."
+    def turned(u, t): return getattr(u, turn)(t) if isinstance(t, Tensor) and t.dim() else t
+    return [{n: turned(u, t) for n, t in m.items()} for u, m in zip(learner.units * 2, moments)]
 
 # %% ../../nbs/masks/11_learner.ipynb #8e907a31
 def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
@@ -500,9 +498,7 @@ def _state(learner: MaskLearner) -> dict[str, Any]:
     "All that the rest of the training depends on, in the parameters' own order."
     natural = None if learner.settled else learner.moments
     moments = learner.optimizer.state_dict()["state"] if learner.settled else {}
-    if moments:
-        owners = enumerate(learner.units * (1 + learner.train_weights))
-        natural = [{n: u.unpack(t) if _is_stored(t) else t for n, t in moments[i].items()} for i, u in owners]
+    if moments: natural = _turned_moments(learner, [moments[i] for i in sorted(moments)], "unpack")
     batched = learner.batched
     nets = range(len(learner.nets))
     return {"moments": natural,

@@ -23,7 +23,7 @@ from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner
-from .settings import MaskSettings, whole
+from .settings import MaskSettings, plain_numbers, whole
 from .network import Where, unwrapped, weights_only
 from ..training.checkpoint import rng_state, set_rng_state
 from ..training.events import Event
@@ -34,24 +34,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Data', 'named_number', 'evaluated', 'progress_values', 'streams_of', 'MaskLoop', 'Found', 'plain_function',
+__all__ = ['Data', 'split_name', 'evaluated', 'progress_values', 'streams_of', 'MaskLoop', 'Found', 'plain_function',
            'functions_of', 'checkpoint_path', 'MaskOptions', 'learn_masks']
 
 # %% ../../nbs/masks/12_learning.ipynb #cd0ad8f0
-def named_number(key: str, value: Any, functions: Sequence) -> tuple[Any, str, float]: # function, metric, number
-    "One number of `evaluate`. Raises `ValueError` or `TypeError` unless it is a number named \"function/metric\"."
+def split_name(key: object, functions: Sequence) -> tuple[Any, str]: # function, metric
+    "The name of a number of `evaluate`. Raises `ValueError` unless it is \"function/metric\"."
     longest = sorted(functions, key=lambda f: -len(str(f)))
     function = next((f for f in longest if str(key).startswith(f"{f}/")), None)
     metric = str(key)[len(str(function)) + 1:]
     if function is None: function, _, metric = str(key).partition("/")
-    if not metric:
-        raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', "
-                         f"such as '{functions[0]}/accuracy'")
-    try:
-        if isinstance(value, str): raise TypeError("a string")
-        return function, metric, float(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise TypeError(f"evaluate: returned a {type(value).__name__} as {key!r}; it must be a number") from None
+    if metric: return function, metric
+    raise ValueError(f"evaluate: returned {key!r}; name each number 'function/metric', "
+                     f"such as '{functions[0]}/accuracy'")
 
 # %% ../../nbs/masks/12_learning.ipynb #168a1190
 def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
@@ -64,11 +59,8 @@ def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: #
         raise TypeError(f"evaluate: must return a list with a dict for each of the {len(nets)} networks")
     found = {}
     for s, result in enumerate(results):
-        if not isinstance(result, Mapping):
-            raise TypeError(f"evaluate: must return a dict of numbers, not a {type(result).__name__}")
-        for key, value in result.items():
-            function, metric, plain = named_number(key, value, learner.functions)
-            found[s, function, metric] = plain
+        for key, value in plain_numbers("evaluate", result).items():
+            found[s, *split_name(key, learner.functions)] = value
     return found
 
 # %% ../../nbs/masks/12_learning.ipynb #f85a3ed8

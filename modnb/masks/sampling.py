@@ -71,7 +71,7 @@ class Place:
     "Positions of one tensor's scalars in the noise of the whole network."
     def __init__(self,
         shape: tuple[int, ...], # of the parameter
-        order: tuple[int, ...] | None = None, # its axes as they lie in memory, slowest first; None: as they are
+        order: tuple[int, ...] | None = None, # its axes in memory, slowest first; None: their own order
         offset: int = 0, # position of its first scalar
     ):
         order = tuple(order or range(len(shape)))
@@ -217,7 +217,7 @@ def _compiled(axes: int) -> tuple:
     the first call that cannot be compiled falls back to eager, with one log line."""
     failed: list[Exception] = []
 
-    def fresh(f):    # of its own, since compiled variants are counted by code
+    def fresh(f):    # a copy, since compiled variants are counted by code object
         return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__)
 
     def guarded(fused, eager):
@@ -244,7 +244,7 @@ def kernels(
 
 # %% ../../nbs/masks/02_sampling.ipynb #33592333
 def _shaped(t: Tensor, place: Place) -> Tensor:
-    """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise look at what the tensor is a view of,
+    """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise depend on what the tensor is a view of,
     and be compiled again for each kind."""
     return t.view(*t.shape[:-1], *place.sizes).detach()
 

@@ -23,7 +23,8 @@ from .units import Units
 from ..training.fit import OPTIMIZERS
 
 # %% auto #0
-__all__ = ['CLIPPINGS', 'plain', 'number', 'whole', 'seeds_of', 'per_weight', 'checksums', 'clipping', 'MaskSettings']
+__all__ = ['CLIPPINGS', 'plain', 'number', 'whole', 'seeds_of', 'plain_numbers', 'per_weight', 'checksums', 'clipping',
+           'MaskSettings']
 
 # %% ../../nbs/masks/10_settings.ipynb #c572a0b7
 def plain(value: Any) -> Any:
@@ -59,6 +60,23 @@ def seeds_of(
         return [whole("seed", several) + i for i in range(nets)]
     if len(several) != nets: raise ValueError(f"seed: {len(several)} given for {nets} networks")
     return [whole("seed", s) for s in several]
+
+# %% ../../nbs/masks/10_settings.ipynb #be4b6eb1
+def plain_numbers(
+    argument: str, # name of the function that returned them, for errors
+    result: object, # name -> number of any library
+) -> dict[Any, float]:
+    "Numbers that a function returned. Raises `TypeError` with its name if they are none."
+    if not isinstance(result, Mapping):
+        raise TypeError(f"{argument}: must return a dict of numbers, not a {type(result).__name__}")
+    found = {}
+    for name, value in result.items():
+        try:
+            if isinstance(value, str): raise TypeError
+            found[name] = float(value)
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"{argument}: returned a {type(value).__name__} as {name!r}; it must be a number") from None
+    return found
 
 # %% ../../nbs/masks/10_settings.ipynb #974cbf20
 def per_weight(
