@@ -97,7 +97,7 @@ def test_site(tmp_path):
     pages = {p: Links(text) for p, text in texts.items()}
     assert not [p for p, text in texts.items() if str(copy) in text or str(ROOT) in text], "absolute paths"
     assert sum("<math" in text for text in texts.values()) > 5 and not [p for p, text in texts.items() if 'class="math' in text], "formulas"
-    assert "learn_masks" in re.findall(r'<h[1-6][^>]*id="([^"]+)"', texts[site / "masks" / "11_learning.html"]), "the reference has no definitions"
+    assert "learn_masks" in re.findall(r'<h[1-6][^>]*id="([^"]+)"', texts[site / "masks" / "12_learning.html"]), "the reference has no definitions"
     notebooks = [p for p in FILES if p.suffix == ".ipynb"]
     assert not [n for n in notebooks if (site / n.relative_to(ROOT / "nbs")).with_suffix(".html") not in pages]
     dead = []

@@ -14,9 +14,10 @@ from modnb.masks.ablation import ablate, pruned, variants
 from modnb.masks.algebra import check_model, masked
 from modnb.masks.batching import Batched, check_shapes
 from modnb.masks.choice import choose_beta
-from modnb.masks.learner import MaskLearner
+from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner
 from modnb.masks.learning import learn_masks
 from modnb.masks.network import model_hash, select, unwrapped
+from modnb.masks.settings import MaskSettings
 from modnb.masks.units import frozen_parameters, make_units
 from modnb.models.copies import full_copy, structural_copy
 from modnb.training.ensembles import fit_ensemble
@@ -102,6 +103,8 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     pruned: [lambda net, batch: pruned(net, WEIGHT)(batch[0].clone())],
     choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
     MaskLearner: [one_step], Batched: [both_ways],
+    FunctionLogits: [lambda net, batch: FunctionLogits(net, ["a"], MaskSettings(clip="published"))],
+    FunctionMasks: [lambda net, batch: FunctionMasks(net, ["a"], MaskSettings(where=linear)).masks()],
     select: [lambda net, batch: select(net)], model_hash: [lambda net, batch: model_hash(net)], unwrapped: [lambda net, batch: unwrapped(net)],
     make_units: [lambda net, batch: make_units([net], linear, "row")],
     frozen_parameters: [lambda net, batch: frozen_parameters([net], make_units([net], linear, "weight"))],

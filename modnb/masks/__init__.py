@@ -11,7 +11,9 @@ __all__ = ['ablate', 'halves', 'pruned', 'variants', 'THRESHOLD', 'Masks', 'mask
 from .ablation import ablate, halves, pruned, variants
 from .algebra import THRESHOLD, Masks, masked
 from .chunks import ByLength
-from .estimators import ESTIMATORS, ContinuousSparsification, EdgePopup, Estimator, Gumbel, HardConcrete, Magnitude, Random, register
+from modnb.masks.estimators import (
+    ESTIMATORS, ContinuousSparsification, EdgePopup, Estimator, Gumbel, HardConcrete, Magnitude, Random, register,
+)
 from .learning import Found, learn_masks
 from .network import no_embeddings, no_normalization, weights_only
 

@@ -14,20 +14,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
+from ..checks import nearest
 from ..files import write_whole
 from .network import Watch, Written, model_hash, unwrapped
 from ..models.copies import parameter_places, put_weights, structural_copy
-from ..checks import nearest
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
-           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
-           'masked']
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'count_html',
+           'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks', 'wrong_dtype',
+           'watched_call', 'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
@@ -39,7 +40,7 @@ def check_bool(tensors: Mapping[str, Tensor]) -> None: # parameter name -> tenso
         if not isinstance(t, Tensor) or t.dtype != torch.bool:
             raise TypeError(f"tensors: {n!r} is not a bool tensor; use Masks.from_logits for logits")
 
-
+# %% ../../nbs/masks/05_algebra.ipynb #9d0475e3
 def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # parameter name -> bool tensor
     "Raises `ValueError` unless both cover the same parameters, in the same shapes, on the same devices."
     for name in dict.fromkeys([*a, *b]):
@@ -50,7 +51,7 @@ def check_match(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> None: # par
         if x.device != y.device:
             raise ValueError(f"masks: {name!r} is on {x.device} and on {y.device}; move one of them with .to(device)")
 
-
+# %% ../../nbs/masks/05_algebra.ipynb #ad7c6cd4
 def combine(
     a: Mapping[str, Tensor], # parameter name -> bool tensor
     b: object, # the same for the same parameters
@@ -62,7 +63,7 @@ def combine(
     check_match(a, b)
     return {n: op(t, b[n]) for n, t in a.items()}
 
-
+# %% ../../nbs/masks/05_algebra.ipynb #e4e8e28f
 def is_equal(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool: # parameter name -> bool tensor
     "Whether two masks keep the same weights of the same parameters, on any devices."
     return set(a) == set(b) and all(torch.equal(t, b[n].to(t.device)) for n, t in a.items())
@@ -88,16 +89,11 @@ def count_frame(masks: Mapping[str, Tensor]) -> pd.DataFrame: # layer, kept, tot
     frame = pd.DataFrame(rows, columns=["layer", "kept", "total"])
     return frame.assign(density=frame["kept"] / frame["total"].clip(lower=1))
 
-
-def summary(kept: int, total: int, tensors: int, estimator: str) -> str:
-    "Masks in one line."
-    made = f", {estimator}" if estimator else ""
-    return f"Masks: {kept:,} of {total:,} weights kept ({kept / max(total, 1):.2%}) in {tensors} tensors{made}"
-
-
+# %% ../../nbs/masks/05_algebra.ipynb #a6c9f141
 def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool tensor
     "The same as a table of HTML; the bars are shares of a parameter's weights."
-    outer, inner = "width:120px;background:#ddd", "background:#0072B2;height:0.8em"
+    outer = "width:120px;background:#ddd"
+    inner = "background:#0072B2;height:0.8em"
     rows = []
     for n, t in masks.items():
         kept = int(t.sum())
@@ -134,7 +130,7 @@ def storable(name: str, mask: Tensor) -> Tensor: # contiguous, in main memory, i
         raise ValueError(f"masks: the name {name!r} cannot be stored in a safetensors file")
     return mask.detach().cpu().clone(memory_format=torch.contiguous_format)
 
-
+# %% ../../nbs/masks/05_algebra.ipynb #67474a25
 def write_masks(
     path: str | os.PathLike[str], # file to write; it is replaced whole or not at all
     masks: Mapping[str, Tensor], # parameter name -> bool tensor
@@ -162,7 +158,7 @@ def read_masks(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[st
         name = Path(path).name
         raise ValueError(f"path: {name!r} holds no masks of this library, or is damaged ({problem})") from None
 
-
+# %% ../../nbs/masks/05_algebra.ipynb #cccee5d4
 def check_model(model: str, net: nn.Module) -> None:
     "Raises `ValueError` unless masks of the network with the hash `model` belong to `net`."
     have = model_hash(net)
@@ -237,8 +233,7 @@ class Masks(Mapping[str, Tensor]):
         "A partial mask; `masked` leaves the other parameters whole. Raises `ValueError` for a name that is not masked."
         return self._like({n: self[n] for n in chosen(self, names)})
 
-    def to(self, device: torch.device | str | int) -> Masks:
-        return self._like({n: t.to(device) for n, t in self.items()})
+    def to(self, device: torch.device | str | int) -> Masks: return self._like({n: t.to(device) for n, t in self.items()})
 
     @property
     def kept(self) -> int: return sum(int(t.sum()) for t in self.values())
@@ -249,10 +244,44 @@ class Masks(Mapping[str, Tensor]):
 
     def to_frame(self) -> pd.DataFrame: return count_frame(self)
     def plot(self, ax: Axes | None = None, **bar: Any) -> Axes: return plot_counts(self, ax, **bar)
-    def __repr__(self) -> str: return summary(self.kept, self.total, len(self), self.estimator)
+    def __repr__(self) -> str:
+        made = f", {self.estimator}" if self.estimator else ""
+        return f"Masks: {self.kept:,} of {self.total:,} weights kept ({self.density:.2%}) in {len(self)} tensors{made}"
+
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>{count_html(self)}"
 
 # %% ../../nbs/masks/05_algebra.ipynb #ded65825
+def wrong_dtype(net: nn.Module, inputs: Any) -> ValueError | None:
+    "The error for inputs whose dtype a network does not have; None if that is not what is wrong."
+    given = {t.dtype for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()}
+    have = {p.dtype for p in net.parameters() if p.is_floating_point()}
+    if given <= have: return None
+    wrong = min(map(str, given - have))
+    return ValueError(f"inputs: {wrong} given, but the parameters of net are {min(map(str, have))}")
+
+# %% ../../nbs/masks/05_algebra.ipynb #8a272347
+def watched_call(view: masked, args: tuple, kwargs: dict[str, Any]) -> Any:
+    "Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask."
+    modes = [m.training for m in view._net.modules()]
+    put_weights(view._places, view._weights())
+    try:
+        with Watch(dict(view._base.named_parameters())) as watch: out = view._net(*args, **kwargs)
+    except Written as error:
+        name = str(error)
+        if name in view._written | view._params:
+            raise ValueError(f"net: something writes into its parameter {name!r} in a way that "
+                             "a copy does not follow") from None
+        view._written[name] = view._base.get_parameter(name)
+        view._copy()
+        for module, mode in zip(view._net.modules(), modes): module.training = mode
+        return watched_call(view, args, kwargs)
+    except RuntimeError as error:
+        raise wrong_dtype(view._base, (args, kwargs)) or error from None
+    if hidden := watch.read & set(view._params):
+        raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do not reach")
+    return out
+
+# %% ../../nbs/masks/05_algebra.ipynb #0cb63744
 class masked:
     "A network called under masks: each masked parameter is multiplied by its mask; `net` itself is untouched."
 
@@ -274,37 +303,22 @@ class masked:
         self._copy()
 
     def _copy(self) -> None:
+        "Make the copy that is called, and find the places of each parameter in it."
         self._net = structural_copy(self._base)
         self._places = parameter_places(self._net)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not self._watched: return self._first_call(args, kwargs)
-        put_weights(self._places, self._weights())    # they stay, for what the backward pass computes
-        return self._net(*args, **kwargs)
-
     def _weights(self) -> dict[str, Tensor]:
+        "Masked parameters, and copies of those that the forward pass writes."
         written = {n: p.clone() for n, p in self._written.items()}
         return written | {n: p * self.masks[m].to(p.device) for n, (p, m) in self._params.items()}
 
-    def _first_call(self, args: tuple, kwargs: dict[str, Any]) -> Any:
-        "Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask."
-        modes = [m.training for m in self._net.modules()]
-        put_weights(self._places, self._weights())
-        try:
-            with Watch(dict(self._base.named_parameters())) as watch: out = self._net(*args, **kwargs)
-        except Written as name:
-            if (name := str(name)) in self._written | self._params:
-                raise ValueError(f"net: something writes into its parameter {name!r} in a way that "
-                                 "a copy does not follow") from None
-            self._written[name] = self._base.get_parameter(name)
-            self._copy()
-            for module, mode in zip(self._net.modules(), modes): module.training = mode
-            return self._first_call(args, kwargs)
-        if hidden := watch.read & set(self._params):
-            raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that "
-                             "masks do not reach")
-        self._watched = True
-        return out
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._watched:
+            out = watched_call(self, args, kwargs)
+            self._watched = True
+            return out
+        put_weights(self._places, self._weights())    # they stay, for what the backward pass computes
+        return self._net(*args, **kwargs)
 
     def train(self, mode: bool = True) -> masked:
         self._net.train(mode)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..checks import check_choice
 from .sampling import Place, at_least_single, draw, mix, pull, sample, sample_reference, to_uniform
 from ..registry import Registry
 
@@ -23,7 +24,7 @@ __all__ = ['ESTIMATORS', 'register', 'get_estimator', 'through', 'Estimator', 'G
 ESTIMATORS = Registry("estimator")
 register = ESTIMATORS.register    # makes a class known by a name, `learn_masks(..., estimator=name)`
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #0b2c4a65
 def get_estimator(
     estimator: str | Estimator, # a registered name, or an instance (for one with options)
 ) -> Estimator:
@@ -31,12 +32,12 @@ def get_estimator(
     if isinstance(estimator, Estimator): return estimator
     return ESTIMATORS[estimator]()
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #541f9c08
 def through(
     apply: Callable[[Tensor], Tensor], # masked weights, differentiable in the logits it is given
     logits: Tensor, # [F, S, N]
 ) -> tuple[Tensor, Callable]: # masked weights without a graph; (grad, out, add, charge) -> out
-    "The masked weights, and the way back from their gradient to the logits' by automatic differentiation."
+    "The masked weights, and by automatic differentiation the way back from their gradient to the logits'."
     leaf = logits.detach().requires_grad_()
     with torch.enable_grad(): masked = apply(leaf)
     def back(grad, out, add=False, charge=None):
@@ -44,16 +45,21 @@ def through(
         return out.add_(g) if add else out.copy_(g)
     return masked.detach(), back
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #eb87af59
 class Estimator:
     "Base: constant start, logits as their own common form, no noise."
-    name, stochastic, learned, slope = "", False, True, None
+    name = "" # by which it is registered
+    stochastic = False # whether it draws; if not, it is given one sample
+    learned = True # whether data matter
+
+    @property
+    def slope(self) -> float | None: return None # what the price adds to each logit's gradient, if that is constant
 
     def start(self, name: str, weight: Tensor, init: float, generator: torch.Generator) -> Tensor:
         return torch.full_like(weight, init)
 
     def apply(self, weight, logits, keys, place, progress, backend) -> Tensor: raise NotImplementedError
-    def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None):
+    def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None) -> tuple[Tensor, Callable]:
         return through(lambda l: self.apply(weight, l, keys, place, progress, backend).to(weight.dtype), logits)
     def price(self, logits: Tensor, progress: float) -> Tensor: return torch.zeros_like(logits)
     def finish(self, logits: Tensor) -> Tensor: return logits
@@ -64,20 +70,18 @@ class Estimator:
 @dataclass
 class Gumbel(Estimator):
     "Hard binary samples with a straight-through gradient (Csordás et al. 2021); the price is the sum of the logits."
-    # "logistic": one uniform number per weight; "reference": two Gumbel variables, the slow yardstick
-    noise: str = "logistic"
+    noise: str = "logistic" # one uniform number per weight; "reference": two Gumbel variables, the slow yardstick
     stochastic = True
 
     def __post_init__(self):
-        if self.noise not in ("logistic", "reference"):
-            raise ValueError(f"noise: {self.noise!r} is unknown; choose 'logistic' or 'reference'")
+        check_choice("noise", self.noise, ("logistic", "reference"))
 
     @property
-    def slope(self): return 1.0 if self.noise == "logistic" else None
+    def slope(self) -> float | None: return 1.0 if self.noise == "logistic" else None
 
     def apply(self, weight, logits, keys, place, progress, backend):
-        return sample(weight, logits, keys, place, backend) if self.noise == "logistic" else sample_reference(weight,
-            logits, keys, place)
+        if self.noise == "reference": return sample_reference(weight, logits, keys, place)
+        return sample(weight, logits, keys, place, backend)
 
     def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None):
         if self.noise == "reference": return super().draw(weight, logits, keys, place, progress, backend)
@@ -129,7 +133,7 @@ def _above_top(scores: Tensor, density: float) -> Tensor:
     edge = scores.topk(k + 1, -1).values[..., -2:]
     return scores - edge.mean(-1, keepdim=True).detach()    # the gradient passes through the scores alone
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #eac24126
 class _StraightThrough(torch.autograd.Function):
     "weight * [above > 0], with the gradient of weight * above."
     @staticmethod
@@ -152,7 +156,7 @@ class _FixedSize(Estimator):
 
     def keep_prob(self, logits): return (logits > 0).to(logits.dtype)
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #a8a5aa9d
 @register("edge-popup")
 class EdgePopup(_FixedSize):
     "Top-k of learned scores, gradient straight through (Ramanujan et al. 2020, section 3)."
@@ -175,11 +179,11 @@ class Magnitude(_FixedSize):
     def start(self, name, weight, init, generator): return _above_top(weight.abs(), self.density)
     def apply(self, weight, logits, keys, place, progress, backend): return (weight * (logits > 0))[:, :, None]
 
-
+# %% ../../nbs/masks/06_estimators.ipynb #74fdf532
 @register("random")
 @dataclass
 class Random(_FixedSize):
-    "Keeps uniformly random weights, as many as `density` says or as `like` has in that layer; learns nothing."
+    "Keeps random weights, the share `density` or as many as `like` has in that layer; learns nothing."
     like: Mapping[str, Tensor] | None = None # masks whose sizes are matched, layer by layer
     learned = False
     apply = Magnitude.apply

@@ -91,8 +91,8 @@ def model_hash(
     for name, value in unwrapped(net).state_dict().items():
         for t in tree_leaves(value):    # quantized layers keep more than tensors
             if not isinstance(t, Tensor):
-                digest.update(
-                    f"{name}{t if isinstance(t, (int, float, str, torch.dtype)) else type(t).__name__}".encode())
+                plain = t if isinstance(t, (int, float, str, torch.dtype)) else type(t).__name__
+                digest.update(f"{name}{plain}".encode())
                 continue
             digest.update(f"{name}{tuple(t.shape)}{t.dtype}".encode())
             if t.is_meta: continue
@@ -116,7 +116,7 @@ def _depends(func) -> bool:
     name = func._schema.name.rpartition("::")[2]
     return not (func.is_view or name.endswith("_like") or name.startswith("new_"))
 
-
+# %% ../../nbs/masks/01_network.ipynb #e70460c0
 class Watch(TorchDispatchMode):
     "Context that notes by name which of some tensors are read; raises `Written` before one of them is written."
     supports_higher_order_operators = True
@@ -126,7 +126,8 @@ class Watch(TorchDispatchMode):
         noted: Mapping[str, Tensor] = {}, # name -> tensor whose first write is noted
     ):
         super().__init__()
-        self.protected, self.noted = ({_memory(t): n for n, t in some.items()} for some in (protected, noted))
+        self.protected = {_memory(t): n for n, t in protected.items()}
+        self.noted = {_memory(t): n for n, t in noted.items()}
         self.read: set[str] = set()
         self.written: set[str] = set()
 

@@ -15,6 +15,8 @@ import types
 import torch
 from torch import Tensor
 
+from ..checks import check_choice
+
 # %% auto #0
 __all__ = ['mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights', 'at_least_single',
            'sample', 'sample_reference']
@@ -32,7 +34,7 @@ def mix(
     h = (h ^ ((h >> 15) & 0x1FFFF)) * -0x7B935975
     return h ^ ((h >> 16) & 0xFFFF)
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #5450a783
 def to_uniform(
     h: Tensor, # int32 hash
     dtype: torch.dtype = torch.float32, # dtype of the result
@@ -50,7 +52,7 @@ def plain_name(name): # a number, a string, None, or tuples of these, as plain P
         if isinstance(name, kind): return plain(name)
     raise TypeError(f"names: {name!r} is a {type(name).__name__}; a draw is named by numbers and strings")
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #e1d92456
 def make_keys(
     *names, # what identifies the draw: seed, function, step, ... (numbers and strings)
     samples: int, # number of keys, one per sample
@@ -69,7 +71,7 @@ class Place:
     "Positions of one tensor's scalars in the noise of the whole network."
     def __init__(self,
         shape: tuple[int, ...], # of the parameter
-        order: tuple[int, ...] | None = None, # its axes as they lie in memory, slowest first; None: as they are
+        order: tuple[int, ...] | None = None, # its axes in memory, slowest first; None: their own order
         offset: int = 0, # position of its first scalar
     ):
         order = tuple(order or range(len(shape)))
@@ -83,7 +85,7 @@ class Place:
         self.offset = offset
         self.sizes = tuple(s for s, _ in merged)
         self.strides = tuple(s for _, s in merged)
-        self._axes = {}
+        self._axes: dict[torch.device, tuple[Tensor, ...]] = {}
 
     def axes(self, device) -> tuple[Tensor, ...]: # int32, one vector per axis in memory
         "Vectors whose outer sum gives the positions."
@@ -98,7 +100,7 @@ class Place:
 
     def __repr__(self): return f"Place(offset={self.offset}, sizes={self.sizes}, strides={self.strides})"
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #18c0f4e6
 def _sum(axes: tuple[Tensor, ...]) -> Tensor:
     return functools.reduce(lambda total, axis: total[..., None] + axis, axes)
 
@@ -106,14 +108,14 @@ def _sum(axes: tuple[Tensor, ...]) -> Tensor:
 def _at(values: Tensor, dims: int) -> Tensor:
     return values.view(*values.shape, *[1] * dims)
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #6b91449e
 def _forward(weight: Tensor, keep: Tensor, keys: Tensor, axes: tuple, out: Tensor):
     "out [F, S, K, *dims] = weight [S, *dims] where u is below keep [F, S, *dims]; keys [F, S, K, 2]."
     dims = len(axes)
     u = to_uniform(mix(_sum(axes), _at(keys[..., 0], dims), _at(keys[..., 1], dims)), keep.dtype)
     out.copy_(torch.where(u < keep[:, :, None], weight[:, None], 0.0))
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #3a22dd09
 def _backward(grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, axes: tuple, charge: Tensor, out: Tensor,
               add: bool):
     "out [F, S, *dims] = (or, with add, +=) logit gradient from grad [F, S, K, *dims]; plus charge [F, S] if it is set."
@@ -145,12 +147,12 @@ _PIECE = {"cpu": 1 << 17}    # scalars per temporary of the eager kernels, so th
 def _pieces(keys: Tensor, axes: tuple):
     """Pieces along the first axis that fit the cache for all keys at once (on an accelerator, few large ones):
     a slice, and the positions in it."""
-    rows = max(1, _PIECE.get(keys.device.type, 1 << 26) // (max(1, math.prod(map(len, axes[1:])))
-                                                            * keys[..., 0].numel()))
+    row = max(1, math.prod(map(len, axes[1:]))) * keys[..., 0].numel()
+    rows = max(1, _PIECE.get(keys.device.type, 1 << 26) // row)
     for i in range(0, len(axes[0]), rows):
         yield slice(i, i + rows), _sum((axes[0][i:i + rows], *axes[1:]))
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #edaaff35
 def _hash(index: Tensor, key_a: Tensor, key_b: Tensor) -> Tensor: # [F, S, K, *index.shape]
     "The upper 23 bits of `mix`, mostly in place."
     h = torch.bitwise_xor(index, key_a)
@@ -161,7 +163,7 @@ def _hash(index: Tensor, key_a: Tensor, key_b: Tensor) -> Tensor: # [F, S, K, *i
         if shift == 16 and then: h.bitwise_xor_(key_b)
     return h.bitwise_right_shift_(9).bitwise_and_(0x7FFFFF)
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #d2702729
 _BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}    # integers of the size of a float
 
 
@@ -170,7 +172,7 @@ def _below(index, keep, key_a, key_b, kind) -> Tensor: # [F, S, K, *index.shape]
     least = keep.mul(2.0**23).sub_(0.5).ceil_().int()
     return _hash(index, key_a, key_b).sub_(least[:, :, None]).bitwise_right_shift_(31).to(kind)
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #53d608d6
 def _eager_forward(weight, keep, keys, axes, out):
     if weight.device.type == "meta": return _forward(weight, keep, keys, axes, out)
     kind = _BITS[out.dtype.itemsize]
@@ -181,7 +183,7 @@ def _eager_forward(weight, keep, keys, axes, out):
         below = _below(index, keep[:, :, rows], key_a, key_b, kind)
         torch.bitwise_and(bits[:, None, rows], below, out=result[:, :, :, rows])
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #4a2b9c5a
 def _eager_backward(grad, weight, keep, keys, axes, charge, out, add):
     if weight.device.type == "meta": return _backward(grad, weight, keep, keys, axes, charge, out, add)
     half = 2.0**-24
@@ -205,7 +207,7 @@ def _eager_weights_backward(grad, keep, keys, axes, out):
         below = _below(index, keep[:, :, rows], key_a, key_b, kind).bitwise_and_(bits[:, :, :, rows])
         out[:, :, rows] += below.view(grad.dtype).sum(2, dtype=out.dtype)
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #f0fde4f2
 _EAGER = (_eager_forward, _eager_backward, _eager_weights_backward)
 
 
@@ -213,9 +215,9 @@ _EAGER = (_eager_forward, _eager_backward, _eager_weights_backward)
 def _compiled(axes: int) -> tuple:
     """The kernels for tensors of so many axes, fused by `torch.compile`;
     the first call that cannot be compiled falls back to eager, with one log line."""
-    failed = []
+    failed: list[Exception] = []
 
-    def fresh(f):    # of its own, since compiled variants are counted by code
+    def fresh(f):    # a copy, since compiled variants are counted by code object
         return types.FunctionType(f.__code__.replace(), f.__globals__, f.__name__, f.__defaults__)
 
     def guarded(fused, eager):
@@ -228,22 +230,21 @@ def _compiled(axes: int) -> tuple:
                                                         str(error).split("\n")[0])
             return eager(*args)
         return call
-    return tuple(guarded(torch.compile(fresh(f), dynamic=True), e)
-                 for f, e in zip((_forward, _backward, _weights_backward), _EAGER))
+    plain = _forward, _backward, _weights_backward
+    return tuple(guarded(torch.compile(fresh(f), dynamic=True), e) for f, e in zip(plain, _EAGER))
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #222a6a67
 def kernels(
     backend: str = "eager", # "eager" or "compiled"
     axes: int = 1, # axes in memory of the tensors that they are for
 ) -> tuple: # (forward, backward, backward to the weights)
     "The kernels of a backend. Raises `ValueError` naming `backend` if it is unknown."
-    if backend not in ("eager", "compiled"):
-        raise ValueError(f"backend: {backend!r} is unknown; choose 'eager' or 'compiled'")
+    check_choice("backend", backend, ("eager", "compiled"))
     return _EAGER if backend == "eager" else _compiled(axes)
 
 # %% ../../nbs/masks/02_sampling.ipynb #33592333
 def _shaped(t: Tensor, place: Place) -> Tensor:
-    """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise look at what the tensor is a view of,
+    """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise depend on what the tensor is a view of,
     and be compiled again for each kind."""
     return t.view(*t.shape[:-1], *place.sizes).detach()
 
@@ -264,7 +265,7 @@ def draw(
     forward(_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), axes, _shaped(out, place))
     return out
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #ecd435d5
 def pull(
     grad: Tensor, # [F, S, K, N] gradient of the masked copies
     weight: Tensor, keep: Tensor, keys: Tensor, place: Place | None = None, backend: str = "eager", # as given to `draw`
@@ -292,11 +293,14 @@ def pull_weights(
     return out
 
 # %% ../../nbs/masks/02_sampling.ipynb #e0e0360f
+#| export
+
+# %% ../../nbs/masks/02_sampling.ipynb #508a915e
 def at_least_single(t: Tensor) -> Tensor: # of any shape
     "The tensor in float32, or as it is if its dtype is at least as precise."
     return t.to(torch.promote_types(t.dtype, torch.float32))
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #04f55f08
 class _Sample(torch.autograd.Function):
     "weight * mask with the straight-through gradient to the logits; the noise is recomputed in the backward pass."
     @staticmethod
@@ -312,7 +316,7 @@ class _Sample(torch.autograd.Function):
         pulled = pull(grad.contiguous(), *ctx.saved_tensors, *ctx.how)
         return pulled.to(ctx.dtype), None, None, None, None
 
-
+# %% ../../nbs/masks/02_sampling.ipynb #410446f7
 def sample(
     weight: Tensor, # [S, N] the frozen values, flattened; ones give the masks themselves
     logits: Tensor, # [F, S, N] one logit per scalar, function and network; keep probability is sigmoid(logit)
