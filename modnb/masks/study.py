@@ -19,7 +19,8 @@ Trained = TypeVar("Trained")
 Found = TypeVar("Found")
 
 # %% auto #0
-__all__ = ['Trained', 'Found', 'BatchingParams', 'check_samples', 'train_mask_measure', 'joined', 'seeds_of', 'single_seeds']
+__all__ = ['Trained', 'Found', 'BatchingParams', 'check_samples', 'train_mask_measure', 'joined', 'seeds_of', 'single_seeds',
+           'MaskParams', 'mask_options', 'learn_each', 'kept_counts', 'named_tensors']
 
 # %% ../../nbs/masks/15_study.ipynb #474168ca
 class BatchingParams(Params):
@@ -75,3 +76,72 @@ def single_seeds(many: list) -> list[int]: # parameters of runs that differ in t
     "The seed of each run. Raises `ValueError` naming `seeds` if a run has several."
     if any(params.seeds != 1 for params in many): raise ValueError("seeds: runs with several seeds cannot be stacked")
     return [params.seed for params in many]
+
+# %% ../../nbs/masks/15_study.ipynb #239fac56
+from collections.abc import Mapping, Sequence
+from typing import Unpack
+
+from torch import nn
+
+from .algebra import Masks
+from .estimators import ESTIMATORS
+from .learning import Data, Found as FoundMasks, MaskOptions, learn_masks
+from ..runs.params import param
+
+# %% ../../nbs/masks/15_study.ipynb #73c66c1a
+class MaskParams(BatchingParams):
+    "How masks are learned. A study sets its own defaults."
+    mask_steps: int = param(20_000, "updates of the masks", min=1)
+    mask_lr: float = param(1e-2, "learning rate of the logits (Adam)", min=0)
+    mask_init: float = 2.0 # first logit of every weight
+    clipping: Literal["own", "published"] = param(
+        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
+    samples: int = param(4, "masks drawn per step; divides the batch of the masks", min=1)
+    estimator: str = param("gumbel", "how logits become masks", choices=tuple(ESTIMATORS))
+
+
+def mask_options(
+    params: MaskParams,
+    **more: Unpack[MaskOptions], # further options of `learn_masks`; they win
+) -> MaskOptions:
+    "The settings of a study as options of `learn_masks`."
+    options: MaskOptions = {
+        "samples": params.samples, "steps": params.mask_steps, "lr": params.mask_lr, "init": params.mask_init,
+        "clip": (params.clipping, 1.0), "estimator": params.estimator, "batching": params.batching,
+        "backend": params.backend}
+    return {**options, **more}
+
+# %% ../../nbs/masks/15_study.ipynb #afe02d62
+def learn_each(
+    nets: Sequence[nn.Module], # of one architecture
+    data: Sequence[Data], # of each network: function -> batches
+    loss: Callable, # as in `learn_masks`
+    measure: Callable[..., Mapping[str, float]] | None = None, # network, its masks (and weights) -> numbers
+    **options: Unpack[MaskOptions], # of `learn_masks`
+) -> list[FoundMasks]: # one per network
+    "Learn the masks of several networks in one pass."
+    several = len(nets) > 1
+
+    def evaluate(*given):
+        found = [measure(*each) for each in zip(nets, *(given if several else [[g] for g in given]))]
+        return found if several else found[0]
+
+    if measure: options["evaluate"] = evaluate
+    return learn_masks(nets, data if several else data[0], loss, **options)
+
+# %% ../../nbs/masks/15_study.ipynb #63cf776b
+def kept_counts(masks: Mapping[str, Masks]) -> pd.DataFrame: # function, layer, metric ("kept" or "total"), value
+    "How many weights each mask keeps in each layer, and of how many."
+    import pandas as pd
+    counts = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
+    return counts.melt(["function", "layer"], ["kept", "total"], "metric")
+
+
+def named_tensors(
+    prefix: str, # such as the seed
+    logits: Mapping[str, Mapping[str, Tensor]], # function -> parameter -> logits
+    net: nn.Module,
+) -> dict[str, Tensor]: # "prefix/function/parameter" and "prefix/net/parameter" -> tensor
+    "What a result keeps of a network and its masks."
+    masks = {f"{prefix}/{f}/{n}": l for f, each in logits.items() for n, l in each.items()}
+    return masks | {f"{prefix}/net/{n}": t for n, t in net.state_dict().items()}

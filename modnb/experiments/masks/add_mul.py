@@ -7,12 +7,15 @@ from __future__ import annotations
 
 from typing import Literal, Optional
 
+import pandas as pd
 import torch
 
 from ...checks import choose_device
 from ...data.arithmetic import AddMul
-from ...masks import ESTIMATORS, Masks, ablate, halves, learn_masks, masked, variants
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of, single_seeds, train_mask_measure
+from ...masks import Masks, ablate, halves, masked, variants
+from ...masks.study import (
+    MaskParams, check_samples, joined, kept_counts, learn_each, mask_options, named_tensors, seeds_of, single_seeds,
+    train_mask_measure)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...metrics.statistics import summarize
@@ -22,15 +25,15 @@ from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'SWEEP', 'CLAIMS', 'Params', 'build', 'accuracies', 'train', 'find_masks', 'answers', 'half_masks',
-           'measure', 'one_seed', 'study', 'run', 'run_many', 'accuracy_table', 'summary', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'SWEEP', 'FUNCTIONS', 'CLAIMS', 'Params', 'build', 'accuracies', 'train', 'find_masks', 'answers',
+           'half_masks', 'measure', 'one_seed', 'study', 'run', 'run_many', 'accuracy_table', 'summary', 'headline',
+           'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #33b74da5
 VERSION = 2
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the add/mul study."
     net: Literal["ff", "lstm"] = "ff" # feedforward network or LSTM
     layer_sizes: tuple[int, ...] = param((64, 64), "hidden layers of the feedforward network", min=1)
@@ -42,15 +45,10 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     stop_accuracy: Optional[float] = param(
         None, "end the training once both operations reach it; None: all steps", min=0, max=1)
-    mask_steps: int = param(200, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
-    mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
+    mask_steps: int = 200
+    mask_lr: float = 5e-2
 
     presets = {
         "quick": dict(backend="compiled", layer_sizes=(256, 256, 128), hidden_size=128, digits=2, train_steps=4000,
@@ -66,9 +64,11 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #e8995cf4
 SWEEP = { # name in a sweep file: ours
-    "task": {"addmul_ff": {"net": "ff"}, "addmul": {"net": "lstm"}}, "layer_sizes": "layer_sizes", "state_size": "hidden_size", "n_layers": "n_layers", "n_digits": "digits",
-    "stop_after": "train_steps", "batch_size": "batch_size", "lr": "lr", "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size", "mask_lr": "mask_lr", "mask_init": "mask_init",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None, "bias_no_mask": None,    # biases are never masked here
+    "task": {"addmul_ff": {"net": "ff"}, "addmul": {"net": "lstm"}}, "layer_sizes": "layer_sizes",
+    "state_size": "hidden_size", "n_layers": "n_layers", "n_digits": "digits", "stop_after": "train_steps",
+    "batch_size": "batch_size", "lr": "lr", "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size",
+    "mask_lr": "mask_lr", "mask_init": "mask_init", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed",
+    "name": None, "log": None, "bias_no_mask": None, # biases are never masked here
 }
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #96af0119
@@ -77,82 +77,91 @@ def build(params: Params, task: AddMul, seed: int) -> torch.nn.Module:
     if params.net == "ff": return FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed)
     return LSTMClassifier(task.n_inputs, params.hidden_size, task.n_outputs, params.n_layers, steps=3, seed=seed)
 
-
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #8e6b568a
 @torch.no_grad()
 def accuracies(task: AddMul, net, data) -> dict[str, float]: # operation, or "all" -> share solved
     "Accuracy on all problems and on each operation."
     x, y = data
-    right, op = (task.predict(net(x)) == y).all(1).float(), task.decode(x)[2]
+    right = (task.predict(net(x)) == y).all(1).float()
+    op = task.decode(x)[2]
     return {"all": float(right.mean())} | {name: float(right[op == i].mean()) for i, name in enumerate(task.ops)}
 
-
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #783d2d18
 def train(params: Params, task: AddMul, seed: int, data, log: Log):
     "The trained network of one seed, and the history of its training."
-    net = build(params, task, seed).to(data[0].device)
-    enough = None if params.stop_accuracy is None else lambda values: min(values[op] for op in task.ops) >= params.stop_accuracy
-    done = fit(net, task.stream(params.batch_size, seed=seed, device=data[0].device), task.loss, params.train_steps, lr=params.lr, clip=1.0,
-               evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)), stop=enough,
-               checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
+    device = data[0].device
+    net = build(params, task, seed).to(device)
+
+    def enough(values): return min(values[op] for op in task.ops) >= params.stop_accuracy
+
+    done = fit(
+        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
+        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
+        stop=None if params.stop_accuracy is None else enough, checkpoint=log.path(f"net-{seed}.pt"),
+        callbacks=[log.callback(f"seed {seed}: network")])
     return net.eval(), done.history
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #02e76280
-def find_masks(params: Params, task: AddMul, nets: list[torch.nn.Module], seeds: list[int], data, log: Log): # one `Found` per network
+FUNCTIONS = ("all", "add", "mul")
+
+
+def find_masks(params: Params, task: AddMul, nets: list[torch.nn.Module], seeds: list[int], data, log: Log): # `Found`s
     "One mask for all problems and one for each operation, for every network; several networks in one pass."
-    device, one = data[0].device, len(nets) == 1
-    streams = [{f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + s, device=device) for f in ("all", *task.ops)} for s in seeds]
-    def tried(net, masks): return {f"{f}/accuracy on {op}": a for f, m in masks.items() for op, a in accuracies(task, masked(net, m), data).items()}
-    def evaluate(masks): return tried(nets[0], masks) if one else [tried(n, m) for n, m in zip(nets, masks)]
-    name = str(seeds[0]) if one else f"{seeds[0]}-{seeds[-1]}"
-    found = learn_masks(nets[0] if one else nets, streams[0] if one else streams, task.loss, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr,
-                        batching=params.batching, backend=params.backend,
-                        init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 5)),
-                        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"seed {name}: masks")])
-    return [found] if one else found
+    def streams(seed): return {
+        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
+        for f in FUNCTIONS}
+
+    def measured(net, masks): return {
+        f"{f}/accuracy on {op}": a
+        for f, m in masks.items() for op, a in accuracies(task, masked(net, m), data).items()}
+
+    name = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
+    return learn_each(nets, [streams(s) for s in seeds], task.loss, measured, **mask_options(
+        params, beta=params.beta, seed=seeds, every=min(1000, max(1, params.mask_steps // 5)),
+        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"seed {name}: masks")]))
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #ba5bf28b
-def answers(task: AddMul, net, masks, data):
+def answers(task: AddMul, net, masks, data) -> pd.DataFrame: # mask, function, metric, value
     "Which operation's answer comes out, under each mask and its inverse: counts by operation asked for."
-    import pandas as pd
-    rows = []
+    found = []
     with torch.no_grad():
         for name, view in variants(net, masks).items():
             table = task.operations(view(data[0]), data[0])
-            rows += [(name, op, f"answers {a}", int(table[i, j])) for i, a in enumerate((*task.ops, "none")) for j, op in enumerate(task.ops)]
-    return pd.DataFrame(rows, columns=["mask", "function", "metric", "value"])
+            found += [(name, op, f"answers {a}", int(table[i, j]))
+                      for i, a in enumerate((*task.ops, "none")) for j, op in enumerate(task.ops)]
+    return pd.DataFrame(found, columns=["mask", "function", "metric", "value"])
 
-
-def half_masks(params: Params, task: AddMul, net, control: Masks, data):
-    "Accuracy with the control mask on only half of the tensors; the early half, or random halves where there is no order."
-    import pandas as pd
-    names = ("early", "late") if params.net == "ff" else ("one", "other")
-    rows = []
-    for early, late in halves(list(control), ordered=params.net == "ff", seed=params.seed):
-        for name, half in zip(names, (early, late)):
-            rows += [(f"{name} half", op, a) for op, a in accuracies(task, masked(net, control.select(half)), data).items()]
-    return pd.DataFrame(rows, columns=["mask", "function", "value"]).groupby(["mask", "function"], sort=False, as_index=False).mean()
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #ca9655c2
+def half_masks(params: Params, task: AddMul, net, control: Masks, data) -> pd.DataFrame: # mask, function, value
+    "Accuracy with the control mask on only half of the tensors; random halves where there is no order."
+    ordered = params.net == "ff"
+    names = ("early", "late") if ordered else ("one", "other")
+    found = [(f"{name} half", op, a)
+             for cut in halves(list(control), ordered=ordered, seed=params.seed) for name, half in zip(names, cut)
+             for op, a in accuracies(task, masked(net, control.select(half)), data).items()]
+    frame = pd.DataFrame(found, columns=["mask", "function", "value"])
+    return frame.groupby(["mask", "function"], sort=False, as_index=False).mean()
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #89bcd35d
-def measure(params: Params, task: AddMul, net, masks: dict[str, Masks], data):
+def measure(params: Params, task: AddMul, net, masks: dict[str, Masks], data) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
-    import pandas as pd
     found = {op: masks[op] for op in task.ops}
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
     shared = sharing(found).melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric")
-    common = overlap(*found.values()).melt(["layer"], [m for n in ("iou", "iomin") for m in (n, f"{n}_chance", f"{n}_sd")] + ["z"], "metric")
+    measures = ["iou", "iou_chance", "iou_sd", "iomin", "iomin_chance", "iomin_sd", "z"]
+    common = overlap(*found.values()).melt(["layer"], measures, "metric")
     accuracy = ablate(net, masks, lambda view: accuracies(task, view, data)).rename(columns={"metric": "function"})
     return pd.concat([
         rows("accuracy", accuracy, metric="accuracy"), rows("answers", answers(task, net, masks, data)),
         rows("half", half_masks(params, task, net, masks["all"], data), metric="accuracy"),
-        rows("kept", kept.melt(["function", "layer"], ["kept", "total"], "metric")), rows("overlap", common), rows("sharing", shared)])
+        rows("kept", kept_counts(masks)), rows("overlap", common), rows("sharing", shared)])
 
-
-def one_seed(params: Params, task: AddMul, seed: int, data, net, history, found): # frame, tensors
-    "All rows and tensors of one seed, from its network, the history of its training, and its masks."
-    import pandas as pd
-    parts = [measure(params, task, net, found.masks, data), rows("training", history), rows("mask training", found.history)]
-    tensors = {f"{seed}/{f}/{n}": l for f, logits in found.logits.items() for n, l in logits.items()}
-    tensors |= {f"{seed}/net/{n}": t for n, t in net.state_dict().items()}
-    return pd.concat(parts, ignore_index=True).assign(seed=seed), tensors
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #86f61f85
+def one_seed(params: Params, task: AddMul, seed: int, data, trained, found): # frame, tensors
+    "All rows and tensors of one seed, from what `train` and `find_masks` returned."
+    net, history = trained
+    parts = [measure(params, task, net, found.masks, data), rows("training", history),
+             rows("mask training", found.history)]
+    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #4d968779
 def study(params: Params, seeds: list[int], log: Log, stacked: bool = False) -> list: # frame and tensors of each seed
@@ -163,59 +172,71 @@ def study(params: Params, seeds: list[int], log: Log, stacked: bool = False) -> 
         seeds, stacked=stacked,
         train=lambda seed: train(params, task, seed, data, log),
         find_masks=lambda group, trained: find_masks(params, task, [net for net, _ in trained], group, data, log),
-        measure=lambda seed, trained, found: one_seed(params, task, seed, data, *trained, found))
+        measure=lambda seed, trained, found: one_seed(params, task, seed, data, trained, found))
 
 
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
+    "All seeds of a run; every seed resumes from its own checkpoints."
     return joined(study(params, list(seeds_of(params)), log))
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
-    "Runs of one seed each that differ in the seed only: their masks are learned in one pass. Raises `ValueError` naming `seeds`."
+    """Runs of one seed each that differ in the seed only: their masks are learned in one pass.
+    Raises `ValueError` if a run has several seeds."""
     return [Result(frame, tensors) for frame, tensors in study(many[0], single_seeds(many), log, stacked=True)]
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #6ec7114b
-def accuracy_table(frame): # DataFrame: operations x masks, in percent
+def accuracy_table(frame) -> pd.DataFrame: # operations x masks, in percent
     "Accuracy of the full network, under each mask and each inverse: mean and 95 % interval over seeds."
     return percent_table(part(frame, "accuracy")).loc[["add", "mul"]].rename_axis(index="accuracy (%) on")
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `accuracy_table` of a result."
     return accuracy_table(result.frame)
 
-
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #f85b6590
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over the seeds of a run."
     accuracy = part(frame, "accuracy").groupby(["mask", "function"]).value.mean()
     shared = part(frame, "overlap").query("layer == 'total'").groupby("metric").value.mean()
     kept = part(frame, "kept").groupby(["metric", "function"]).value.sum()
+    masks = {"full network": "full", "own mask": "{}", "inverse mask": "not {}"}
     numbers = {f"accuracy on {op}, {name}": accuracy[mask.format(op), op]
-               for name, mask in {"full network": "full", "own mask": "{}", "inverse mask": "not {}"}.items() for op in ("add", "mul")}
-    return numbers | {"IoU": shared["iou"], "IoU by chance": shared["iou_chance"]} | {f"weights kept for {op}": kept["kept", op] / kept["total", op] for op in ("add", "mul")}
+               for name, mask in masks.items() for op in AddMul.ops}
+    numbers |= {"IoU": shared["iou"], "IoU by chance": shared["iou_chance"]}
+    return numbers | {f"weights kept for {op}": kept["kept", op] / kept["total", op] for op in AddMul.ops}
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #8d4b016c
-CLAIMS = { # claim: (what the paper says, unit of our number, smallest or largest allowed)
+CLAIMS = { # claim: what the paper says, our measure, bound
     "the network has learned {op}": ("trained until it solves both", "accuracy of the full network", ">= 0.99"),
-    "the {op}-mask suffices for {op}": ("a subset of the weights serves each operation", "points lost under the mask", "<= 0.02"),
-    "without its weights {op} is lost": ("the inverse mask cannot do its operation", "accuracy under the inverse mask", "< 0.30"),
-    "the {op}-mask does {op} only": ("the other operation is lost under the mask", "accuracy on the other operation", "< 0.30"),
+    "the {op}-mask suffices for {op}":
+        ("a subset of the weights serves each operation", "points lost under the mask", "<= 0.02"),
+    "without its weights {op} is lost":
+        ("the inverse mask cannot do its operation", "accuracy under the inverse mask", "< 0.30"),
+    "the {op}-mask does {op} only":
+        ("the other operation is lost under the mask", "accuracy on the other operation", "< 0.30"),
 }
 
 
-def claims(frame): # DataFrame of `claims_table`
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim of the study for each operation, with the worst seed."
     acc = part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value")
-    values = {op: (acc["full", op], acc["full", op] - acc[op, op], acc[f"not {op}", op], acc[op, other]) for op, other in (("add", "mul"), ("mul", "add"))}
-    return claims_table((claim.format(op=op), *words, v) for op in values for (claim, words), v in zip(CLAIMS.items(), values[op]))
+    found = []
+    for op, other in (("add", "mul"), ("mul", "add")):
+        values = (acc["full", op], acc["full", op] - acc[op, op], acc[f"not {op}", op], acc[op, other])
+        found += [(claim.format(op=op), *words, v) for (claim, words), v in zip(CLAIMS.items(), values)]
+    return claims_table(found)
 
-
+# %% ../../../nbs/experiments/masks/add_mul.ipynb #147613b1
 def verdict(frame) -> str:
     "One sentence on the claims, one on sharing, computed from the numbers."
     n = frame.seed.nunique()
     z = part(frame, "overlap", "z").query("layer == 'total'").value
     iou, chance = (part(frame, "overlap", m).query("layer == 'total'").value.mean() for m in ("iou", "iou_chance"))
-    more = "more than chance" if z.min() > 2 else "less than chance" if z.max() < -2 else "not clearly different from chance"
+    more = "not clearly different from chance"
+    if z.min() > 2: more = "more than chance"
+    if z.max() < -2: more = "less than chance"
     distance = f"z = {z.min():.0f}" if n == 1 else f"z from {z.min():.0f} to {z.max():.0f}"
-    return f"{outcome(claims(frame), n)} The two masks have an IoU of {iou:.2f} where random masks of their sizes have {chance:.2f}: {more} ({distance})."
+    return (f"{outcome(claims(frame), n)} The two masks have an IoU of {iou:.2f} where random masks of their sizes "
+            f"have {chance:.2f}: {more} ({distance}).")

@@ -5,16 +5,17 @@
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #75a9d410
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import Optional
 
+import pandas as pd
 import torch
 from torch import nn
 
 from ...checks import choose_device
 from ...data.arithmetic import AddMul
-from ...masks import ESTIMATORS, Masks, ablate, learn_masks
+from ...masks import Masks, ablate
 from ...masks.choice import NoPrice, choose_beta
-from ...masks.study import BatchingParams, check_samples
+from ...masks.study import MaskParams, check_samples, kept_counts, learn_each, mask_options, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.sharing import sharing
 from ...models.feedforward import FeedForward
@@ -22,17 +23,18 @@ from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'FUNCTIONS', 'PAPER', 'TOLERANCE', 'CLAIMS', 'Params', 'networks', 'accuracies', 'options', 'learn',
-           'measure', 'choose', 'choice_rows', 'run', 'sweep_table', 'working', 'choices', 'summary', 'headline',
-           'claims', 'verdict']
+__all__ = ['VERSION', 'FUNCTIONS', 'PAPER', 'NUMBERS', 'TOLERANCE', 'CLAIMS', 'Params', 'accuracies', 'train', 'learn', 'measure',
+           'choose', 'choice_rows', 'run', 'sweep_table', 'working', 'choices', 'summary', 'headline', 'claims',
+           'verdict']
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #4173932c
 VERSION = 2
 FUNCTIONS = ("all", "add", "mul")
-PAPER = (1e-5, 1.5e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.1e-4, 1.25e-4, 1.5e-4, 1.75e-4, 2e-4, 2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3)
+PAPER = (1e-5, 1.5e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.1e-4, 1.25e-4, 1.5e-4, 1.75e-4, 2e-4,
+         2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3)
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the sweep over beta."
     betas: tuple[float, ...] = param((1e-4, 1e-3, 1e-2), "prices that are tried one by one", min=0)
     tolerance: float = param(0.02, "accuracy that the control mask may lose in the automatic choice", min=0, max=1)
@@ -47,15 +49,10 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     stop_accuracy: Optional[float] = param(
         None, "end the training once both operations reach it; None: all steps", min=0, max=1)
-    mask_steps: int = param(60, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
-    mask_lr: float = param(1e-1, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     valid: int = param(2000, "validation problems, at most 10,000", min=1, max=10_000)
+    mask_steps: int = 60
+    mask_lr: float = 1e-1
 
     presets = {
         "quick": dict(backend="compiled", betas=(3e-5, 1e-4, 3e-4, 1e-3, 3e-3), tolerance=0.01, low=1e-5, high=1e-2,
@@ -73,79 +70,84 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         if not self.betas: raise ValueError("betas: none given")
         if not 0 < self.low < self.high: raise ValueError(f"low: need 0 < low < high, got {self.low} and {self.high}")
 
-# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #1301a735
-def networks(params: Params, task: AddMul, data, log: Log) -> tuple[list[int], list[nn.Module], list]: # seeds, networks, histories
-    "One trained network per seed."
-    enough = None if params.stop_accuracy is None else lambda values: min(values[op] for op in task.ops) >= params.stop_accuracy
-    seeds, nets, histories = list(range(params.seed, params.seed + params.seeds)), [], []
-    for seed in seeds:
-        net = FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed).to(data[0].device)
-        done = fit(net, task.stream(params.batch_size, seed=seed, device=data[0].device), task.loss, params.train_steps, lr=params.lr, clip=1.0,
-                   evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)), stop=enough,
-                   checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
-        nets.append(net.eval())
-        histories.append(done.history.assign(seed=seed))
-    return seeds, nets, histories
-
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #23613e2a
 @torch.no_grad()
 def accuracies(task: AddMul, net, data) -> dict[str, float]: # operation, or "all" -> share solved
     "Accuracy on all problems and on each operation."
     x, y = data
-    right, op = (task.predict(net(x)) == y).all(1).float(), task.decode(x)[2]
+    right = (task.predict(net(x)) == y).all(1).float()
+    op = task.decode(x)[2]
     return {"all": float(right.mean())} | {name: float(right[op == i].mean()) for i, name in enumerate(task.ops)}
 
+# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #1301a735
+def train(params: Params, task: AddMul, seed: int, data, log: Log) -> tuple[nn.Module, pd.DataFrame]:
+    "The trained network of one seed, and the history of its training."
+    device = data[0].device
+    net = FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed).to(device)
+
+    def enough(values): return min(values[op] for op in task.ops) >= params.stop_accuracy
+
+    done = fit(
+        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
+        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
+        stop=None if params.stop_accuracy is None else enough, checkpoint=log.path(f"net-{seed}.pt"),
+        callbacks=[log.callback(f"seed {seed}: network")])
+    return net.eval(), done.history.assign(seed=seed)
+
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #de67b800
-def options(params: Params) -> dict:
-    "What all trainings of masks have in common."
-    return dict(batching=params.batching, backend=params.backend,
-                samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, every=max(100, params.mask_steps // 4))
+def learn(params: Params, task: AddMul, nets: list[nn.Module], seeds: list[int], beta: float, data, log: Log):
+    "The three masks of every network at one price: per network, function -> masks."
+    def streams(seed): return {
+        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
+        for f in FUNCTIONS}
 
-
-def learn(params: Params, task: AddMul, nets: list[nn.Module], seeds: list[int], beta: float, data, log: Log) -> list[dict[str, Masks]]: # per network: function -> masks
-    "The three masks of every network at one price."
-    streams = [{f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + s, device=data[0].device) for f in FUNCTIONS} for s in seeds]
     name = f"beta {beta:.3g}, seed {', '.join(map(str, seeds))}"
-    found = learn_masks(nets, streams if len(nets) > 1 else streams[0], task.loss, beta=beta, seed=seeds, checkpoint=log.path(f"masks-{beta:.9g}-{seeds[0]}-{seeds[-1]}.pt"), callbacks=[log.callback(name)], **options(params))
+    found = learn_each(nets, [streams(s) for s in seeds], task.loss, **mask_options(
+        params, beta=beta, seed=seeds, every=max(100, params.mask_steps // 4),
+        checkpoint=log.path(f"masks-{beta:.9g}-{seeds[0]}-{seeds[-1]}.pt"), callbacks=[log.callback(name)]))
     return [f.masks for f in found]
 
-
-def measure(task: AddMul, net, masks: dict[str, Masks], data):
+# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #6173d1d9
+def measure(task: AddMul, net, masks: dict[str, Masks], data) -> pd.DataFrame:
     "Accuracy under each mask and its inverse, weights kept, and the sharing of the two operations."
-    import pandas as pd
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()]).groupby("function", sort=False)[["kept", "total"]].sum().reset_index()
-    shared = sharing({op: masks[op] for op in task.ops}).query("layer == 'total'").melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric")
+    kept = kept_counts(masks).groupby(["metric", "function"], sort=False, as_index=False).value.sum()
+    shared = sharing({op: masks[op] for op in task.ops}).query("layer == 'total'")
+    shared = shared.melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric")
     accuracy = ablate(net, masks, lambda view: accuracies(task, view, data)).rename(columns={"metric": "function"})
-    return pd.concat([rows("accuracy", accuracy, metric="accuracy"), rows("kept", kept.melt("function", ["kept", "total"], "metric"), layer="total"), rows("sharing", shared)])
+    return pd.concat([rows("accuracy", accuracy, metric="accuracy"), rows("kept", kept, layer="total"),
+                      rows("sharing", shared)])
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #47f7a292
 def choose(params: Params, task: AddMul, net, seed: int, data, log: Log): # `Choice`; None if no price is good enough
     "The price that `choose_beta` finds for a network."
     stream = task.stream(params.mask_batch_size, seed=1234 + seed, device=data[0].device)
+    options = mask_options(params, every=max(100, params.mask_steps // 4), seed=seed,
+                           checkpoint=log.path(f"choice-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: choice")])
     try:
-        return choose_beta(net, stream, task.loss, lambda view: accuracies(task, view, data)["all"], tolerance=params.tolerance, low=params.low, high=params.high, ratio=params.ratio,
-                           seed=seed, checkpoint=log.path(f"choice-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: choice")], **options(params))
-    except NoPrice: return None
+        return choose_beta(net, stream, task.loss, lambda view: accuracies(task, view, data)["all"],
+                           tolerance=params.tolerance, low=params.low, high=params.high, ratio=params.ratio, **options)
+    except NoPrice:
+        return None
 
 
-def choice_rows(choice):
+def choice_rows(choice) -> pd.DataFrame:
     "What the search tried, and what it chose."
-    import pandas as pd
-    trials = choice.history.rename(columns={"trial": "step"}).astype({"enough": float}).melt(["step", "beta"], ["accuracy", "kept", "enough"], "metric")
+    trials = choice.history.rename(columns={"trial": "step"}).astype({"enough": float})
+    trials = trials.melt(["step", "beta"], ["accuracy", "kept", "enough"], "metric")
     chosen = pd.DataFrame({"metric": ["beta"], "value": [choice.beta], "beta": [choice.beta]})
     return pd.concat([rows("trials", trials, ["beta"]), rows("choice", chosen, ["beta"])])
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #17961d4b
 def run(params: Params, log: Log) -> Result:
     "Networks, sweep and choice, each from its own checkpoint; masks at the chosen prices are the tensors."
-    import pandas as pd
-    device = choose_device(params.device)
     task = AddMul(params.digits)
-    data = task.dataset("valid", n=params.valid, device=device)
-    seeds, nets, histories = networks(params, task, data, log)
-    frames, tensors = [rows("training", h, ["seed"]) for h in histories], {}
+    data = task.dataset("valid", n=params.valid, device=choose_device(params.device))
+    seeds = list(seeds_of(params))
+    nets, histories = zip(*(train(params, task, seed, data, log) for seed in seeds))
+    frames = [rows("training", h, ["seed"]) for h in histories]
+    tensors: dict[str, torch.Tensor] = {}
     for beta in params.betas:
-        found = learn(params, task, nets, seeds, beta, data, log)
+        found = learn(params, task, list(nets), seeds, beta, data, log)
         frames += [measure(task, n, m, data).assign(beta=beta, seed=s) for s, n, m in zip(seeds, nets, found)]
     for seed, net in zip(seeds, nets):
         if (choice := choose(params, task, net, seed, data, log)) is None: continue
@@ -156,77 +158,95 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), tensors)
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #6ab25eed
-def sweep_table(frame, chosen: bool = False): # DataFrame: beta, seed, full, accuracy, inverse, kept, sharing, chance
+NUMBERS = ["full", "accuracy", "own", "inverse", "kept", "sharing", "chance"]
+
+
+def sweep_table(frame, chosen: bool = False) -> pd.DataFrame: # beta, seed, then NUMBERS
     "Accuracies and sharing at each price of the sweep, or at the chosen ones, a row per network."
-    import pandas as pd
-    take = lambda name, metric: part(frame, ("chosen " if chosen else "") + name, metric)
-    names = ["full", "accuracy", "own", "inverse", "kept", "sharing", "chance"]
-    if take("accuracy", "accuracy").empty: return pd.DataFrame(columns=["beta", "seed", *names], dtype=float)
-    accuracy = take("accuracy", "accuracy").pivot(index=["beta", "seed"], columns=["mask", "function"], values="value")
-    kept = {m: take("kept", m).query("function == 'all'").set_index(["beta", "seed"]).value for m in ("kept", "total")}
-    shared = {m: take("sharing", m).query("function == 'add'").set_index(["beta", "seed"]).value for m in ("fraction", "fraction_chance")}
-    ops = ("add", "mul")
-    own, inverse = (sum(accuracy[text.format(f), f] for f in ops) / 2 for text in ("{}", "not {}"))
-    columns = (accuracy["full", "all"], accuracy["all", "all"], own, inverse, kept["kept"] / kept["total"], shared["fraction"], shared["fraction_chance"])
-    return pd.concat(dict(zip(names, columns)), axis=1).reset_index()
+    def of(name, metric, function=None):
+        t = part(frame, f"chosen {name}" if chosen else name, metric)
+        return t if function is None else t[t.function == function].set_index(["beta", "seed"]).value
+
+    if of("accuracy", "accuracy").empty: return pd.DataFrame(columns=["beta", "seed", *NUMBERS], dtype=float)
+    index = ["beta", "seed"]
+    accuracy = of("accuracy", "accuracy").pivot(index=index, columns=["mask", "function"], values="value")
+    own, inverse = (sum(accuracy[text.format(f), f] for f in AddMul.ops) / 2 for text in ("{}", "not {}"))
+    kept = of("kept", "kept", "all") / of("kept", "total", "all")
+    columns = (accuracy["full", "all"], accuracy["all", "all"], own, inverse, kept,
+               of("sharing", "fraction", "add"), of("sharing", "fraction_chance", "add"))
+    return pd.DataFrame(dict(zip(NUMBERS, columns))).reset_index()
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #8f911f27
-def working(frame, tolerance: float): # rows of `sweep_table`
+def working(frame, tolerance: float) -> pd.DataFrame: # rows of `sweep_table`
     "The prices at which the control mask loses at most the tolerance and the inverse masks fail."
     t = sweep_table(frame)
     return t[(t.full - t.accuracy <= tolerance) & (t.inverse < 0.3)]
 
 
-def choices(frame): # Series: seed -> chosen price; nothing for seeds without one
+def choices(frame) -> pd.Series: # seed -> chosen price; nothing for seeds without one
     "What the search chose."
     return part(frame, "choice").set_index("seed").value
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: means of the sweep, and of the choice."
-    import pandas as pd
-    t, c = sweep_table(result.frame), sweep_table(result.frame, chosen=True)
-    numbers = ["accuracy", "own", "inverse", "kept", "sharing", "chance"]
+    c = sweep_table(result.frame, chosen=True)
     name = f"chosen ({c.beta.min():.2g} to {c.beta.max():.2g})" if len(c) else "nothing chosen"
-    return pd.concat([t.groupby("beta")[numbers].mean(), c[numbers].mean().to_frame(name).T.rename_axis("beta")]).round(3)
+    chosen = c[NUMBERS[1:]].mean().to_frame(name).T.rename_axis("beta")
+    return pd.concat([sweep_table(result.frame).groupby("beta")[NUMBERS[1:]].mean(), chosen]).round(3)
 
 
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over seeds."
     c = sweep_table(frame, chosen=True)
-    return {"chosen beta": float(choices(frame).mean()), "trials": part(frame, "trials", "accuracy").groupby("seed").size().mean(), "accuracy of the control at the choice": c.accuracy.mean(),
-            "weights kept at the choice": c.kept.mean(), "sharing at the choice": c.sharing.mean(), "sharing by chance": c.chance.mean()}
+    return {"chosen beta": float(choices(frame).mean()),
+            "trials": part(frame, "trials", "accuracy").groupby("seed").size().mean(),
+            "accuracy of the control at the choice": c.accuracy.mean(), "weights kept at the choice": c.kept.mean(),
+            "sharing at the choice": c.sharing.mean(), "sharing by chance": c.chance.mean()}
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #ed3b2898
-TOLERANCE = 0.02    # of the claims: accuracy that a control mask may lose and still count as working
-CLAIMS = (("the networks have learned both", "trained until they do", "accuracy of the full network", ">= 0.99"),
-          ("there is a range of prices that work", "one price was good enough for ten networks", "largest / smallest price that works in the sweep", ">= 3"),
-          ("in that range sharing is stable", "sharing was read at one hand-tuned price", "largest - smallest shared fraction", "<= 0.3"),
-          ("above chance it is as stable", "(not in the paper)", "largest - smallest shared fraction minus chance", "<= 0.3"),
-          ("a price too high costs accuracy", "accuracy falls with the price", "loss at the largest price", "> 0.05"),
-          ("the choice works for the operations too", "(not in the paper)", "points lost by the operations' own masks", "<= 0.05"),
-          ("the choice is the same for other seeds", "(not in the paper)", "a seed's choice / the smallest", "<= 4"))
+TOLERANCE = 0.02 # of the claims: accuracy that a control mask may lose and still count as working
+CLAIMS = ( # claim, the paper, our measure, bound
+    ("the networks have learned both", "trained until they do", "accuracy of the full network", ">= 0.99"),
+    ("there is a range of prices that work", "one price was good enough for ten networks",
+     "largest / smallest price that works in the sweep", ">= 3"),
+    ("in that range sharing is stable", "sharing was read at one hand-tuned price",
+     "largest - smallest shared fraction", "<= 0.3"),
+    ("above chance it is as stable", "(not in the paper)", "largest - smallest shared fraction minus chance", "<= 0.3"),
+    ("a price too high costs accuracy", "accuracy falls with the price", "loss at the largest price", "> 0.05"),
+    ("the choice works for the operations too", "(not in the paper)", "points lost by the operations' own masks",
+     "<= 0.05"),
+    ("the choice is the same for other seeds", "(not in the paper)", "a seed's choice / the smallest", "<= 4"))
 
 
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim with the worst seed; ranges are over the sweep of one network."
-    t, c = sweep_table(frame), sweep_table(frame, chosen=True).set_index("seed")
+    t = sweep_table(frame)
+    c = sweep_table(frame, chosen=True).set_index("seed")
     seeds = t.seed.unique()
     good = working(frame, TOLERANCE).assign(excess=lambda g: g.sharing - g.chance).groupby("seed")
-    spread = lambda column, how: how(good[column].max(), good[column].min()).reindex(seeds)
-    most, chosen = t[t.beta == t.beta.max()], choices(frame).reindex(seeds)
-    values = (t[t.beta == t.beta.min()].full, spread("beta", lambda a, b: a / b), spread("sharing", lambda a, b: a - b), spread("excess", lambda a, b: a - b), most.full - most.accuracy,
-              (c.full - c.own).reindex(seeds), chosen / chosen.min())
+
+    def spread(column): return (good[column].max() - good[column].min()).reindex(seeds)
+
+    most = t[t.beta == t.beta.max()]
+    chosen = choices(frame).reindex(seeds)
+    values = (t[t.beta == t.beta.min()].full, (good.beta.max() / good.beta.min()).reindex(seeds), spread("sharing"),
+              spread("excess"), most.full - most.accuracy, (c.full - c.own).reindex(seeds), chosen / chosen.min())
     found = [(*claim, v) for claim, v in zip(CLAIMS, values)]
     return claims_table(found if len(seeds) > 1 else found[:-1])
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #9a750a8b
 def verdict(frame, default: float = 1e-4) -> str:
     "One sentence on the claims, one on the choice, computed from the numbers."
-    c, chosen, trials = sweep_table(frame, chosen=True), choices(frame), part(frame, "trials", "accuracy").groupby("seed").size()
-    text, seeds = outcome(claims(frame), frame.seed.nunique()), frame.seed.nunique()
+    c = sweep_table(frame, chosen=True)
+    chosen = choices(frame)
+    seeds = frame.seed.nunique()
+    text = outcome(claims(frame), seeds)
     if chosen.empty: return f"{text} The search found no price at which a control mask works."
+    trials = part(frame, "trials", "accuracy").groupby("seed").size()
     where = f"{chosen.iloc[0]:.2g}" if len(chosen) == 1 else f"{chosen.min():.2g} to {chosen.max():.2g}"
     missing = f" (none for {seeds - len(chosen)} of {seeds} networks)" if len(chosen) < seeds else ""
-    return (f"{text} The search chose beta = {where}{missing}, {(chosen / default).mean():.1f} times the hand-tuned {default:g}, in {trials.max()} trainings of one mask per network; "
-            f"there the control keeps {c.kept.mean():.1%} of the weights, and the operations share {c.sharing.mean():.0%} of the add mask (by chance {c.chance.mean():.0%}).")
+    return (f"{text} The search chose beta = {where}{missing}, {(chosen / default).mean():.1f} times the hand-tuned "
+            f"{default:g}, in {trials.max()} trainings of one mask per network; there the control keeps "
+            f"{c.kept.mean():.1%} of the weights, and the operations share {c.sharing.mean():.0%} of the add mask (by "
+            f"chance {c.chance.mean():.0%}).")

@@ -5,44 +5,40 @@
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c743ad2e
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Optional
+from typing import Any, Literal, Optional
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import ESTIMATORS, halves, learn_masks, masked
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of
+from ...masks import Masks, halves, learn_masks, masked
+from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.classification import confusion, normalize
 from ...metrics.sharing import remaining
 from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'learn', 'removals', 'find_masks', 'confusions',
-           'half_masks', 'measure', 'one_seed', 'run', 'matrices', 'drops', 'summary', 'accuracy', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'removals', 'beta_of', 'learn', 'find_masks', 'confusions',
+           'half_masks', 'measure', 'one_seed', 'run', 'matrices', 'drop_of', 'drops', 'summary', 'accuracy',
+           'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #8ae855d3
 VERSION = 3
-RESNET = dict(net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1,
-    lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the class-removal study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     net: Literal["cnn", "resnet"] = "cnn" # architecture
     channels: tuple[int, ...] = param((8, 8, 8, 8), "channels of the CNN's four convolutions", min=1)
     dropout: bool = False # dropout in the CNN's training
     depth: int = param(110, "layers of the ResNet: 6 n + 2", min=8)
-    removed: Optional[tuple[int, ...]] = param(None, "classes to remove, one at a time; None: each", min=0)
+    removed: Optional[tuple[int, ...]] = param(None, "classes to remove, one at a time; None: each", min=0, max=9)
     keep_last_layer: bool = True # give the output layer the control's logits and keep them
     train_split: Literal["train", "full"] = "train" # four fifths of the training file, or all of it
     test_split: Literal["valid", "test"] = "valid" # the other fifth, or the official test set
@@ -54,16 +50,11 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     lr_drops: tuple[int, ...] = param((), "updates after which the rate falls to a tenth", min=1)
     sgd: bool = False # SGD with momentum 0.9 and without clipping, instead of Adam
     weight_decay: float = param(0.0, "of SGD", min=0)
-    mask_steps: int = param(30, "updates of the masks", min=1)
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
-    mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-4, "price of keeping a weight; divided by beta_batch", min=0)
     beta_batch: Optional[int] = param(None, "what beta is divided by; None: mask_batch_size", min=1)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
+    mask_steps: int = 30
+    mask_lr: float = 0.2
     batching: Literal["vmap", "loop", "channels-last"] = "channels-last"
 
     presets = {
@@ -79,16 +70,19 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         check_samples(self, "images")
         if len(self.channels) != 4:
             raise ValueError(f"channels: {len(self.channels)} given; need 4, one for each convolution")
-        if any(c > 9 for c in self.removed or ()):
-            raise ValueError(f"removed: {self.removed} must be classes from 0 to 9")
         if self.data == "digits" and self.train_split == "full" and self.test_split == "valid":
             raise ValueError("test_split: 'valid' is in the train_split 'full'; choose 'test'")
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #0b8d42b4
+RESNET = dict(
+    net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1,
+    lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
 SWEEP = { # name in a sweep file: ours
-    "task": {"cifar10_class_removal": {"net": "cnn"}}, "profile": {"cifar10_resnet_hp": RESNET}, "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}},
-    "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "task": {"cifar10_class_removal": {"net": "cnn"}}, "profile": {"cifar10_resnet_hp": RESNET},
+    "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}},
+    "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}},
+    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
+    "sweep_id_for_grid_search": "seed", "name": None, "log": None,
 }
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #6c4f8ede
@@ -100,80 +94,91 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
     net = build(params, images, seed)
-    done = train_classifier(net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, drops=params.lr_drops, sgd=params.sgd, weight_decay=params.weight_decay,
-                            augment=params.augment, split=params.train_split, test=spread(test, 2000), every=min(1000, max(1, params.train_steps // 8)), seed=seed,
-                            checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
+    x, y = spread(test, 2000)
+    done = train_classifier(
+        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, drops=params.lr_drops,
+        sgd=params.sgd, weight_decay=params.weight_decay, augment=params.augment, split=params.train_split, test=(x, y),
+        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
+        callbacks=[log.callback(f"seed {seed}: network")])
     return net, done.history
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #de8442a5
-def learn(params: Params, images: ImageSet, net, functions: dict, seed: int, stage: str, log: Log, **options):
-    "Masks for some functions: name -> classes whose images they see."
-    streams = {f: images.stream(params.mask_batch_size, params.train_split, classes=c, augment=params.augment, seed=1234 + seed) for f, c in functions.items()}
-    beta = params.beta * params.mask_batch_size / (params.beta_batch or params.mask_batch_size)
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=beta, steps=params.mask_steps, lr=params.mask_lr, clip=(params.clipping, 1.0), estimator=params.estimator, where=lambda name, p: True,
-                       batching=params.batching, backend=params.backend,
-                       seed=seed, every=min(1000, params.mask_steps), checkpoint=log.path(f"{stage}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {stage}")], **options)
-
-
 def removals(params: Params, images: ImageSet) -> dict[str, list[int]]: # "no cat" -> the other classes
     "The functions: all classes but one."
     numbers = range(len(images.classes))
-    return {f"no {images.classes[c]}": [k for k in numbers if k != c] for c in (numbers if params.removed is None else params.removed)}
+    removed = numbers if params.removed is None else params.removed
+    return {f"no {images.classes[c]}": [k for k in numbers if k != c] for c in removed}
 
 
-def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log) -> list: # the `Found` of the control, that of the classes
+def beta_of(params: Params) -> float:
+    "The price as `learn_masks` counts it: per batch of the masks."
+    return params.beta * params.mask_batch_size / (params.beta_batch or params.mask_batch_size)
+
+# %% ../../../nbs/experiments/masks/class_removal.ipynb #d38d18f8
+def learn(params: Params, images: ImageSet, net, functions: dict, seed: int, stage: str, log: Log, **options: Any):
+    "Masks for some functions: name -> classes whose images they see."
+    streams = {f: images.stream(params.mask_batch_size, params.train_split, classes=c, augment=params.augment,
+                                seed=1234 + seed) for f, c in functions.items()}
+    return learn_masks(net, streams, F.cross_entropy, **mask_options(
+        params, beta=beta_of(params), where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps),
+        checkpoint=log.path(f"{stage}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {stage}")], **options))
+
+
+def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log) -> list: # `Found` of control and classes
     "The control, and a mask for each removed class."
-    control = learn(params, images, net, {"all": None}, seed, "control mask", log, init=params.mask_init)
-    last = [n for n in control.logits["all"] if n.startswith("out_layer") and params.keep_last_layer]
-    start = {n: l if n in last else torch.full_like(l, params.mask_init) for n, l in control.logits["all"].items()}
-    return [control, learn(params, images, net, removals(params, images), seed, "class masks", log, init=start, fixed=last)]
+    control = learn(params, images, net, {"all": None}, seed, "control mask", log)
+    logits = control.logits["all"]
+    last = [n for n in logits if n.startswith("out_layer") and params.keep_last_layer]
+    start = {n: l if n in last else torch.full_like(l, params.mask_init) for n, l in logits.items()}
+    classes = learn(params, images, net, removals(params, images), seed, "class masks", log, init=start, fixed=last)
+    return [control, classes]
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #49c2642e
-def confusions(images: ImageSet, net, masks: dict, test): # DataFrame: mask, function (true class), metric (says class), value (images)
-    "What is said of the images of each class, by the whole network and under each mask."
-    import pandas as pd
+def confusions(images: ImageSet, net, masks: dict[str, Masks], test) -> pd.DataFrame: # mask, function, metric, value
+    "Images of each class (function) by what is said of them, by the whole network and under each mask."
     found = []
     for name, view in {"full": net, **{f: masked(net, m) for f, m in masks.items()}}.items():
         counts = confusion(predict(view, test[0]), test[1], len(images.classes))
-        found += [(name, t, f"says {s}", int(n)) for t, row in zip(images.classes, counts) for s, n in zip(images.classes, row)]
+        found += [(name, true, f"says {said}", int(n))
+                  for true, row in zip(images.classes, counts) for said, n in zip(images.classes, row)]
     return pd.DataFrame(found, columns=["mask", "function", "metric", "value"])
 
-
-def half_masks(net, control, test): # DataFrame: mask, metric, value
-    "Accuracy with the control mask on only the early, or only the late layers; a layer's weight and bias stay together."
-    import pandas as pd
+# %% ../../../nbs/experiments/masks/class_removal.ipynb #ae163326
+def half_masks(net, control: Masks, test) -> pd.DataFrame: # mask, metric, value
+    "Accuracy with the control mask on the early or the late layers alone; a layer's weight and bias stay together."
+    x, y = test
     layers = list(dict.fromkeys(n.rpartition(".")[0] for n in control))
-    (early, late), = halves(layers)
-    found = [(f"{name} half", "accuracy", float((predict(masked(net, control.select(lambda n: n.rpartition(".")[0] in part)), test[0]) == test[1]).float().mean())) for name, part in (("early", early), ("late", late))]
+    found = []
+    for name, half in zip(("early", "late"), halves(layers)[0]):
+        view = masked(net, control.select(lambda n: n.rpartition(".")[0] in half))
+        found.append((f"{name} half", "accuracy", float((predict(view, x) == y).float().mean())))
     return pd.DataFrame(found, columns=["mask", "metric", "value"])
 
-
-def measure(images: ImageSet, net, masks: dict, test):
+# %% ../../../nbs/experiments/masks/class_removal.ipynb #79998cd0
+def measure(images: ImageSet, net, masks: dict[str, Masks], test) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
-    import pandas as pd
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
-    left = remaining({f: m for f, m in masks.items() if f != "all"}, masks["all"])
-    left = left[(left.layer == "total") | (len(masks["all"]) <= 12)]
-    return pd.concat([rows("confusion", confusions(images, net, masks, test)), rows("half", half_masks(net, masks["all"], test)),
-                      rows("kept", kept[["function", "kept", "total"]].groupby("function", sort=False, as_index=False).sum().melt("function", var_name="metric")),
-                      rows("remaining", left.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric"))])
+    control = masks["all"]
+    kept = kept_counts(masks).groupby(["metric", "function"], sort=False, as_index=False).value.sum()
+    left = remaining({f: m for f, m in masks.items() if f != "all"}, control)
+    if len(control) > 12: left = left[left.layer == "total"]
+    left = left.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric")
+    return pd.concat([rows("confusion", confusions(images, net, masks, test)),
+                      rows("half", half_masks(net, control, test)), rows("kept", kept), rows("remaining", left)])
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #40e85a3b
 def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # frame, tensors
     "Train, mask, measure: all rows and tensors of one seed."
-    import pandas as pd
     net, history = train(params, images, seed, test, log)
-    found = find_masks(params, images, net, seed, log)
-    masks = {f: m for one in found for f, m in one.masks.items()}
-    frame = pd.concat([measure(images, net, masks, test), rows("training", history), *(rows("mask training", one.history) for one in found)], ignore_index=True).assign(seed=seed)
-    tensors = {f"{seed}/{f}/{n}": l for one in found for f, logits in one.logits.items() for n, l in logits.items()}
-    return frame, tensors | {f"{seed}/net/{n}": t for n, t in net.state_dict().items()}
+    control, classes = find_masks(params, images, net, seed, log)
+    parts = [measure(images, net, control.masks | classes.masks, test), rows("training", history),
+             rows("mask training", control.history), rows("mask training", classes.history)]
+    tensors = named_tensors(str(seed), control.logits | classes.logits, net)
+    return pd.concat(parts, ignore_index=True).assign(seed=seed), tensors
 
 
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
-    device = choose_device(params.device)
-    images = image_set(params.data, device)
+    "All seeds of a run; every seed resumes from its own checkpoints."
+    images = image_set(params.data, choose_device(params.device))
     test = spread(images.dataset(params.test_split), params.tested)
     found = [one_seed(params, images, seed, test, log) for seed in seeds_of(params)]
     return joined(found, source=images.source)
@@ -182,34 +187,42 @@ def run(params: Params, log: Log) -> Result:
 def matrices(frame) -> tuple[list[str], dict[str, np.ndarray]]: # classes, mask -> [seeds, true, predicted] shares
     "Confusion matrices of all masks, a class's row summing to 1."
     t = part(frame, "confusion")
-    classes, n = list(dict.fromkeys(t.function)), t.seed.nunique()
-    return classes, {m: normalize(g.sort_values("seed", kind="stable").value.to_numpy().reshape(n, len(classes), -1)) for m, g in t.groupby("mask", sort=False)}
+    classes = list(dict.fromkeys(t.function))
+    shape = (t.seed.nunique(), len(classes), -1)
+    counts = {str(m): g.sort_values("seed", kind="stable").value.to_numpy() for m, g in t.groupby("mask", sort=False)}
+    return classes, {m: normalize(c.reshape(shape)) for m, c in counts.items()}
+
+# %% ../../../nbs/experiments/masks/class_removal.ipynb #331cdf94
+def drop_of(classes: list[str], c: int, before: np.ndarray, after: np.ndarray) -> tuple:
+    "A row of `drops` without its seed, from the shares of each class that were recognized."
+    change = (after - before) / np.maximum(before, 1e-9)
+    rest = np.delete(np.arange(len(classes)), c)
+    worst = rest[np.argmin(change[rest])]
+    other = max(0.0, -change[worst])
+    return (classes[c], before[c], after[c], -change[c], classes[worst], other, other / max(-change[c], 1e-9),
+            float((after - before)[rest].mean()))
 
 
-def drops(frame): # DataFrame: a row per removed class and seed: removed, seed, before, after, drop, other, other drop, ratio, others
+def drops(frame) -> pd.DataFrame: # a row per removed class and seed
     "How much of a class its removal takes, and how much of the others."
-    import pandas as pd
-    classes, all_shares = matrices(frame)
-    seeds, found = sorted(frame.seed.unique()), []
-    for name, shares in all_shares.items():
-        if not name.startswith("no "): continue
+    classes, shares = matrices(frame)
+    found = []
+    for name in (m for m in shares if m.startswith("no ")):
         c = classes.index(name.removeprefix("no "))
-        for i, seed in enumerate(seeds):
-            before, after = all_shares["all"][i].diagonal(), shares[i].diagonal()
-            change = (after - before) / np.maximum(before, 1e-9)
-            rest = np.delete(np.arange(len(classes)), c)
-            worst = rest[np.argmin(change[rest])]
-            found.append((classes[c], seed, before[c], after[c], -change[c], classes[worst], max(0.0, -change[worst]), max(0.0, -change[worst]) / max(-change[c], 1e-9), float((after - before)[rest].mean())))
-    return pd.DataFrame(found, columns=["removed", "seed", "before", "after", "drop", "other", "other drop", "ratio", "others"])
+        for seed, before, after in zip(sorted(frame.seed.unique()), shares["all"], shares[name]):
+            found.append((*drop_of(classes, c, before.diagonal(), after.diagonal()), seed))
+    return pd.DataFrame(found, columns=[
+        "removed", "before", "after", "drop", "other", "other drop", "ratio", "others", "seed"])
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #e160047a
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `drops` of a result, means over seeds, in percent."
-    return drops(result.frame).groupby("removed", sort=False)[["before", "after", "drop", "other drop", "others"]].mean().mul(100).round(1)
+    columns = ["before", "after", "drop", "other drop", "others"]
+    return drops(result.frame).groupby("removed", sort=False)[columns].mean().mul(100).round(1)
 
 
 def accuracy(frame, mask: str) -> pd.Series: # by seed
-    "Accuracy on all images under a mask, class by class."
+    "Accuracy on all images under a mask."
     t = part(frame, "confusion").query("`mask` == @mask")
     return t[t.metric == "says " + t.function].groupby("seed").value.sum() / t.groupby("seed").value.sum()
 
@@ -218,25 +231,37 @@ def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over classes and seeds."
     d = drops(frame)
     kept = part(frame, "kept").groupby(["function", "metric"]).value.mean()
-    return {"accuracy, full network": accuracy(frame, "full").mean(), "accuracy, control mask": accuracy(frame, "all").mean(), "weights kept by the control": kept["all", "kept"] / kept["all", "total"],
-            "relative drop of the removed class": d["drop"].mean(), "largest drop of another class": d["other drop"].mean(), "change of the others (mean)": d.others.mean()}
+    return {"accuracy, full network": accuracy(frame, "full").mean(),
+            "accuracy, control mask": accuracy(frame, "all").mean(),
+            "weights kept by the control": kept["all", "kept"] / kept["all", "total"],
+            "relative drop of the removed class": d["drop"].mean(),
+            "largest drop of another class": d["other drop"].mean(),
+            "change of the others (mean)": d.others.mean()}
 
-
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+# %% ../../../nbs/experiments/masks/class_removal.ipynb #7d36973b
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim of the study, with the worst seed."
     d = drops(frame)
-    mean, full, control = d.groupby("seed")[["drop", "others"]].mean(), accuracy(frame, "full"), accuracy(frame, "all")
+    mean = d.groupby("seed")[["drop", "others"]].mean()
+    most = (d["drop"] > d["other drop"]).groupby(d.seed).mean()
+    full = accuracy(frame, "full")
     return claims_table([
-        ("the network has learned", "trained until it classifies well", "accuracy of the full network", ">= 0.50", full),
-        ("the control mask suffices", "the control mask keeps the performance", "accuracy lost under the control mask", "<= 0.05", full - control),
-        ("a removed class is lost", "its accuracy drops sharply", "relative drop, mean over classes", ">= 0.50", mean["drop"]),
-        ("others are spared", "other classes are hardly affected", "change of their accuracy, mean over all others", ">= -0.03", mean.others),
-        ("no other class drops as much", "the removed class drops most", "removals in which it does", ">= 0.90", (d["drop"] > d["other drop"]).groupby(d.seed).mean())])
+        ("the network has learned", "trained until it classifies well", "accuracy of the full network", ">= 0.50",
+         full),
+        ("the control mask suffices", "the control mask keeps the performance", "accuracy lost under the control mask",
+         "<= 0.05", full - accuracy(frame, "all")),
+        ("a removed class is lost", "its accuracy drops sharply", "relative drop, mean over classes", ">= 0.50",
+         mean["drop"]),
+        ("others are spared", "other classes are hardly affected", "change of their accuracy, mean over all others",
+         ">= -0.03", mean.others),
+        ("no other class drops as much", "the removed class drops most", "removals in which it does", ">= 0.90", most)])
 
 
 def verdict(frame) -> str:
     "One sentence on the claims, one on how much is lost, computed from the numbers."
     d = drops(frame)
-    by_class = d.groupby("removed")["drop"].mean()
-    return (f"{outcome(claims(frame), frame.seed.nunique())} A removed class loses {100 * d['drop'].mean():.0f} % of its recognized images ({100 * by_class.min():.0f} % for {by_class.idxmin()}, {100 * by_class.max():.0f} % for "
-            f"{by_class.idxmax()}), the other class that suffers most loses {100 * d['other drop'].mean():.0f} %, and all others together change by {100 * d.others.mean():+.1f} points.")
+    by_class = 100 * d.groupby("removed")["drop"].mean()
+    return (f"{outcome(claims(frame), frame.seed.nunique())} A removed class loses {100 * d['drop'].mean():.0f} % of "
+            f"its recognized images ({by_class.min():.0f} % for {by_class.idxmin()}, {by_class.max():.0f} % for "
+            f"{by_class.idxmax()}), the other class that suffers most loses {100 * d['other drop'].mean():.0f} %, and "
+            f"all others together change by {100 * d.others.mean():+.1f} points.")

@@ -6,15 +6,18 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Optional
+from typing import Optional
 
+import pandas as pd
 import torch
 from torch import nn
 
 from ...checks import choose_device
 from ...data.tuples import DoubleAdd
-from ...masks import ESTIMATORS, Masks, ablate, learn_masks, masked
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of, single_seeds, train_mask_measure
+from ...masks import Masks, ablate, masked
+from ...masks.study import (
+    MaskParams, check_samples, joined, kept_counts, learn_each, mask_options, named_tensors, seeds_of, single_seeds,
+    train_mask_measure)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...models.feedforward import FeedForward
@@ -23,11 +26,11 @@ from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'NETWORKS', 'FUNCTIONS', 'SWEEP', 'CLAIMS', 'FREE', 'FORCED', 'SCALE', 'Params', 'EveryStep', 'task_of',
-           'build', 'copied', 'accuracies', 'train', 'in_order', 'beta_of', 'find_masks', 'groups', 'views',
+__all__ = ['VERSION', 'NETWORKS', 'FUNCTIONS', 'SWEEP', 'ASKED', 'CLAIMS', 'FREE', 'FORCED', 'SCALE', 'Params', 'EveryStep',
+           'task_of', 'build', 'copied', 'accuracies', 'train', 'in_order', 'beta_of', 'find_masks', 'groups', 'views',
            'accuracy_rows', 'overlap_rows', 'measure', 'one_seed', 'study', 'run', 'run_many', 'accuracy_table',
-           'summary', 'half_table', 'sharing_table', 'hidden_overlap', 'forced_scale', 'headline', 'by_seed', 'claims',
-           'verdict']
+           'summary', 'half_table', 'sharing_table', 'hidden_overlap', 'forced_scale', 'network_headline', 'headline',
+           'by_seed', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #2a059683
 VERSION = 2
@@ -35,9 +38,9 @@ NETWORKS = ("ff", "ff_copied", "together", "only_one_io")
 FUNCTIONS = ("all", "pair 1", "pair 2")
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the double-addition study."
-    networks: tuple[Literal[NETWORKS], ...] = NETWORKS # which networks
+    networks: tuple[str, ...] = param(NETWORKS, "which networks", choices=NETWORKS)
     layer_sizes: tuple[int, ...] = param((48, 48, 48), "hidden layers of the feedforward network", min=1)
     hidden_size: int = param(24, "units of an LSTM layer", min=1)
     n_layers: int = param(2, "LSTM layers", min=1)
@@ -47,18 +50,13 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     stop_accuracy: Optional[float] = param(
         None, "end the training once both pairs reach it; None: all steps", min=0, max=1)
-    mask_steps: int = param(40, "updates of the masks", min=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
-    mask_lr: float = param(3e-1, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: Optional[float] = param(
         None, "price of keeping a weight; divided by mask_batch_size. "
               "None: the paper's, 4e-4 feedforward, 1e-4 LSTM", min=0)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     valid: int = param(1000, "validation problems, at most 10,000", min=1, max=10_000)
+    mask_steps: int = 40
+    mask_lr: float = 3e-1
 
     presets = {
         "quick": dict(backend="compiled", layer_sizes=(256, 256, 256), hidden_size=96, n_layers=1, digits=2,
@@ -75,9 +73,12 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #34b12ce5
 SWEEP = { # name in a sweep file: ours
-    "task": {"tuple_ff": {"networks": ("ff",)}, "tuple_ff_copyweight": {"networks": ("ff_copied",)}, "tuple": {}}, "tuple.mode": "networks", "layer_sizes": "layer_sizes", "state_size": "hidden_size",
-    "n_layers": "n_layers", "n_digits": "digits", "stop_after": "train_steps", "batch_size": "batch_size", "lr": "lr", "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size", "mask_lr": "mask_lr",
-    "mask_init": "mask_init", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None, "bias_no_mask": None, "inv_mask_exclude_io": None,
+    "task": {"tuple_ff": {"networks": ("ff",)}, "tuple_ff_copyweight": {"networks": ("ff_copied",)}, "tuple": {}},
+    "tuple.mode": "networks", "layer_sizes": "layer_sizes", "state_size": "hidden_size", "n_layers": "n_layers",
+    "n_digits": "digits", "stop_after": "train_steps", "batch_size": "batch_size", "lr": "lr",
+    "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size", "mask_lr": "mask_lr",
+    "mask_init": "mask_init", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None,
+    "log": None, "bias_no_mask": None, "inv_mask_exclude_io": None,
 }
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #c398972b
@@ -98,12 +99,13 @@ def build(params: Params, network: str, seed: int) -> nn.Module:
     kind = LSTMClassifier if network == "together" else EveryStep
     return kind(task.n_inputs, params.hidden_size, task.n_outputs, params.n_layers, steps=task.steps, seed=seed)
 
-
+# %% ../../../nbs/experiments/masks/double_add.ipynb #fded4693
 @torch.no_grad()
-def copied(net: FeedForward) -> FeedForward:
+def copied(net: nn.Module) -> nn.Module:
     "A copy of the network in which pair 1 has the input and output weights of pair 2."
     net = copy.deepcopy(net)
-    for tensor in (net.layers[0].weight.T, net.layers[-1].weight, net.layers[-1].bias):
+    first, *_, last, bias = net.parameters()
+    for tensor in (first.T, last, bias):
         half = len(tensor) // 2
         tensor[:half] = tensor[half:]
     return net
@@ -115,15 +117,21 @@ def accuracies(task: DoubleAdd, net, data) -> dict[str, float]: # "all" (both su
     solved = task.solved(net(data[0]), data[1])
     return {"all": float(solved.all(1).float().mean())} | dict(zip(task.pairs, solved.float().mean(0).tolist()))
 
-
+# %% ../../../nbs/experiments/masks/double_add.ipynb #6ce321d7
 def train(params: Params, network: str, seed: int, data, log: Log):
     "The trained network of one seed, and the history of its training."
-    task, name = task_of(params, network), "ff" if network == "ff_copied" else network
-    net = build(params, network, seed).to(data[0].device)
-    enough = None if params.stop_accuracy is None else lambda values: min(values[p] for p in task.pairs) >= params.stop_accuracy
-    done = fit(net, task.stream(params.batch_size, seed=seed, device=data[0].device), task.loss, params.train_steps, lr=params.lr, clip=1.0,
-               evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)), stop=enough,
-               checkpoint=log.path(f"{name}-{seed}.pt"), callbacks=[log.callback(f"{network}, seed {seed}: network")])
+    task = task_of(params, network)
+    device = data[0].device
+    net = build(params, network, seed).to(device)
+
+    def enough(values): return min(values[p] for p in task.pairs) >= params.stop_accuracy
+
+    done = fit(
+        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
+        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
+        stop=None if params.stop_accuracy is None else enough,
+        checkpoint=log.path(f"{'ff' if network == 'ff_copied' else network}-{seed}.pt"),
+        callbacks=[log.callback(f"{network}, seed {seed}: network")])
     return (copied(net) if network == "ff_copied" else net).eval(), done.history
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #2c1d8394
@@ -133,186 +141,225 @@ def in_order(masks: Masks) -> Masks:
 
 
 def beta_of(params: Params, network: str) -> float:
-    "The price of keeping a weight of a network: the paper has one for each kind."
-    return params.beta if params.beta is not None else 4e-4 if network.startswith("ff") else 1e-4
+    "The price of keeping a weight of a network."
+    if params.beta is not None: return params.beta
+    return 4e-4 if network.startswith("ff") else 1e-4
 
-
-def find_masks(params: Params, network: str, nets: list[nn.Module], seeds: list[int], data, log: Log): # one `Found` per network
+# %% ../../../nbs/experiments/masks/double_add.ipynb #22b12c52
+def find_masks(params: Params, network: str, nets: list[nn.Module], seeds: list[int], data, log: Log): # `Found`s
     "One mask for both pairs and one for each, for every network; several networks in one pass."
-    task, device, one = task_of(params, network), data[0].device, len(nets) == 1
-    streams = [{f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + s, device=device) for f in FUNCTIONS} for s in seeds]
-    def tried(net, masks): return {f"{f}/accuracy on {p}": a for f, m in masks.items() for p, a in accuracies(task, masked(net, m), data).items()}
-    def evaluate(masks): return tried(nets[0], masks) if one else [tried(n, m) for n, m in zip(nets, masks)]
-    name = f"{network}-{seeds[0]}" if one else f"{network}-{seeds[0]}-{seeds[-1]}"
-    found = learn_masks(nets[0] if one else nets, streams[0] if one else streams, task.loss, samples=params.samples, beta=beta_of(params, network), steps=params.mask_steps, lr=params.mask_lr,
-                        batching=params.batching, backend=params.backend,
-                        init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seeds[0] if one else seeds, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)),
-                        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"{name}: masks")])
-    for f in [found] if one else found: f.masks = {name: in_order(m) for name, m in f.masks.items()}
-    return [found] if one else found
+    task = task_of(params, network)
+
+    def streams(seed): return {
+        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
+        for f in FUNCTIONS}
+
+    def measured(net, masks): return {
+        f"{f}/accuracy on {p}": a
+        for f, m in masks.items() for p, a in accuracies(task, masked(net, m), data).items()}
+
+    name = f"{network}-{seeds[0]}" if len(seeds) == 1 else f"{network}-{seeds[0]}-{seeds[-1]}"
+    found = learn_each(nets, [streams(s) for s in seeds], task.loss, measured, **mask_options(
+        params, beta=beta_of(params, network), seed=seeds, every=min(1000, max(1, params.mask_steps // 4)),
+        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"{name}: masks")]))
+    for each in found: each.masks = {name: in_order(m) for name, m in each.masks.items()}
+    return found
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #be6f49b3
 def groups(network: str, names: list[str]) -> dict[str, list[str]]:
     "The tensors of the interface, the hidden ones, and those of the early half."
-    lstm = not network.startswith("ff")
-    io = ["lstm.weight_ih_l0", "output_projection.weight"] if lstm else [names[0], names[-1]]
-    return {"io": io, "hidden": [n for n in names if n not in io], "early": [n for n in names if n.endswith("_l0")] if lstm else names[:len(names) // 2]}
+    if network.startswith("ff"):
+        io = [names[0], names[-1]]
+        early = names[:len(names) // 2]
+    else:
+        io = ["lstm.weight_ih_l0", "output_projection.weight"]
+        early = [n for n in names if n.endswith("_l0")]
+    return {"io": io, "hidden": [n for n in names if n not in io], "early": early}
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #98894c91
-def views(network: str, masks: dict[str, Masks]) -> tuple[dict, dict]: # name -> mask, twice: whole masks and inverses; halves of the control
-    "Every mask that a network is tried under."
-    control, of = masks["all"], groups(network, list(masks["all"]))
+def views(network: str, masks: dict[str, Masks]) -> tuple[dict[str, Masks], dict[str, Masks]]: # whole masks, halves
+    "Every mask that a network is tested under: name -> mask of whole masks and inverses, and of halves of the control."
+    control = masks["all"]
+    of = groups(network, list(control))
     inverse = {f"not {f}": ~m for f, m in masks.items()}
     interface = {n: control[n] for n in of["io"]}
     sharp = {f"{name}, control I/O": Masks({**m, **interface}) for name, m in inverse.items()}
-    halves = {"early half": control.select(of["early"]), "late half": control.select(n for n in control if n not in of["early"])}
+    halves = {"early half": control.select(of["early"]),
+              "late half": control.select(n for n in control if n not in of["early"])}
     return {**masks, **inverse, **sharp}, halves
 
-
-def accuracy_rows(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data):
+# %% ../../../nbs/experiments/masks/double_add.ipynb #f6330811
+def accuracy_rows(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data) -> pd.DataFrame:
     "Accuracy of the network on its own and under each of the `views`."
-    import pandas as pd
     whole, halves = views(network, masks)
-    tried = ablate(net, whole | halves, lambda view: accuracies(task, view, data), inverse=False).rename(columns={"metric": "function"})
-    half = tried["mask"].isin(halves)
-    return pd.concat([rows("accuracy", tried[~half], metric="accuracy"), rows("half", tried[half], metric="accuracy")])
+    accuracy = ablate(net, whole | halves, lambda view: accuracies(task, view, data), inverse=False)
+    accuracy = accuracy.rename(columns={"metric": "function"})
+    half = accuracy["mask"].isin(halves)
+    return pd.concat([rows("accuracy", accuracy[~half], metric="accuracy"),
+                      rows("half", accuracy[half], metric="accuracy")])
 
-
-def overlap_rows(network: str, masks: dict[str, Masks]):
+# %% ../../../nbs/experiments/masks/double_add.ipynb #ec7822af
+def overlap_rows(network: str, masks: dict[str, Masks]) -> pd.DataFrame:
     "Overlap and sharing of the two pairs' masks: each tensor, all of them (total), and the hidden ones together."
-    import pandas as pd
     pairs = {p: masks[p] for p in FUNCTIONS[1:]}
     hidden = {p: m.select(groups(network, list(m))["hidden"]) for p, m in pairs.items()}
-    last = lambda frame: frame.query("layer == 'total'").assign(layer="hidden")
-    common = pd.concat([overlap(*pairs.values()), last(overlap(*hidden.values()))])
-    shared = pd.concat([sharing(pairs), last(sharing(hidden))])
-    return pd.concat([rows("overlap", common.melt(["layer"], [m for n in ("iou", "iomin") for m in (n, f"{n}_chance", f"{n}_sd")] + ["z"], "metric")),
-                      rows("sharing", shared.melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric"))])
+
+    def total(frame): return frame.query("layer == 'total'").assign(layer="hidden")
+
+    common = pd.concat([overlap(*pairs.values()), total(overlap(*hidden.values()))])
+    shared = pd.concat([sharing(pairs), total(sharing(hidden))])
+    measures = ["iou", "iou_chance", "iou_sd", "iomin", "iomin_chance", "iomin_sd", "z"]
+    shares = shared.melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric")
+    return pd.concat([rows("overlap", common.melt(["layer"], measures, "metric")), rows("sharing", shares)])
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #4e73ee05
-def measure(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data):
+def measure(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data) -> pd.DataFrame:
     "All rows of one network that follow from its masks."
-    import pandas as pd
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()]).melt(["function", "layer"], ["kept", "total"], "metric")
-    return pd.concat([accuracy_rows(network, task, net, masks, data), rows("kept", kept), overlap_rows(network, masks)])
+    return pd.concat([accuracy_rows(network, task, net, masks, data), rows("kept", kept_counts(masks)),
+                      overlap_rows(network, masks)])
 
 
-def one_seed(params: Params, network: str, seed: int, data, net, history, found): # frame, tensors
-    "All rows and tensors of one network, from the history of its training and its masks."
-    import pandas as pd
-    parts = [measure(network, task_of(params, network), net, found.masks, data), rows("training", history), rows("mask training", found.history)]
-    tensors = {f"{network}/{seed}/{f}/{n}": found.logits[f][n] for f in FUNCTIONS for n in found.masks[f]}
-    tensors |= {f"{network}/{seed}/net/{n}": t for n, t in net.state_dict().items()}
-    return pd.concat(parts, ignore_index=True).assign(network=network, seed=seed), tensors
+def one_seed(params: Params, network: str, seed: int, data, trained, found): # frame, tensors
+    "All rows and tensors of one network, from what `train` and `find_masks` returned."
+    net, history = trained
+    parts = [measure(network, task_of(params, network), net, found.masks, data), rows("training", history),
+             rows("mask training", found.history)]
+    frame = pd.concat(parts, ignore_index=True).assign(network=network, seed=seed)
+    return frame, named_tensors(f"{network}/{seed}", found.logits, net)
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #6e857285
-def study(params: Params, network: str, seeds: list[int], log: Log, stacked: bool = False) -> list: # frame and tensors of each seed
+def study(params: Params, network: str, seeds: list[int], log: Log, stacked: bool = False) -> list: # per seed
     "Train, mask, measure; the masks of several seeds one after the other, or stacked in one pass."
     data = task_of(params, network).dataset("valid", n=params.valid, device=choose_device(params.device))
     return train_mask_measure(
         seeds, stacked=stacked,
         train=lambda seed: train(params, network, seed, data, log),
         find_masks=lambda group, trained: find_masks(params, network, [net for net, _ in trained], group, data, log),
-        measure=lambda seed, trained, found: one_seed(params, network, seed, data, *trained, found))
+        measure=lambda seed, trained, found: one_seed(params, network, seed, data, trained, found))
 
 
 def run(params: Params, log: Log) -> Result:
-    "All networks and seeds of a run; each goes on from its own checkpoints."
-    return joined(found for network in params.networks for found in study(params, network, list(seeds_of(params)), log))
+    "All networks and seeds of a run; each resumes from its own checkpoints."
+    seeds = list(seeds_of(params))
+    return joined(found for network in params.networks for found in study(params, network, seeds, log))
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
-    "Runs of one seed each that differ in the seed only: their masks are learned in one pass. Raises `ValueError` naming `seeds`."
+    """Runs of one seed each that differ in the seed only: their masks are learned in one pass.
+    Raises `ValueError` if a run has several seeds."""
     seeds = single_seeds(many)
     found = [study(many[0], network, seeds, log, stacked=True) for network in many[0].networks]
     return [joined(networks) for networks in zip(*found)]
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #e8a915d5
-def accuracy_table(frame): # DataFrame: networks and pairs x masks, in percent
+def accuracy_table(frame) -> pd.DataFrame: # networks and pairs x masks, in percent
     "Accuracy of the full network, under each mask and each inverse: mean and 95 % interval over seeds."
     return percent_table(part(frame, "accuracy").query("function != 'all'"), ["network", "function"])
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `accuracy_table` of a result."
     return accuracy_table(result.frame)
 
 
-def half_table(frame): # DataFrame: networks and pairs x no mask, the whole control mask, its halves; in percent
+def half_table(frame) -> pd.DataFrame: # networks and pairs x no mask, the control mask, its halves; in percent
     "Accuracy with the control mask on only half of the tensors: mean and 95 % interval over seeds."
-    import pandas as pd
-    t = pd.concat([part(frame, "accuracy").query("mask in ('full', 'all')"), part(frame, "half")]).query("function != 'all'")
-    return percent_table(t.replace({"mask": {"full": "no mask", "all": "whole control mask"}}), ["network", "function"])
+    t = pd.concat([part(frame, "accuracy").query("mask in ('full', 'all')"), part(frame, "half")])
+    names = {"full": "no mask", "all": "whole control mask"}
+    return percent_table(t.query("function != 'all'").replace({"mask": names}), ["network", "function"])
 
-
-def sharing_table(frame): # DataFrame: networks and pairs x shared, by chance; in percent
+# %% ../../../nbs/experiments/masks/double_add.ipynb #e12a0802
+def sharing_table(frame) -> pd.DataFrame: # networks and pairs x shared, by chance; in percent
     "Share of a pair's hidden weights that the other pair uses, with its chance level."
-    t = part(frame, "sharing").query("layer == 'hidden' and metric != 'z'").replace({"metric": {"fraction": "shared", "fraction_chance": "by chance"}})
+    t = part(frame, "sharing").query("layer == 'hidden' and metric != 'z'")
+    t = t.replace({"metric": {"fraction": "shared", "fraction_chance": "by chance"}})
     return percent_table(t, ["network", "function"], "metric")
 
 
-def hidden_overlap(frame): # DataFrame: networks x iou, iou_chance, z ...; a row per seed
+def hidden_overlap(frame) -> pd.DataFrame: # networks x iou, iou_chance, z ...; a row per seed
     "Overlap of the two pairs' masks in the hidden tensors together."
-    return part(frame, "overlap").query("layer == 'hidden'").pivot(index=["network", "seed"], columns="metric", values="value")
+    t = part(frame, "overlap").query("layer == 'hidden'")
+    return t.pivot(index=["network", "seed"], columns="metric", values="value")
 
 
-def forced_scale(frame): # Series: seed -> 0 where ff overlaps as by chance, 1 where as much as its copied twin; empty without both networks
-    "Where the hidden overlap of `ff` lies between chance and forced sharing."
+def forced_scale(frame) -> pd.Series: # seed -> 0 where ff overlaps as by chance, 1 where as much as its copied twin
+    "Where the hidden overlap of `ff` lies between chance and forced sharing; empty without both networks."
     above = (hidden_overlap(frame).iou - hidden_overlap(frame).iou_chance).unstack("network")
     return (above.ff / above.ff_copied).dropna() if {"ff", "ff_copied"} <= set(above) else above.iloc[:0, 0]
 
+# %% ../../../nbs/experiments/masks/double_add.ipynb #e3447a5b
+ASKED = { # name in `headline`: mask of a pair
+    "full network": "full", "own mask": "{}", "inverse mask": "not {}", "inverse, control I/O": "not {}, control I/O"}
 
-def _headline(frame) -> dict[str, float]:
+
+def network_headline(frame) -> dict[str, float]:
+    "The numbers of `headline` for one network."
     accuracy = part(frame, "accuracy").groupby(["mask", "function"]).value.mean()
     kept = part(frame, "kept").groupby(["metric", "function"]).value.sum()
     hidden = hidden_overlap(frame).mean()
     numbers = {f"accuracy on {p}, {name}": accuracy[mask.format(p), p]
-               for name, mask in {"full network": "full", "own mask": "{}", "inverse mask": "not {}", "inverse, control I/O": "not {}, control I/O"}.items() for p in FUNCTIONS[1:]}
+               for name, mask in ASKED.items() for p in FUNCTIONS[1:]}
     numbers |= {"IoU of hidden weights": hidden.iou, "IoU by chance": hidden.iou_chance}
     return numbers | {f"weights kept for {p}": kept["kept", p] / kept["total", p] for p in FUNCTIONS[1:]}
 
 
-def headline(frame) -> dict[str, float]: # name -> number
-    "The numbers by which the runs of a grid are compared; means over the seeds of a run. With several networks, each name begins with the network's."
-    each = {n: _headline(f) for n, f in frame.groupby("network", sort=False)}
-    return next(iter(each.values())) if len(each) == 1 else {f"{n}: {k}": v for n, numbers in each.items() for k, v in numbers.items()}
+def headline(frame) -> dict[str, float]: # name -> number; with several networks the name begins with the network's
+    "The numbers by which the runs of a grid are compared; means over the seeds of a run."
+    each = {str(n): network_headline(f) for n, f in frame.groupby("network", sort=False)}
+    if len(each) == 1: return next(iter(each.values()))
+    return {f"{n}: {k}": v for n, numbers in each.items() for k, v in numbers.items()}
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #eeeb1baa
 CLAIMS = ( # column of `by_seed`, claim, the paper, our measure, bound
-    ("full", "both additions are learned", "trained until it solves both", "accuracy of the full network, worse pair", ">= 0.99"),
-    ("lost", "a pair's mask suffices for it", "a subset of the weights serves each addition", "points lost under the mask, worse pair", "<= 0.05"),
-    ("inverse", "without its weights a pair is lost", "the inverse mask cannot do its addition", "accuracy under the inverse mask, better pair", "< 0.30"),
-    ("hidden inverse", "a pair's hidden weights are needed", "(its sweeps first_full_mask ask this)", "accuracy, hidden weights inverted, better pair", "< 0.30"),
-    ("other", "a pair's mask does that pair only", "the other addition is lost under the mask", "accuracy on the other pair, better one", "< 0.30"))
-FREE = ("shared", "most hidden weights of a pair are its own", "the module of one addition is not reused for the other", "share of a pair's hidden weights that the other uses, larger one", "< 0.50")
-FORCED = ("shared at least", "forced to, the additions share most hidden weights", "(with the same interface they are one computation)", "share of a pair's hidden weights that the other uses, smaller one", "> 0.50")
-SCALE = ("it shares less than half of what it shares by force", "the interface decides, not the function", "IoU above chance, as a fraction of that of ff_copied", "< 0.50")
+    ("full", "both additions are learned", "trained until it solves both", "accuracy of the full network, worse pair",
+     ">= 0.99"),
+    ("lost", "a pair's mask suffices for it", "a subset of the weights serves each addition",
+     "points lost under the mask, worse pair", "<= 0.05"),
+    ("inverse", "without its weights a pair is lost", "the inverse mask cannot do its addition",
+     "accuracy under the inverse mask, better pair", "< 0.30"),
+    ("hidden inverse", "a pair's hidden weights are needed", "(its sweeps first_full_mask ask this)",
+     "accuracy, hidden weights inverted, better pair", "< 0.30"),
+    ("other", "a pair's mask does that pair only", "the other addition is lost under the mask",
+     "accuracy on the other pair, better one", "< 0.30"))
+FREE = ("shared", "most hidden weights of a pair are its own", "the module of one addition is not reused for the other",
+        "share of a pair's hidden weights that the other uses, larger one", "< 0.50")
+FORCED = ("shared at least", "forced to, the additions share most hidden weights",
+          "(with the same interface they are one computation)",
+          "share of a pair's hidden weights that the other uses, smaller one", "> 0.50")
+SCALE = ("it shares less than half of what it shares by force", "the interface decides, not the function",
+         "IoU above chance, as a fraction of that of ff_copied", "< 0.50")
 
+# %% ../../../nbs/experiments/masks/double_add.ipynb #6d4fef54
+def by_seed(frame) -> pd.DataFrame: # a row per seed, a column per measure
+    "What the claims about one network are judged by: of the two pairs, the one that speaks more against them."
+    p, q = FUNCTIONS[1:]
+    accuracy = part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value")
 
-def by_seed(frame): # DataFrame: a row per seed, a column per measure
-    "What the claims about one network are judged by: of the two pairs, that which speaks more against them."
-    import pandas as pd
-    a, (p, q) = part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value"), FUNCTIONS[1:]
-    both = lambda mask: pd.concat({f: a[mask.format(f), f] for f in (p, q)}, axis=1)
+    def own(mask): return pd.concat({f: accuracy[mask.format(f), f] for f in (p, q)}, axis=1)
+
     shared = part(frame, "sharing", "fraction").query("layer == 'hidden'").groupby("seed").value
-    return pd.DataFrame({"full": both("full").min(axis=1), "lost": (both("full") - both("{}")).max(axis=1), "inverse": both("not {}").max(axis=1), "hidden inverse": both("not {}, control I/O").max(axis=1),
-                         "other": pd.concat([a[p, q], a[q, p]], axis=1).max(axis=1), "shared": shared.max(), "shared at least": shared.min()})
+    return pd.DataFrame({
+        "full": own("full").min(axis=1), "lost": (own("full") - own("{}")).max(axis=1),
+        "inverse": own("not {}").max(axis=1), "hidden inverse": own("not {}, control I/O").max(axis=1),
+        "other": pd.concat([accuracy[p, q], accuracy[q, p]], axis=1).max(axis=1),
+        "shared": shared.max(), "shared at least": shared.min()})
 
-
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+# %% ../../../nbs/experiments/masks/double_add.ipynb #d22b90ac
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim for each network; of a seed's two pairs the worse one counts."
     found = []
     for network, mine in frame.groupby("network", sort=False):
         values = by_seed(mine)
-        found += [(f"{network}: {text}", *words, values[name]) for name, text, *words in CLAIMS]
-        name, text, *words = FORCED if network == "ff_copied" else FREE
-        found.append((f"{network}: {text}", *words, values[name]))
+        for name, text, *words in (*CLAIMS, FORCED if network == "ff_copied" else FREE):
+            found.append((f"{network}: {text}", *words, values[name]))
     scale = forced_scale(frame)
-    return claims_table(found + ([(f"ff: {SCALE[0]}", *SCALE[1:], scale)] if len(scale) else []))
+    if len(scale): found.append((f"ff: {SCALE[0]}", *SCALE[1:], scale))
+    return claims_table(found)
 
 
 def verdict(frame) -> str:
     "One sentence on the claims, one on sharing, computed from the numbers."
     mean = hidden_overlap(frame).groupby("network").mean().loc[list(dict.fromkeys(frame.network))]
     numbers = "; ".join(f"{n} {row.iou:.2f} ({row.iou_chance:.2f})" for n, row in mean.iterrows())
-    return f"{outcome(claims(frame), frame.seed.nunique())} IoU of the two pairs' hidden weights, and by chance: {numbers}."
+    return (f"{outcome(claims(frame), frame.seed.nunique())} IoU of the two pairs' hidden weights, and by chance: "
+            f"{numbers}.")

@@ -5,35 +5,40 @@
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #b2b70521
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import ESTIMATORS, Masks, learn_masks, masked, pruned
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of
+from ...masks import Masks, learn_masks, masked, pruned
+from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.statistics import summarize
 from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
 # %% auto #0
-__all__ = ['VERSION', 'SWEEP', 'Params', 'build', 'train', 'find_masks', 'gradient', 'cosines', 'layers_from_output', 'gradients',
-           'turned', 'accuracies', 'measure', 'one_seed', 'run', 'cosine_by_seed', 'cosine_table', 'summary',
-           'headline', 'claims', 'verdict']
+__all__ = ['VERSION', 'SWEEP', 'NAMES', 'Params', 'build', 'train', 'find_masks', 'gradient', 'cosine', 'cosines',
+           'layers_from_output', 'gradients', 'turned', 'accuracies', 'measure', 'one_seed', 'run', 'cosine_by_seed',
+           'cosine_table', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #d03a370d
 VERSION = 3
 SWEEP = { # name in a sweep file: ours
-    "task": {"cifar10_grad_cos_distance": {"data": "cifar10"}}, "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None, "class_removal.keep_last_layer": None,    # with a single learned mask there is nothing to copy
+    "task": {"cifar10_grad_cos_distance": {"data": "cifar10"}},
+    "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}},
+    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
+    "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "class_removal.keep_last_layer": None, # with a single learned mask there is nothing to copy
 }
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the gradient study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     channels: tuple[int, ...] = param((8, 8, 8, 8), "channels of the CNN's four convolutions", min=1)
@@ -43,15 +48,10 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     train_steps: int = param(150, "updates of the network", min=1)
     batch_size: int = param(64, "images per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
-    mask_steps: int = param(30, "updates of the masks", min=1)
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
-    mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
+    mask_steps: int = 30
+    mask_lr: float = 0.2
 
     presets = {
         "quick": dict(data="cifar10", channels=(16, 24, 32, 48), train_steps=1500, lr=4e-3, mask_steps=200,
@@ -76,37 +76,51 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
     net = build(params, images, seed)
-    done = train_classifier(net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=spread(test, 2000), every=min(1000, max(1, params.train_steps // 8)), seed=seed,
-                            checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
+    x, y = spread(test, 2000)
+    done = train_classifier(
+        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=(x, y),
+        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
+        callbacks=[log.callback(f"seed {seed}: network")])
     return net, done.history
 
-
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #0721c1af
 def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log):
     "A mask without the removed class, and the control."
     others = [c for c in range(len(images.classes)) if c != params.removed]
-    streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + seed) for f, c in (("all", None), ("without", others))}
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator,
-                       batching=params.batching, backend=params.backend,
-                       where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
+    streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + seed)
+               for f, c in (("all", None), ("without", others))}
+    return learn_masks(net, streams, F.cross_entropy, **mask_options(
+        params, beta=params.beta, where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps),
+        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #6aebdc91
 def gradient(net: torch.nn.Module, x: Tensor, y: Tensor, size: int = 500) -> dict[str, Tensor]: # parameter -> gradient
-    "Gradient of the mean cross-entropy over a set of images."
+    "Gradient of the mean cross-entropy over a set of images, a batch of this size at a time."
     total = {n: torch.zeros_like(p) for n, p in net.named_parameters()}
     for some, labels in zip(x.split(size), y.split(size)):
         loss = F.cross_entropy(net(some), labels, reduction="sum") / len(x)
-        for (_, t), g in zip(total.items(), torch.autograd.grad(loss, list(net.parameters()))): t.add_(g)
+        for t, g in zip(total.values(), torch.autograd.grad(loss, list(net.parameters()))): t.add_(g)
     return total
 
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #8cb0d85d
+def cosine(u: Tensor, v: Tensor) -> float: # NaN where one of them is zero
+    "Cosine of two vectors."
+    return float(u @ v / (u.norm() * v.norm())) if u.any() and v.any() else float("nan")
 
-def cosines(a: dict[str, Tensor], b: dict[str, Tensor], kept: dict[str, Tensor] | None = None) -> dict[str, float]: # parameter, or "total" -> cosine; NaN where a gradient is zero
+
+def cosines(
+    a: Mapping[str, Tensor], # parameter -> gradient
+    b: Mapping[str, Tensor],
+    kept: Mapping[str, Tensor] | None = None, # parameter -> weights that count; None: all
+) -> dict[str, float]: # parameter, or "total" -> cosine
     "Cosine of two gradients on the kept weights, per tensor and over all."
-    pick = lambda g, n: g[n].flatten() if kept is None else g[n][kept[n]]
-    pairs = {n: (pick(a, n).double(), pick(b, n).double()) for n in a}
-    pairs["total"] = tuple(torch.cat(side) for side in zip(*pairs.values()))
-    return {n: float(u @ v / (u.norm() * v.norm())) if u.any() and v.any() else float("nan") for n, (u, v) in pairs.items()}
+    def pick(g, n): return (g[n].flatten() if kept is None else g[n][kept[n]]).double()
 
+    pairs = {n: (pick(a, n), pick(b, n)) for n in a}
+    left, right = zip(*pairs.values())
+    return {n: cosine(u, v) for n, (u, v) in pairs.items()} | {"total": cosine(torch.cat(left), torch.cat(right))}
 
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #34ea4420
 def layers_from_output(net: torch.nn.Module) -> list[str]:
     "Names of the layers with weights, the output first."
     return list(dict.fromkeys(n.rpartition(".")[0] for n, _ in net.named_parameters()))[::-1]
@@ -116,98 +130,123 @@ def gradients(params: Params, net, test) -> dict[str, dict[str, Tensor]]: # imag
     "Gradients on the images of the removed class, of the others, and of all."
     x, y = test
     mine = y == params.removed
-    found = {s: gradient(net, x[i], y[i]) for s, i in (("removed class", mine), ("other classes", ~mine))}
+    removed = gradient(net, x[mine], y[mine])
+    others = gradient(net, x[~mine], y[~mine])
     share = float(mine.float().mean())
-    return {"all": {n: share * g + (1 - share) * found["other classes"][n] for n, g in found["removed class"].items()}} | found
+    every = {n: share * g + (1 - share) * others[n] for n, g in removed.items()}
+    return {"all": every, "removed class": removed, "other classes": others}
 
-
-def turned(params: Params, net, masks: dict[str, Masks], test): # DataFrame: mask, function (images), layer, step (masked layers), metric, value
-    "Cosines with the gradient of the whole network, for each mask on more and more layers."
-    import pandas as pd
-    before, layers, found = gradients(params, net, test), layers_from_output(net), []
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #b1717b3d
+def turned(params: Params, net, masks: dict[str, Masks], test) -> pd.DataFrame:
+    "Cosines with the gradient of the whole network, for each mask on more and more layers (step: how many)."
+    before = gradients(params, net, test)
+    layers = layers_from_output(net)
+    found = []
     for name, mask in masks.items():
         for i in range(len(layers) + 1):
-            now = before if i == 0 else gradients(params, pruned(net, mask.select(lambda n: n.rpartition(".")[0] in layers[:i])), test)
-            found += [(name, s, layer, i, "cosine", v) for s in before for layer, v in cosines(before[s], now[s], mask if i else None).items()]
+            now = before
+            if i:
+                last = mask.select(lambda n: n.rpartition(".")[0] in layers[:i])
+                now = gradients(params, pruned(net, last), test)
+            found += [(name, images, layer, i, "cosine", v) for images in before
+                      for layer, v in cosines(before[images], now[images], mask if i else None).items()]
     return pd.DataFrame(found, columns=["mask", "function", "layer", "step", "metric", "value"])
 
-
-def accuracies(params: Params, net, masks: dict[str, Masks], test): # DataFrame: mask, function (images), value
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #6ddfef52
+def accuracies(params: Params, net, masks: dict[str, Masks], test) -> pd.DataFrame: # mask, function (images), value
     "Accuracy on the removed class and on the others."
-    import pandas as pd
     x, y = test
-    views = {"full": net} | {name: masked(net, m) for name, m in masks.items()}
-    right = {name: (predict(view, x) == y).float() for name, view in views.items()}
-    return pd.DataFrame([(name, s, float(r[i].mean())) for name, r in right.items() for s, i in (("removed class", y == params.removed), ("other classes", y != params.removed))], columns=["mask", "function", "value"])
+    groups = {"removed class": y == params.removed, "other classes": y != params.removed}
+    found = []
+    for name, view in {"full": net, **{name: masked(net, m) for name, m in masks.items()}}.items():
+        right = (predict(view, x) == y).float()
+        found += [(name, images, float(right[i].mean())) for images, i in groups.items()]
+    return pd.DataFrame(found, columns=["mask", "function", "value"])
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #9ab623e4
-def measure(params: Params, net, found: dict[str, Masks], test, seed: int):
+def measure(params: Params, net, found: dict[str, Masks], test, seed: int) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
-    import pandas as pd
     masks = found | {"random": Masks.random_like(found["without"], seed)}
-    kept = pd.concat([m.to_frame().assign(mask=name) for name, m in masks.items()])
-    return pd.concat([rows("cosine", turned(params, net, masks, test)), rows("accuracy", accuracies(params, net, masks, test), metric="accuracy"), rows("kept", kept.melt(["mask", "layer"], ["kept", "total"], "metric"))])
+    kept = kept_counts(masks).rename(columns={"function": "mask"})
+    return pd.concat([rows("cosine", turned(params, net, masks, test)),
+                      rows("accuracy", accuracies(params, net, masks, test), metric="accuracy"), rows("kept", kept)])
 
-
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #8f13ed2d
 def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # frame, tensors
     "Train, mask, measure: all rows and tensors of one seed."
-    import pandas as pd
     net, history = train(params, images, seed, test, log)
     found = find_masks(params, images, net, seed, log)
-    frame = pd.concat([measure(params, net, found.masks, test, seed), rows("training", history), rows("mask training", found.history)], ignore_index=True).assign(seed=seed)
-    return frame, {f"{seed}/{f}/{n}": l for f, logits in found.logits.items() for n, l in logits.items()} | {f"{seed}/net/{n}": t for n, t in net.state_dict().items()}
+    parts = [measure(params, net, found.masks, test, seed), rows("training", history),
+             rows("mask training", found.history)]
+    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
 
 
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
-    device = choose_device(params.device)
-    images = image_set(params.data, device)
+    "All seeds of a run; every seed resumes from its own checkpoints."
+    images = image_set(params.data, choose_device(params.device))
     test = spread(images.dataset("valid"), params.tested)
     found = [one_seed(params, images, seed, test, log) for seed in seeds_of(params)]
     return joined(found, source=images.source, removed=images.classes[params.removed])
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #dc3ff242
-def cosine_by_seed(frame, step: int | None = None): # DataFrame: seeds x (mask, images), of the total at this many masked layers; None: all
-    "Cosines over all kept weights, a row per seed."
+def cosine_by_seed(frame, step: int | None = None) -> pd.DataFrame: # seeds x (mask, images)
+    "Cosines over all kept weights with this many masked layers (None: all), a row per seed."
     t = part(frame, "cosine").query("layer == 'total'")
     step = t.step.max() if step is None else step
     return t[t.step == step].pivot(index="seed", columns=["mask", "function"], values="value")
 
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #460b04a7
+NAMES = {"without": "mask without the class", "all": "control mask", "random": "random weights"}
 
-def cosine_table(frame, images: str = "all"): # DataFrame: masked layers x masks
+
+def cosine_table(frame, images: str = "all") -> pd.DataFrame: # masked layers x masks
     "Mean cosine over all kept weights, with its 95 % interval over seeds."
     t = summarize(part(frame, "cosine").query("layer == 'total' and function == @images"), ["step", "mask"])
-    text = [f"{m:.2f}" + (f" [{max(low, -1):.2f}, {min(high, 1):.2f}]" if n > 1 else "") for n, m, low, high in zip(t.n, t["mean"], t.low, t.high)]
-    return t.assign(text=text, step=t.step.astype(int)).pivot(index="step", columns="mask", values="text")[["without", "all", "random"]].rename(
-        columns={"without": "mask without the class", "all": "control mask", "random": "random weights"}).rename_axis(index="masked layers, from the output", columns=None)
+    text = [f"{m:.2f}" + (f" [{max(low, -1):.2f}, {min(high, 1):.2f}]" if n > 1 else "")
+            for n, m, low, high in zip(t.n, t["mean"], t.low, t.high)]
+    t = t.assign(text=text, step=t.step.astype(int)).pivot(index="step", columns="mask", values="text")[list(NAMES)]
+    return t.rename(columns=NAMES).rename_axis(index="masked layers, from the output", columns=None)
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `cosine_table` of a result."
     return cosine_table(result.frame)
 
-
+# %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #94a9bbb1
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over the seeds of a run."
-    whole = cosine_by_seed(frame).mean()
-    return {f"cosine, {name}": whole[mask, images] for name, mask, images in (("mask without the class", "without", "all"), ("on the removed class", "without", "removed class"), ("on other classes", "without", "other classes"),
-            ("control mask", "all", "all"), ("random weights", "random", "all"))} | {"cosine, output layer masked": cosine_by_seed(frame, 1).mean()["without", "all"]}
+    mean = cosine_by_seed(frame).mean()
+    return {"cosine, mask without the class": mean["without", "all"],
+            "cosine, on the removed class": mean["without", "removed class"],
+            "cosine, on other classes": mean["without", "other classes"],
+            "cosine, control mask": mean["all", "all"], "cosine, random weights": mean["random", "all"],
+            "cosine, output layer masked": cosine_by_seed(frame, 1).mean()["without", "all"]}
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #0dfd6f73
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "What is expected, with the worst seed."
     a = part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value")
-    whole, none = cosine_by_seed(frame), cosine_by_seed(frame, 0)
-    return claims_table([
-        ("the mask removes the class", "(not in the paper)", "relative drop of its accuracy", ">= 0.50", 1 - a["without", "removed class"] / a["full", "removed class"].clip(lower=1e-9)),
-        ("without a mask nothing turns", "(not in the paper)", "cosine with no layer masked", ">= 0.999", none["without", "all"]),
-        ("a mask turns the gradient less than random cutting", "(not in the paper)", "cosine under the mask less that under random weights", "> 0", whole["without", "all"] - whole["random", "all"]),
-        ("it turns it most for the removed class", "(not in the paper)", "cosine on other classes less that on the removed", "> 0", whole["without", "other classes"] - whole["without", "removed class"]),
-        ("it turns it more than the control does", "(not in the paper)", "cosine under the control less that under the mask", "> 0", whole["all", "all"] - whole["without", "all"])])
+    drop = 1 - a["without", "removed class"] / a["full", "removed class"].clip(lower=1e-9)
+    whole = cosine_by_seed(frame)
+    mask = whole["without"]
+    none = cosine_by_seed(frame, 0)["without", "all"]
+    found = [
+        ("the mask removes the class", "relative drop of its accuracy", ">= 0.50", drop),
+        ("without a mask nothing turns", "cosine with no layer masked", ">= 0.999", none),
+        ("a mask turns the gradient less than random cutting",
+         "cosine under the mask less that under random weights", "> 0", mask["all"] - whole["random", "all"]),
+        ("it turns it most for the removed class",
+         "cosine on other classes less that on the removed", "> 0", mask["other classes"] - mask["removed class"]),
+        ("it turns it more than the control does",
+         "cosine under the control less that under the mask", "> 0", whole["all", "all"] - mask["all"])]
+    return claims_table((claim, "(not in the paper)", *rest) for claim, *rest in found)
 
 
 def verdict(frame) -> str:
     "One sentence on the claims, one on how far the gradient turns, computed from the numbers."
     c = cosine_by_seed(frame).mean()
-    return (f"{outcome(claims(frame), frame.seed.nunique())} With all layers masked, the gradient of the kept weights has a cosine of {c['without', 'all']:.2f} with that of the whole network "
-            f"({c['without', 'other classes']:.2f} on the images of the other classes, {c['without', 'removed class']:.2f} on those of the removed one); under the control mask it is {c['all', 'all']:.2f}, with random weights in its place {c['random', 'all']:.2f}.")
+    return (f"{outcome(claims(frame), frame.seed.nunique())} With all layers masked, the gradient of the kept weights "
+            f"has a cosine of {c['without', 'all']:.2f} with that of the whole network "
+            f"({c['without', 'other classes']:.2f} on the images of the other classes, "
+            f"{c['without', 'removed class']:.2f} on those of the removed one); under the control mask it is "
+            f"{c['all', 'all']:.2f}, with random weights in its place {c['random', 'all']:.2f}.")

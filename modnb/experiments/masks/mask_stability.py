@@ -6,64 +6,61 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks import ESTIMATORS, Masks, learn_masks, masked
-from ...masks.study import BatchingParams, check_samples
+from ...masks.study import MaskParams, check_samples, joined, mask_options, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
 from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import image_net, predict, spread, train_classifier
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 # %% auto #0
-__all__ = ['VERSION', 'COMPARISONS', 'MEANING', 'SWEEP', 'Params', 'class_sets', 'build', 'train', 'variants', 'learn',
-           'find_masks', 'common', 'compared', 'accuracies', 'measure', 'one_seed', 'run', 'ious', 'noise',
-           'stability_table', 'corrected', 'summary', 'headline', 'claims', 'verdict']
+__all__ = ['VERSION', 'MEANING', 'COMPARISONS', 'SWEEP', 'COLUMNS', 'Params', 'class_sets', 'build', 'train', 'conditions',
+           'learn', 'find_masks', 'common', 'compared', 'accuracies', 'measure', 'one_seed', 'run', 'ious', 'by_seed',
+           'noise', 'corrected', 'stability_table', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #273dc58a
 VERSION = 2
-COMPARISONS = ("both", "data", "noise", "estimator", "beta")
-MEANING = {"both": "other batches and drawn masks", "data": "other batches", "noise": "other drawn masks", "estimator": "another estimator", "beta": "another price",
-           "network": "another network", "functions": "another function"}
+MEANING = { # comparison: what the masks differ in
+    "both": "other batches and drawn masks", "data": "other batches", "noise": "other drawn masks",
+    "estimator": "another estimator", "beta": "another price", "network": "another network",
+    "functions": "another function"}
+COMPARISONS = tuple(MEANING)[:5]
 SWEEP = { # name in a sweep file: ours
-    "task": {"cifar10_mask_stability": {"data": "cifar10"}}, "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}}, "cnn.dropout": {0: {}},
-    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "task": {"cifar10_mask_stability": {"data": "cifar10"}},
+    "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}},
+    "cnn.dropout": {0: {}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
+    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
 }
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the stability study."
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     channels: tuple[int, ...] = param((8, 8, 8, 8), "channels of the CNN's four convolutions", min=1)
     functions: Literal["pairs", "leave_one_out"] = "pairs" # two classes each, or all but one
     pairs: int = param(2, "random pairs of classes", min=2, max=90)
     compare: tuple[str, ...] = param(COMPARISONS, "what is changed when a mask is learned again", choices=COMPARISONS)
-    other_estimator: Literal[tuple(ESTIMATORS)] = "hard-concrete" # of the comparison "estimator"
+    other_estimator: str = param("hard-concrete", "of the comparison 'estimator'", choices=tuple(ESTIMATORS))
     beta_factor: float = param(3.0, "of the comparison 'beta'", min=0)
     keep_last_layer: bool = False # all masks have the output layer of the first function's mask
     tested: int = param(1000, "images that are tested", min=10)
     train_steps: int = param(150, "updates of the network", min=1)
     batch_size: int = param(64, "images per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
-    mask_steps: int = param(20, "updates of the masks", min=1)
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
-    mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
+    mask_steps: int = 20
+    mask_lr: float = 0.2
     seeds: int = param(2, "number of seeds; each trains its own network, and neighbors are compared", min=1)
 
     presets = {
@@ -85,8 +82,10 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #d95e4ea1
 def class_sets(params: Params, images: ImageSet, seed: int) -> dict[str, tuple[int, ...]]: # name -> classes
     "What masks are learned for."
-    n, names = len(images.classes), images.classes
-    if params.functions == "leave_one_out": return {f"no {names[c]}": tuple(k for k in range(n) if k != c) for c in range(n)}
+    names = images.classes
+    n = len(names)
+    if params.functions == "leave_one_out":
+        return {f"no {names[c]}": tuple(k for k in range(n) if k != c) for c in range(n)}
     ordered = list(itertools.permutations(range(n), 2))
     drawn = np.random.RandomState(seed).choice(len(ordered), params.pairs, replace=False)
     return {f"{names[a]}, {names[b]}": (a, b) for a, b in (ordered[i] for i in drawn)}
@@ -100,131 +99,156 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
     net = build(params, images, seed)
-    done = train_classifier(net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=spread(test, 2000), every=min(1000, max(1, params.train_steps // 8)), seed=seed,
-                            checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
+    x, y = spread(test, 2000)
+    done = train_classifier(
+        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=(x, y),
+        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
+        callbacks=[log.callback(f"seed {seed}: network")])
     return net, done.history
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #d2beab69
-def variants(params: Params, seed: int) -> dict[str, dict]: # name -> what differs
+def conditions(params: Params, seed: int) -> dict[str, dict[str, Any]]: # name -> options of `learn`
     "The conditions under which masks are learned."
-    other = {"both": dict(data_seed=seed + 5000, seed=seed + 5000), "data": dict(data_seed=seed + 5000), "noise": dict(seed=seed + 5000),
-             "estimator": dict(estimator=params.other_estimator), "beta": dict(beta=params.beta * params.beta_factor)}
     same = dict(data_seed=seed, seed=seed, estimator=params.estimator, beta=params.beta)
+    other: dict[str, dict[str, Any]] = {
+        "both": dict(data_seed=seed + 5000, seed=seed + 5000), "data": dict(data_seed=seed + 5000),
+        "noise": dict(seed=seed + 5000), "estimator": dict(estimator=params.other_estimator),
+        "beta": dict(beta=params.beta * params.beta_factor)}
     return {"base": same} | {name: same | other[name] for name in params.compare}
 
-
-def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, stage: str, log: Log, **options):
+# %% ../../../nbs/experiments/masks/mask_stability.ipynb #fad6ae59
+def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, stage: str, log: Log, **options: Any):
     "Masks of some functions: name -> classes."
     streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in wanted.items()}
-    return learn_masks(net, streams, F.cross_entropy, samples=params.samples, steps=params.mask_steps, lr=params.mask_lr, clip=(params.clipping, 1.0), where=lambda name, p: True, every=min(1000, params.mask_steps),
-                       batching=params.batching, backend=params.backend,
-                       checkpoint=log.path(f"{stage}.pt"), callbacks=[log.callback(stage)], **options)
+    return learn_masks(net, streams, F.cross_entropy, **mask_options(
+        params, where=lambda name, p: True, every=min(1000, params.mask_steps), checkpoint=log.path(f"{stage}.pt"),
+        callbacks=[log.callback(stage)], **options))
 
-# %% ../../../nbs/experiments/masks/mask_stability.ipynb #fad6ae59
-def find_masks(params: Params, images: ImageSet, net, wanted: dict, seed: int, log: Log) -> dict: # condition -> `Found`
+
+def find_masks(params: Params, images: ImageSet, net, wanted: dict, seed: int, log: Log) -> dict: # name -> `Found`
     "Masks of all functions under all conditions."
-    start, fixed = {"init": params.mask_init}, []
+    under = conditions(params, seed)
+    start: dict[str, Any] = {}
     if params.keep_last_layer:
         name = next(iter(wanted))
-        first = learn(params, images, net, {name: wanted[name]}, stage=f"seed {seed} first mask", log=log, init=params.mask_init, **variants(params, seed)["base"])
-        fixed = [n for n in first.logits[name] if n.startswith("out_layer")]
-        start = {"init": {n: l if n in fixed else torch.full_like(l, params.mask_init) for n, l in first.logits[name].items()}}
-    return {v: learn(params, images, net, wanted, stage=f"seed {seed} {v}", log=log, fixed=fixed, **start, **options) for v, options in variants(params, seed).items()}
+        stage = f"seed {seed} first mask"
+        first = learn(params, images, net, {name: wanted[name]}, stage=stage, log=log, **under["base"]).logits[name]
+        last = [n for n in first if n.startswith("out_layer")]
+        start["fixed"] = last
+        start["init"] = {n: l if n in last else torch.full_like(l, params.mask_init) for n, l in first.items()}
+    return {name: learn(params, images, net, wanted, stage=f"seed {seed} {name}", log=log, **start, **options)
+            for name, options in under.items()}
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #af285ddf
-def common(a: Masks, b: Masks): # DataFrame: layer, metric, value
+def common(a: Masks, b: Masks) -> pd.DataFrame: # layer, metric, value
     "Overlap of two masks, with its chance level."
-    import pandas as pd
     features = [n for n in a if not n.startswith("out_layer")]
-    table = pd.concat([overlap(a, b), overlap(a.select(features), b.select(features)).query("layer == 'total'").assign(layer="features")])
-    return table.melt("layer", ["iou", "iou_chance", "iou_sd", "iomin", "iomin_chance", "z"], "metric")
+    without = overlap(a.select(features), b.select(features)).query("layer == 'total'").assign(layer="features")
+    measures = ["iou", "iou_chance", "iou_sd", "iomin", "iomin_chance", "z"]
+    return pd.concat([overlap(a, b), without]).melt("layer", measures, "metric")
 
 
-def compared(found: dict[str, dict[str, Masks]]): # DataFrame: mask (comparison), function, layer, metric, value
+def compared(found: dict[str, dict[str, Masks]]) -> pd.DataFrame: # mask (comparison), function, layer, metric, value
     "Each condition against the base, and the functions of the base against each other."
-    import pandas as pd
     base = found["base"]
-    same = [common(base[f], masks[f]).assign(mask=v, function=f) for v, masks in found.items() if v != "base" for f in base]
-    different = [common(base[f], base[g]).assign(mask="functions", function=f"{f} | {g}") for f, g in itertools.combinations(base, 2)]
+    same = [common(base[f], masks[f]).assign(mask=name, function=f)
+            for name, masks in found.items() if name != "base" for f in base]
+    different = [common(base[f], base[g]).assign(mask="functions", function=f"{f} | {g}")
+                 for f, g in itertools.combinations(base, 2)]
     return pd.concat(same + different)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #e99bec38
-def accuracies(images: ImageSet, net, found: dict[str, dict[str, Masks]], wanted: dict, test): # DataFrame: mask (condition), function, value
-    "Accuracy on a function's classes: of the network, and under the function's mask of each condition."
-    import pandas as pd
+def accuracies(images: ImageSet, net, found: dict[str, dict[str, Masks]], wanted: dict, test) -> pd.DataFrame:
+    "Accuracy on a function's classes: of the network, and under the function's mask of each condition (mask)."
     x, y = test
     table = [("full", "all", float((predict(net, x) == y).float().mean()))]
     for f, classes in wanted.items():
         mine = torch.isin(y, torch.tensor(classes, device=y.device))
-        views = {"full": net} | {v: masked(net, masks[f]) for v, masks in found.items()}
-        table += [(v, f, float((predict(view, x[mine]) == y[mine]).float().mean())) for v, view in views.items()]
+        views = {"full": net} | {name: masked(net, masks[f]) for name, masks in found.items()}
+        table += [(name, f, float((predict(view, x[mine]) == y[mine]).float().mean())) for name, view in views.items()]
     return pd.DataFrame(table, columns=["mask", "function", "value"])
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #7bbf65df
-def measure(images: ImageSet, net, found: dict[str, dict[str, Masks]], wanted: dict, test):
+def measure(images: ImageSet, net, found: dict[str, dict[str, Masks]], wanted: dict, test) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
-    import pandas as pd
-    kept = pd.DataFrame([(v, f, m.density) for v, masks in found.items() for f, m in masks.items()], columns=["mask", "function", "value"])
-    return pd.concat([rows("overlap", compared(found)), rows("accuracy", accuracies(images, net, found, wanted, test), metric="accuracy"), rows("kept", kept, metric="density")])
+    kept = [(name, f, m.density) for name, masks in found.items() for f, m in masks.items()]
+    return pd.concat([
+        rows("overlap", compared(found)),
+        rows("accuracy", accuracies(images, net, found, wanted, test), metric="accuracy"),
+        rows("kept", pd.DataFrame(kept, columns=["mask", "function", "value"]), metric="density")])
 
 
 def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # frame, base masks, tensors
     "Train, mask, measure: all rows of one seed."
-    import pandas as pd
     wanted = class_sets(params, images, params.seed)
     net, history = train(params, images, seed, test, log)
-    all_found = find_masks(params, images, net, wanted, seed, log)
-    found = {v: one.masks for v, one in all_found.items()}
-    frame = pd.concat([measure(images, net, found, wanted, test), rows("training", history), *(rows("mask training", one.history, mask=v) for v, one in all_found.items())])
-    return frame.assign(seed=seed), found["base"], {f"{seed}/{v}/{f}/{n}": t for v, masks in found.items() for f, m in masks.items() for n, t in m.items()}
+    learned = find_masks(params, images, net, wanted, seed, log)
+    found = {name: one.masks for name, one in learned.items()}
+    parts = [measure(images, net, found, wanted, test), rows("training", history)]
+    parts += [rows("mask training", one.history, mask=name) for name, one in learned.items()]
+    tensors = {f"{seed}/{name}/{f}/{n}": t
+               for name, masks in found.items() for f, m in masks.items() for n, t in m.items()}
+    return pd.concat(parts).assign(seed=seed), found["base"], tensors
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #a2ac334d
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
-    import pandas as pd
-    device = choose_device(params.device)
-    images = image_set(params.data, device)
+    "All seeds of a run; every seed resumes from its own checkpoints."
+    images = image_set(params.data, choose_device(params.device))
     test = spread(images.dataset("valid"), params.tested)
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     frames, bases, tensors = zip(*(one_seed(params, images, seed, test, log) for seed in seeds))
-    between = [rows("overlap", common(a[f], b[f]), mask="network", function=f).assign(seed=s) for s, a, b in zip(seeds, bases, bases[1:]) for f in a]
-    return Result(pd.concat([*frames, *between], ignore_index=True), {n: t for one in tensors for n, t in one.items()}, {"source": images.source})
+    between = [rows("overlap", common(a[f], b[f]), mask="network", function=f).assign(seed=s)
+               for s, a, b in zip(seeds, bases, bases[1:]) for f in a]
+    return joined(zip(frames, tensors), *between, source=images.source)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #400837a6
-def ious(frame, layer: str = "total", metric: str = "iou"): # DataFrame: mask (comparison), seed, value: means over functions
-    "Mean overlap per comparison and seed."
+def ious(frame, layer: str = "total", metric: str = "iou") -> pd.DataFrame: # mask (comparison), seed, value
+    "Mean overlap over functions per comparison and seed."
     t = part(frame, "overlap", metric).query("layer == @layer")
     return t.groupby(["mask", "seed"], sort=False).value.mean().reset_index()
 
 
-def noise(frame): # DataFrame: mask (comparison), seed, value
-    "Share of the distance between functions (1 - IoU) that lies between masks of one function that differ in a comparison only."
-    distance = 1 - ious(frame).pivot(index="seed", columns="mask", values="value")
-    return distance.drop(columns="functions").div(distance.functions, axis=0).melt(ignore_index=False).dropna().reset_index()
-
-# %% ../../../nbs/experiments/masks/mask_stability.ipynb #7ac6a5fc
-def stability_table(frame): # DataFrame: a row per comparison
-    "IoU of masks that differ in one thing, chance, and share of the distance between functions: percent, mean and 95 % interval over seeds."
-    import pandas as pd
-    columns = {"IoU (%)": ("total", "iou"), "by chance (%)": ("total", "iou_chance"), "IoMin (%)": ("total", "iomin"), "by chance (IoMin, %)": ("total", "iomin_chance"),
-               "without the output layer (%)": ("features", "iou"), "its chance (%)": ("features", "iou_chance")}
-    texts = {}
-    for name, (layer, metric) in columns.items():
-        t = summarize(ious(frame, layer, metric), "mask")
-        texts[name] = pd.Series(percent(t), t["mask"])
-    t = summarize(noise(frame), "mask")
-    texts["of the distance between functions (%)"] = pd.Series(percent(t, digits=0, limits=(0, 9)), t["mask"])
-    return pd.DataFrame(texts).reindex([m for m in MEANING if m in texts["IoU (%)"]]).rename(index=MEANING).fillna("").rename_axis("masks that differ in")
+def by_seed(frame, metric: str = "iou") -> pd.DataFrame: # seeds x comparisons
+    "The same of all scalars, a row per seed."
+    return ious(frame, metric=metric).pivot(index="seed", columns="mask", values="value")
 
 
-def corrected(frame) -> pd.Series: # by seed: 0 chance, 1 what the method can find; missing where a function is no more like itself than chance
-    "Overlap of different functions, on the scale from chance to that of a function with itself."
-    iou, chance = (ious(frame, metric=m).pivot(index="seed", columns="mask", values="value") for m in ("iou", "iou_chance"))
+def noise(frame) -> pd.DataFrame: # mask (comparison), seed, value
+    """Share of the distance between functions (1 - IoU) that is found between masks of one function that differ in a
+    comparison only."""
+    distance = 1 - by_seed(frame)
+    share = distance.drop(columns="functions").div(distance.functions, axis=0)
+    return share.melt(ignore_index=False).dropna().reset_index()
+
+
+def corrected(frame) -> pd.Series: # by seed: 0 chance, 1 what the method can find
+    """Overlap of different functions, on the scale from chance to that of a function with itself.
+    It is missing where a function is no more like itself than chance."""
+    iou = by_seed(frame)
+    chance = by_seed(frame, "iou_chance")
     room = iou["both"] - chance["both"]
     return (iou["functions"] - chance["functions"]) / room.where(room > 0.01)
 
-# %% ../../../nbs/experiments/masks/mask_stability.ipynb #de7d340f
-def summary(result: Result):
+# %% ../../../nbs/experiments/masks/mask_stability.ipynb #7ac6a5fc
+COLUMNS = { # of the table: layer, metric
+    "IoU (%)": ("total", "iou"), "by chance (%)": ("total", "iou_chance"), "IoMin (%)": ("total", "iomin"),
+    "by chance (IoMin, %)": ("total", "iomin_chance"), "without the output layer (%)": ("features", "iou"),
+    "its chance (%)": ("features", "iou_chance")}
+
+
+def stability_table(frame) -> pd.DataFrame: # a row per comparison; percent, mean and 95 % interval over seeds
+    "IoU of masks that differ in one thing, chance, and share of the distance between functions."
+    def column(t, **options):
+        t = summarize(t, "mask")
+        return pd.Series(percent(t, **options), t["mask"])
+
+    texts = {name: column(ious(frame, *which)) for name, which in COLUMNS.items()}
+    texts["of the distance between functions (%)"] = column(noise(frame), digits=0, limits=(0, 9))
+    table = pd.DataFrame(texts).reindex([m for m in MEANING if m in texts["IoU (%)"]])
+    return table.rename(index=MEANING).fillna("").rename_axis("masks that differ in")
+
+
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `stability_table` of a result."
     return stability_table(result.frame)
 
@@ -234,31 +258,44 @@ def headline(frame) -> dict[str, float]: # name -> number
     mean, chance = (ious(frame, metric=m).groupby("mask", sort=False).value.mean() for m in ("iou", "iou_chance"))
     numbers = {f"IoU, {MEANING[m]}": mean[m] for m in MEANING if m in mean}
     if "both" not in mean: return numbers
-    return numbers | {"by chance": chance["both"], "noise in the distance of functions": noise(frame).query("`mask` == 'both'").value.mean(), "functions, corrected": corrected(frame).mean()}
+    share = noise(frame).query("`mask` == 'both'").value.mean()
+    return numbers | {"by chance": chance["both"], "noise in the distance of functions": share,
+                      "functions, corrected": corrected(frame).mean()}
 
-
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+# %% ../../../nbs/experiments/masks/mask_stability.ipynb #cb13b50b
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim of the study, with the worst seed."
-    a = part(frame, "accuracy").groupby(["mask", "seed"]).value.mean().unstack("mask")
-    full = part(frame, "accuracy").query("`mask` == 'full' and function == 'all'").set_index("seed").value
-    own = part(frame, "accuracy").query("`mask` == 'full' and function != 'all'").groupby("seed").value.mean()
-    iou, chance = (ious(frame, metric=m).pivot(index="seed", columns="mask", values="value") for m in ("iou", "iou_chance"))
-    found = [("the network has learned", "trained until it classifies well", "accuracy of the full network", ">= 0.50", full),
-             ("the masks suffice", "a subset of the weights serves each function", "accuracy lost under the masks, on their classes", "<= 0.05", own - a["base"])]
+    accuracy = part(frame, "accuracy")
+    under = accuracy.groupby(["mask", "seed"]).value.mean().unstack("mask")
+    full = accuracy.query("`mask` == 'full' and function == 'all'").set_index("seed").value
+    own = accuracy.query("`mask` == 'full' and function != 'all'").groupby("seed").value.mean()
+    iou = by_seed(frame)
+    above = iou - by_seed(frame, "iou_chance")
+    found = [("the network has learned", "trained until it classifies well", "accuracy of the full network", ">= 0.50",
+              full),
+             ("the masks suffice", "a subset of the weights serves each function",
+              "accuracy lost under the masks, on their classes", "<= 0.05", own - under["base"])]
     if "both" in iou:
-        found += [("the same weights are found again", "high IoU over data seeds", "IoU less chance", ">= 0.20", iou["both"] - chance["both"]),
-                  ("a function is more like itself than like others", "(beyond the paper)", "IoU with itself less IoU with others", ">= 0.05", iou["both"] - iou["functions"])]
+        found += [("the same weights are found again", "high IoU over data seeds", "IoU less chance", ">= 0.20",
+                   above["both"]),
+                  ("a function is more like itself than like others", "(beyond the paper)",
+                   "IoU with itself less IoU with others", ">= 0.05", iou["both"] - iou["functions"])]
     if "network" in iou:
-        found.append(("networks that are not aligned have nothing in common", "(beyond the paper)", "IoU over networks, less chance", "<= 0.10", (iou["network"] - chance["network"]).dropna()))
+        found.append(("networks that are not aligned have nothing in common", "(beyond the paper)",
+                      "IoU over networks, less chance", "<= 0.10", above["network"].dropna()))
     return claims_table(found)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #f59649e0
 def verdict(frame) -> str:
     "One sentence on the claims, the others on how much of the overlap is noise, computed from the numbers."
-    text, numbers = outcome(claims(frame), frame.seed.nunique()), headline(frame)
+    text = outcome(claims(frame), frame.seed.nunique())
+    numbers = headline(frame)
     if "by chance" not in numbers: return text
     same, other = (numbers[f"IoU, {MEANING[m]}"] for m in ("both", "functions"))
-    text += (f" Masks of one function agree with an IoU of {same:.2f} where chance gives {numbers['by chance']:.2f}; masks of different functions have {other:.2f}. "
-             f"Of the distance between functions, {numbers['noise in the distance of functions']:.0%} is the method's noise.")
+    text += (f" Masks of one function agree with an IoU of {same:.2f} where chance gives {numbers['by chance']:.2f}; "
+             f"masks of different functions have {other:.2f}. Of the distance between functions, "
+             f"{numbers['noise in the distance of functions']:.0%} is the method's noise.")
     scale = corrected(frame)
-    return text if scale.isna().any() else f"{text} Between chance and what the method finds at most, different functions stand at {scale.mean():.0%}."
+    if scale.isna().any(): return text
+    return (f"{text} Between chance and what the method finds at most, different functions stand at "
+            f"{scale.mean():.0%}.")

@@ -8,47 +8,62 @@ from __future__ import annotations
 import re
 from typing import Literal, Optional
 
+import pandas as pd
 import torch
 
 from ...checks import choose_device
 from ...data import sequences
 from ...data.mathematics import LEVELS, MODULES, SOURCES, Mathematics
-from ...masks import ESTIMATORS, ByLength, Masks, learn_masks, masked, no_embeddings, weights_only
-from ...masks.study import BatchingParams, joined, seeds_of
+from ...masks import ByLength, Masks, learn_masks, masked, no_embeddings, weights_only
+from ...masks.study import MaskParams, joined, kept_counts, mask_options, named_tensors, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import remaining
 from ...metrics.statistics import summarize
 from ...models.transformer import Transformer
-from ...runs import DeviceParams, Log, Result, ThreadParams, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['PAPER', 'VERSION', 'SWEEP', 'TESTS', 'NAMES', 'CLAIMS', 'Params', 'mask_rows', 'questions', 'build', 'accuracy',
-           'test_sets', 'optimizer', 'rate', 'train', 'price', 'find_masks', 'thinned', 'measure', 'describe',
-           'one_seed', 'run', 'level_of', 'accuracy_table', 'block', 'kept_table', 'summary', 'by_seed', 'headline',
-           'claims', 'verdict']
+__all__ = ['PAPER', 'MODULE_PRESETS', 'VERSION', 'SWEEP', 'TESTS', 'NAMES', 'KINDS', 'CLAIMS', 'mask_rows', 'Params', 'questions',
+           'build', 'accuracy', 'test_sets', 'optimizer', 'rate', 'train', 'price', 'find_masks', 'thinned', 'measure',
+           'numbers_in', 'describe', 'one_seed', 'run', 'level_of', 'accuracy_table', 'summary', 'block', 'kept_table',
+           'by_seed', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #47628610
 PAPER = dict(backend="compiled", pairs=666_666, tested=10_000, interpolated=10_000, extrapolated=10_000, scale=1.0,
     max_question=None, width=512, heads=8, ff=2048, layers=6, dropout=0.1, train_steps=30_000, batch_size=256,
     lr=1e-4, mask_steps=30_000, mask_lr=0.03, beta=2e-5, samples=8, clip=0.1, clipping="published", seeds=5)
+MODULE_PRESETS = {
+    "paper_differentiate": PAPER | dict(module="differentiate", batch_size=128, train_steps=40_000,
+        mask_steps=40_000, beta=1e-5),
+    "paper_linear_1d": PAPER | dict(module="linear_1d", batch_size=512, mask_batch_size=400, warmup=5000,
+        train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
+    "paper_collect": PAPER | dict(module="collect", batch_size=128, mask_batch_size=256, warmup=5000,
+        train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
+    "paper_sort": PAPER | dict(module="sort", extrapolated=500, beta=3e-6),
+}
+
+# %% ../../../nbs/experiments/masks/mathematics.ipynb #3a7ddf72
+def mask_rows(params: Params) -> int:
+    "Questions per update of a mask."
+    return params.mask_batch_size or params.batch_size
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #9b5103fb
 VERSION = 3
 
 
-class Params(DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the mathematics study."
-    module: Literal[tuple(MODULES)] = "add_or_sub" # kind of question
-    source: Literal[SOURCES] = "generated" # generated anew, or the published files from the cache
+    module: str = param("add_or_sub", "kind of question", choices=tuple(MODULES))
+    source: str = param("generated", "generated anew, or the published files from the cache", choices=SOURCES)
     pairs: int = param(1000, "questions that are generated for each level", min=10)
     tested: int = param(50, "questions that are held out of each level", min=1)
     interpolated: int = param(200, "questions made for interpolate", min=1)
     extrapolated: int = param(100, "questions made for extrapolate", min=1)
     scale: float = param(0.15, "factor on the entropies of the questions; 1 is the published difficulty", min=0.1)
     max_question: Optional[int] = param(16, "only questions with at most so many characters; None: all", min=5)
-    reference_extrapolate: bool = False # True: extrapolate repeats interpolate (the reference's fault)
-    masked_level: Literal[LEVELS] = "easy" # what the second mask is learned on
+    reference_extrapolate: bool = False # True: extrapolate repeats interpolate (the reference's error)
+    masked_level: str = param("easy", "what the second mask is learned on", choices=LEVELS)
     width: int = param(32, "features of a position", min=2)
     heads: int = param(4, "heads of every attention", min=1)
     ff: int = param(64, "units of the feed-forward parts", min=1)
@@ -61,73 +76,59 @@ class Params(DeviceParams, BatchingParams, ThreadParams):
     cooldown: int = param(0, "last updates, over which it falls to zero", min=0)
     stop_accuracy: Optional[float] = param(
         None, "end the training once every level's test reaches it; None: all steps", min=0, max=1)
-    mask_steps: int = param(20, "updates of the masks", min=1)
     mask_batch_size: Optional[int] = param(None, "questions per update of a mask; None: batch_size", min=1)
-    mask_lr: float = param(0.3, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight, see price_over", min=0)
     price_over: Literal["batch_size", "mask_batch_size"] = "batch_size" # what beta is divided by
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     groups: int = param(1, "groups by length that a batch of the masks is cut into, for speed", min=1)
     clip: float = param(1.0, "largest norm of a gradient", min=0)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    seed: int = 0 # first seed
-    seeds: int = param(1, "number of seeds; each trains its own network", min=1)
     processes: int = param(1, "that generate questions which are not in the cache", signed=False, min=1)
+    mask_steps: int = 20
+    mask_lr: float = 0.3
 
     presets = {
         "quick": dict(pairs=40_000, max_question=11, tested=200, interpolated=5000, extrapolated=2000, width=64,
             ff=128, train_steps=6000, lr=5e-3, cooldown=2500, mask_steps=1500, mask_lr=0.05, mask_init=4.0, seeds=2),
-        "paper": PAPER,
-        "paper_differentiate": PAPER | dict(module="differentiate", batch_size=128, train_steps=40_000,
-            mask_steps=40_000, beta=1e-5),
-        "paper_linear_1d": PAPER | dict(module="linear_1d", batch_size=512, mask_batch_size=400, warmup=5000,
-            train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
-        "paper_collect": PAPER | dict(module="collect", batch_size=128, mask_batch_size=256, warmup=5000,
-            train_steps=200_000, mask_steps=50_000, beta=1e-6, mask_lr=0.02),
-        "paper_sort": PAPER | dict(module="sort", extrapolated=500, beta=3e-6),
-    }
+        "paper": PAPER, **MODULE_PRESETS}
 
     def check(self) -> None:
         "What no single parameter can say."
-        if mask_rows(self) % self.samples:
-            raise ValueError(f"samples: {self.samples} masks cannot share a batch of {mask_rows(self)} questions evenly")
+        batch = mask_rows(self)
+        if batch % self.samples:
+            raise ValueError(f"samples: {self.samples} masks cannot share a batch of {batch} questions evenly")
         if self.width % self.heads:
             raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
         if self.tested >= self.pairs:
             raise ValueError(f"tested: {self.tested} of {self.pairs} pairs leaves nothing to train on")
 
-# %% ../../../nbs/experiments/masks/mathematics.ipynb #3a7ddf72
-def mask_rows(params: Params) -> int:
-    "Questions per update of a mask."
-    return params.mask_batch_size or params.batch_size
-
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #6cf39aa2
 SWEEP = { # name in a sweep file: ours
-    "profile": {"deepmind_math": {}}, "dm_math.task": {names[0]: {"module": name} for name, names in MODULES.items()}, "batch_size": "batch_size", "mask_batch_size": "mask_batch_size", "lr": "lr",
-    "lr_warmup": "warmup", "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed",
-    "test_interval": None, "name": None, "log": None,
+    "profile": {"deepmind_math": {}}, "dm_math.task": {names[0]: {"module": name} for name, names in MODULES.items()},
+    "batch_size": "batch_size", "mask_batch_size": "mask_batch_size", "lr": "lr", "lr_warmup": "warmup",
+    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
+    "sweep_id_for_grid_search": "seed", "test_interval": None, "name": None, "log": None,
 }
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #59a48c8e
 def questions(params: Params) -> Mathematics:
     "The task of a run."
-    return Mathematics(params.module, params.pairs, params.tested, params.interpolated, params.extrapolated, params.scale, source=params.source, max_question=params.max_question,
-                       reference_extrapolate=params.reference_extrapolate, processes=params.processes)
+    return Mathematics(
+        params.module, params.pairs, params.tested, params.interpolated, params.extrapolated, params.scale,
+        source=params.source, max_question=params.max_question, reference_extrapolate=params.reference_extrapolate,
+        processes=params.processes)
 
 
 def build(params: Params, seed: int) -> Transformer:
     "The network of one seed."
     n = Mathematics.n_tokens
-    return Transformer(n, n, params.width, params.heads, params.ff, params.layers, params.layers, params.dropout, tied=True, seed=seed)
+    return Transformer(n, n, params.width, params.heads, params.ff, params.layers, params.layers, params.dropout,
+                       tied=True, seed=seed)
 
-
+# %% ../../../nbs/experiments/masks/mathematics.ipynb #0e0c8b40
 @torch.no_grad()
 def accuracy(net, data, size: int = 1024) -> float: # any callable network; inputs, targets; questions per pass
-    "Share of the questions that greedy decoding would answer rightly."
-    right, order = 0.0, sequences.by_length(*data).argsort()
+    "Share of the questions that greedy decoding would answer correctly."
+    right = 0.0
+    order = sequences.by_length(*data).argsort()
     for i in order.split(size):
         inputs, targets = sequences.trim(*(tuple(t[i] for t in half) for half in data))
         right += float(Mathematics.accuracy(net(*inputs).argmax(-1), targets)) * len(i)
@@ -137,8 +138,8 @@ def accuracy(net, data, size: int = 1024) -> float: # any callable network; inpu
 TESTS = ("test_easy", "test_medium", "test_hard", "interpolate", "extrapolate")
 
 
-def test_sets(task: Mathematics, device, n: int | None = None) -> dict[str, tuple]: # name -> inputs, targets; those of `TESTS` that there are
-    "What networks and masks are tested on; the first n of each."
+def test_sets(task: Mathematics, device, n: int | None = None) -> dict[str, tuple]: # name -> inputs, targets
+    "What networks and masks are tested on: those of `TESTS` that there are, the first n questions of each."
     return {name: task.dataset(name, n, device) for name in TESTS if task.splits().get(name)}
 
 
@@ -149,88 +150,110 @@ def optimizer(params: list):
 
 def rate(params: Params, step: int) -> float:
     "The learning rate of an update, the first of which is 0."
-    return params.lr * min(1, (step + 1) / max(params.warmup, 1), (params.train_steps - step) / max(params.cooldown, 1))
+    rising = (step + 1) / max(params.warmup, 1)
+    return params.lr * min(1, rising, (params.train_steps - step) / max(params.cooldown, 1))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #53cda7d8
 def train(params: Params, task: Mathematics, seed: int, data: dict, log: Log):
     "The trained network of one seed, and the history of its training."
-    net = build(params, seed).to(data["test_easy"][0][0].device)
-    enough = None if params.stop_accuracy is None else lambda values: min(v for name, v in values.items() if name.startswith("test")) >= params.stop_accuracy
-    done = fit(net, task.stream("train", params.batch_size, seed, data["test_easy"][0][0].device), task.loss, params.train_steps, optimizer=optimizer,
-               lr=lambda step: rate(params, step), clip=params.clip, evaluate=lambda net: {name: accuracy(net, d) for name, d in data.items()},
-               every=min(5000, max(1, params.train_steps // 10)), stop=enough, checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
-    return net.eval(), done.history
+    device = data["test_easy"][0][0].device
+
+    def enough(values): return min(v for n, v in values.items() if n.startswith("test")) >= params.stop_accuracy
+
+    done = fit(
+        build(params, seed).to(device), task.stream("train", params.batch_size, seed, device), task.loss,
+        params.train_steps, optimizer=optimizer, lr=lambda step: rate(params, step), clip=params.clip,
+        evaluate=lambda net: {name: accuracy(net, d) for name, d in data.items()},
+        every=min(5000, max(1, params.train_steps // 10)), stop=None if params.stop_accuracy is None else enough,
+        checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
+    return done.net.eval(), done.history
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #b923a8a7
 def price(params: Params) -> float:
     "`beta` as `learn_masks` takes it, which divides it by mask_batch_size."
-    return params.beta if params.price_over == "mask_batch_size" else params.beta * mask_rows(params) / params.batch_size
+    if params.price_over == "mask_batch_size": return params.beta
+    return params.beta * mask_rows(params) / params.batch_size
 
 
 def find_masks(params: Params, task: Mathematics, net: Transformer, seed: int, data: dict, log: Log):
     "A mask for all levels and one for a single level."
     device = data["test_easy"][0][0].device
-    streams = {name: task.stream(split, mask_rows(params), 1234 + seed, device) for name, split in (("all", "train"), (params.masked_level, f"train_{params.masked_level}"))}
-    def evaluate(masks): return {f"{f}/accuracy on {name}": accuracy(masked(net, m), d) for f, m in masks.items() for name, d in data.items()}
-    return learn_masks(net, streams, task.loss, samples=params.samples, beta=price(params), steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, estimator=params.estimator,
-                       batching=params.batching, backend=params.backend,
-                       where=[weights_only, no_embeddings], clip=(params.clipping, params.clip), seed=seed, by_length=ByLength(sequences.by_length, sequences.trim, params.groups) if params.groups > 1 else None,
-                       evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
+    level = params.masked_level
+    streams = {name: task.stream(split, mask_rows(params), 1234 + seed, device)
+               for name, split in (("all", "train"), (level, f"train_{level}"))}
+
+    def evaluate(masks): return {f"{f}/accuracy on {name}": accuracy(masked(net, m), d)
+                                 for f, m in masks.items() for name, d in data.items()}
+
+    lengths = ByLength(sequences.by_length, sequences.trim, params.groups) if params.groups > 1 else None
+    return learn_masks(net, streams, task.loss, **mask_options(
+        params, beta=price(params), where=[weights_only, no_embeddings], clip=(params.clipping, params.clip), seed=seed,
+        by_length=lengths, evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)),
+        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #c4ffb49b
 def thinned(control: Masks, mask: Masks, seed: int) -> Masks:
     "In each tensor, as many weights of the control as the mask shares with it, at random."
-    generator, found = torch.Generator().manual_seed(seed), {}
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
     for name, kept in control.items():
         places = kept.flatten().nonzero().flatten().cpu()
         chosen = places[torch.randperm(len(places), generator=generator)[:int((kept & mask[name]).sum())]]
-        found[name] = torch.zeros(kept.numel(), dtype=torch.bool).index_fill(0, chosen, True).view(kept.shape).to(kept.device)
+        bits = torch.zeros(kept.numel(), dtype=torch.bool).index_fill(0, chosen, True)
+        found[name] = bits.view(kept.shape).to(kept.device)
     return Masks(found, "random", control.model)
 
-
-def measure(params: Params, net: Transformer, masks: dict[str, Masks], data: dict, seed: int):
+# %% ../../../nbs/experiments/masks/mathematics.ipynb #b6e2e2da
+def measure(params: Params, net: Transformer, masks: dict[str, Masks], data: dict, seed: int) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
-    import pandas as pd
     level = params.masked_level
-    views = {"full": net} | {f: masked(net, m) for f, m in masks.items()} | {"random": masked(net, thinned(masks["all"], masks[level], seed))}
-    found = pd.DataFrame([(m, name, accuracy(view, d)) for m, view in views.items() for name, d in data.items()], columns=["mask", "function", "value"])
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
-    common = remaining({level: masks[level]}, masks["all"])
-    return pd.concat([rows("accuracy", found, metric="accuracy"), rows("kept", kept.melt(["function", "layer"], ["kept", "total"], "metric")),
-                      rows("remaining", common.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric"))])
+    every = masks | {"random": thinned(masks["all"], masks[level], seed)}
+    views = {"full": net, **{f: masked(net, m) for f, m in every.items()}}
+    found = [(m, name, accuracy(view, d)) for m, view in views.items() for name, d in data.items()]
+    left = remaining({level: masks[level]}, masks["all"])
+    left = left.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric")
+    return pd.concat([
+        rows("accuracy", pd.DataFrame(found, columns=["mask", "function", "value"]), metric="accuracy"),
+        rows("kept", kept_counts(masks)), rows("remaining", left)])
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #1e62c866
-def describe(task: Mathematics): # DataFrame: function (split), metric, value
-    "Of each split: how many questions, their mean length, and the share of them that holds a number which no training question holds."
-    import pandas as pd
-    numbers = lambda question: set(re.findall(r"\d+(?:\.\d+)?", question))
-    known = set().union(*(numbers(q) for q, _ in task.pairs("train")))
-    mean = lambda pairs, f: sum(f(q) for q, _ in pairs) / len(pairs)
-    found = [(name, len(pairs), mean(pairs, len), mean(pairs, lambda q: bool(numbers(q) - known))) for name, pairs in task.splits().items() if pairs]
-    return pd.DataFrame(found, columns=["function", "questions", "characters", "new numbers"]).melt("function", var_name="metric")
+def numbers_in(question: str) -> set[str]:
+    "The numbers that a question contains."
+    return set(re.findall(r"\d+(?:\.\d+)?", question))
+
+
+def describe(task: Mathematics) -> pd.DataFrame: # function (split), metric, value
+    "Of each split: number of questions, mean length, and share of them with a number that no training question has."
+    known = set().union(*(numbers_in(q) for q, _ in task.pairs("train")))
+
+    def mean(pairs, f): return sum(f(q) for q, _ in pairs) / len(pairs)
+
+    found = [(name, len(pairs), mean(pairs, len), mean(pairs, lambda q: bool(numbers_in(q) - known)))
+             for name, pairs in task.splits().items() if pairs]
+    table = pd.DataFrame(found, columns=["function", "questions", "characters", "new numbers"])
+    return table.melt("function", var_name="metric")
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #a3c77f6f
 def one_seed(params: Params, task: Mathematics, seed: int, data: dict, log: Log): # frame, tensors
     "Train, mask, measure: all rows and tensors of one seed."
-    import pandas as pd
     net, history = train(params, task, seed, data, log)
     found = find_masks(params, task, net, seed, data, log)
-    frame = pd.concat([measure(params, net, found.masks, data, seed), rows("training", history), rows("mask training", found.history)], ignore_index=True)
-    tensors = {f"{seed}/{f}/{n}": l for f, logits in found.logits.items() for n, l in logits.items()}
-    return frame.assign(seed=seed), tensors | {f"{seed}/net/{n}": t for n, t in net.state_dict().items()}
+    parts = [measure(params, net, found.masks, data, seed), rows("training", history),
+             rows("mask training", found.history)]
+    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
 
-# %% ../../../nbs/experiments/masks/mathematics.ipynb #8f49cc70
+
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
-    device = choose_device(params.device)
+    "All seeds of a run; every seed resumes from its own checkpoints."
     task = questions(params)
-    data = test_sets(task, device)
+    data = test_sets(task, choose_device(params.device))
     asked = rows("questions", describe(task)).assign(seed=params.seed)
     found = [one_seed(params, task, seed, data, log) for seed in seeds_of(params)]
     return joined(found, asked, source=task.source)
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #d43db182
-NAMES = {"full": "full network", "all": "control mask", "random": "control, thinned at random"} | {level: f"{level} mask" for level in LEVELS}
+NAMES = {"full": "full network", "all": "control mask", "random": "control, thinned at random",
+         **{level: f"{level} mask" for level in LEVELS}}
 
 
 def level_of(frame) -> str:
@@ -238,66 +261,83 @@ def level_of(frame) -> str:
     return next(m for m in part(frame, "accuracy")["mask"] if m not in ("full", "all", "random"))
 
 
-def accuracy_table(frame): # DataFrame: test sets x masks, in percent
+def accuracy_table(frame) -> pd.DataFrame: # test sets x masks, in percent
     "Exact match on each test set: mean and 95 % interval over seeds."
     table = percent_table(part(frame, "accuracy")).rename(columns=NAMES)
     return table.rename_axis(index="exact match (%) on")
 
 
-def block(layer: str) -> str: # such as "encoder.0.attention.query.weight"
-    "The part of a Transformer that a tensor belongs to."
-    side, _, rest = layer.partition(".")
-    kind = next(name for key, name in (("norm", "norms"), ("source_attention", "attention to the source"), ("attention", "self-attention"), ("feedforward", "feed-forward")) if key in rest)
-    return f"{side}: {kind}"
-
-
-def kept_table(frame): # DataFrame: parts of the network x weights, kept by each mask (%)
-    "Share of the weights that each mask keeps, means over seeds."
-    t = part(frame, "kept").assign(block=lambda t: t.layer.map(block)).groupby(["block", "function", "metric", "seed"], sort=False).value.sum().groupby(["block", "function", "metric"], sort=False).mean().unstack(["function", "metric"])
-    t.loc["all"] = t.sum()
-    masks = list(dict.fromkeys(t.columns.get_level_values(0)))
-    import pandas as pd
-    return pd.DataFrame({"weights": t[masks[0], "total"].astype(int)} | {f"{NAMES[m]} (%)": (100 * t[m, "kept"] / t[m, "total"]).round(1) for m in masks}).rename_axis("part")
-
-
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `accuracy_table` of a result."
     return accuracy_table(result.frame)
 
+# %% ../../../nbs/experiments/masks/mathematics.ipynb #e14eb5a2
+KINDS = {"norm": "norms", "source_attention": "attention to the source", "attention": "self-attention",
+         "feedforward": "feed-forward"}
+
+
+def block(layer: str) -> str: # such as "encoder.0.attention.query.weight"
+    "The part of a Transformer that a tensor belongs to."
+    side, _, rest = layer.partition(".")
+    return f"{side}: {next(name for key, name in KINDS.items() if key in rest)}"
+
+
+def kept_table(frame) -> pd.DataFrame: # parts of the network x weights, kept by each mask (%)
+    "Share of the weights that each mask keeps, means over seeds."
+    kept = part(frame, "kept").assign(block=lambda t: t.layer.map(block))
+    blocks = kept.groupby(["block", "function", "metric", "seed"], sort=False)[["value"]].sum()
+    t = blocks.groupby(["block", "function", "metric"], sort=False).mean().unstack(["function", "metric"])["value"]
+    t.loc["all"] = t.sum()
+    masks = list(dict.fromkeys(t.columns.get_level_values(0)))
+    shares = {f"{NAMES[m]} (%)": (100 * t[m, "kept"] / t[m, "total"]).round(1) for m in masks}
+    return pd.DataFrame({"weights": t[masks[0], "total"].astype(int), **shares}).rename_axis("part")
+
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #8e44e7e5
-def by_seed(frame): # DataFrame: seeds x (mask, function)
+def by_seed(frame) -> pd.DataFrame: # seeds x (mask, function)
     "Accuracies, a row per seed."
     return part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value")
 
 
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over the seeds of a run."
-    mean, level = by_seed(frame).mean(), level_of(frame)
-    found = {f"{name}, {NAMES[m]}": mean[m, name] for name in TESTS if ("full", name) in mean for m in ("full", "all", level)}
+    mean = by_seed(frame).mean()
+    masks = ("full", "all", level_of(frame))
+    found = {f"{name}, {NAMES[m]}": mean[m, name] for name in TESTS if ("full", name) in mean for m in masks}
     left = part(frame, "remaining").query("layer == 'total'").groupby("metric").value.mean()
     return found | {"of the control's weights kept": left["remaining"], "by chance": left["remaining_chance"]}
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #19bc56e7
-CLAIMS = ( # claim, what the paper says, what is measured, bound
-    ("the network has learned the hard questions", "trained until it solves them", "exact match of the full network on test_hard", ">= 0.80"),
-    ("the control mask suffices for them", "the control mask keeps the performance", "lost on test_hard under the control mask", "<= 0.10"),
-    ("the {level} mask does what it was learned on", "a subset of the weights serves the {level} questions", "lost on test_{level} against the full network", "<= 0.10"),
-    ("the {level} mask does not do the hard questions", "weights for easy questions do not solve hard ones", "lost on test_hard against the control mask", ">= 0.20"),
-    ("it is more than the distance of the levels", "solutions are specific to combinations", "the same loss, less the loss on test_{level}", ">= 0.10"),
+CLAIMS = ( # claim, what the paper says, our measure, bound
+    ("the network has learned the hard questions", "trained until it solves them",
+     "exact match of the full network on test_hard", ">= 0.80"),
+    ("the control mask suffices for them", "the control mask keeps the performance",
+     "lost on test_hard under the control mask", "<= 0.10"),
+    ("the {level} mask does what it was learned on", "a subset of the weights serves the {level} questions",
+     "lost on test_{level} against the full network", "<= 0.10"),
+    ("the {level} mask does not do the hard questions", "weights for easy questions do not solve hard ones",
+     "lost on test_hard against the control mask", ">= 0.20"),
+    ("it is more than the distance of the levels", "solutions are specific to combinations",
+     "the same loss, less the loss on test_{level}", ">= 0.10"),
 )
 
 
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim of the study, with the worst seed."
-    a, level = by_seed(frame), level_of(frame)
+    a = by_seed(frame)
+    level = level_of(frame)
     own = f"test_{level}"
-    hard = a["all", "test_hard"] - a[level, "test_hard"]
-    values = a["full", "test_hard"], a["full", "test_hard"] - a["all", "test_hard"], a["full", own] - a[level, own], hard, hard - (a["all", own] - a[level, own])
+    full = a["full", "test_hard"]
+    control = a["all", "test_hard"]
+    lost = control - a[level, "test_hard"]
+    values = (full, full - control, a["full", own] - a[level, own], lost, lost - (a["all", own] - a[level, own]))
     return claims_table((*(text.format(level=level) for text in claim), v) for claim, v in zip(CLAIMS, values))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #a168533c
 def verdict(frame) -> str:
     "One sentence on the claims, one on how much is lost, computed from the numbers."
-    mean, level = by_seed(frame).mean(), level_of(frame)
-    lost = ", ".join(f"{100 * mean['all', name]:.0f} to {100 * mean[level, name]:.0f} % on {name}" for name in TESTS if ("all", name) in mean)
-    return f"{outcome(claims(frame), frame.seed.nunique())} From the control mask to the {level} mask, exact match goes from {lost}."
+    mean = 100 * by_seed(frame).mean()
+    level = level_of(frame)
+    lost = ", ".join(f"{mean['all', name]:.0f} to {mean[level, name]:.0f} % on {name}"
+                     for name in TESTS if ("all", name) in mean)
+    return (f"{outcome(claims(frame), frame.seed.nunique())} From the control mask to the {level} mask, exact match "
+            f"goes from {lost}.")

@@ -5,18 +5,19 @@
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #d8829650
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Literal
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import learn_masks
 from ...masks.learning import Found
-from ...masks.study import BatchingParams, joined, seeds_of
+from ...masks.study import BatchingParams, joined, kept_counts, learn_each, seeds_of
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
@@ -24,9 +25,10 @@ from ...models.feedforward import FeedForward, draw_, generator_for
 from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 
 # %% auto #0
-__all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'used_by', 'prepare', 'accuracy', 'train', 'find_masks', 'shares',
-           'trials', 'variant', 'measure', 'run', 'accuracy_table', 'summary', 'sharing_table', 'sharing_by_seed',
-           'preferences', 'headline', 'claims', 'against_chance', 'verdict', 'sharing_bars']
+__all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'is_reset', 'used_by', 'weights_of', 'prepare', 'accuracy',
+           'train', 'find_masks', 'shares', 'views', 'trials', 'variant', 'measure', 'run', 'accuracy_table', 'summary',
+           'sharing_table', 'sharing_by_seed', 'preferences', 'headline', 'basic_claims', 'reuse_claims', 'claims',
+           'against_chance', 'verdict', 'sharing_bars']
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #6c4f7931
 VERSION = 2
@@ -60,16 +62,20 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     def check(self) -> None:
         "What no single parameter can say."
         if self.batch_size % self.samples:
-            raise ValueError(f"samples: {self.samples} masks cannot share the batch_size of {self.batch_size} images evenly")
+            batch = f"batch_size of {self.batch_size} images"
+            raise ValueError(f"samples: {self.samples} masks cannot share the {batch} evenly")
         if len(set(self.mask_new_init)) < len(self.mask_new_init) or not self.mask_new_init:
             raise ValueError(f"mask_new_init: {self.mask_new_init} given; need one or more different values")
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #639ed036
 SWEEP = { # name in a sweep file: ours
-    "task": {"permuted_mnist": {"data": "mnist"}}, "layer_sizes": "layer_sizes", "stop_after": "steps", "batch_size": "batch_size", "lr": "lr", "mask_init": "mask_init",
-    "mask_loss_weight": "beta", "transfer.mask_new_init": {value: {"mask_new_init": (float(value),)} for value in (2, 0, -1)}, "transfer.mask_used_init": "mask_used_init",
-    "transfer.reset_first_layer": "reset_first_layer", "sweep_id_for_grid_search": "seed", "log": None,
-    "name": {"transfer_sharing": {"mask_new_init": (2.0,)}, "transfer_sharing_prefer_old": {}, "transfer_sharing_prefer_old_even_more": {}},     # 2 was its program's default
+    "task": {"permuted_mnist": {"data": "mnist"}}, "layer_sizes": "layer_sizes", "stop_after": "steps",
+    "batch_size": "batch_size", "lr": "lr", "mask_init": "mask_init", "mask_loss_weight": "beta",
+    "transfer.mask_new_init": {value: {"mask_new_init": (float(value),)} for value in (2, 0, -1)},
+    "transfer.mask_used_init": "mask_used_init", "transfer.reset_first_layer": "reset_first_layer",
+    "sweep_id_for_grid_search": "seed", "log": None,
+    "name": {"transfer_sharing": {"mask_new_init": (2.0,)}, # 2 was its program's default
+             "transfer_sharing_prefer_old": {}, "transfer_sharing_prefer_old_even_more": {}},
 }
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #3a6987a9
@@ -79,55 +85,76 @@ class Classifier(FeedForward):
 
 
 def build(params: Params, data: ImageSet, seed: int) -> Classifier:
-    "A network as a task finds it, before the weights of earlier tasks are put in."
+    "The network at the start of a task, before the weights of earlier tasks are put in."
     c, h, w = data.shape
-    net, generator = Classifier(c * h * w, params.layer_sizes, len(data.classes), seed=seed), generator_for(seed)
+    net = Classifier(c * h * w, params.layer_sizes, len(data.classes), seed=seed)
+    generator = generator_for(seed)
     for layer in net.layers:
+        assert isinstance(layer, nn.Linear)
         gain = 1.0 if layer is net.layers[-1] else 2**0.5
         draw_(layer.weight, partial(nn.init.xavier_normal_, gain=gain), generator)
         nn.init.zeros_(layer.bias)
     return net.to(data.device)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #5c3cb3ae
+def is_reset(params: Params, name: str) -> bool:
+    "Whether a parameter starts anew for each task."
+    return params.reset_first_layer and name.startswith("layers.0.")
+
+
 def used_by(params: Params, past: list[Found]) -> dict[str, Tensor]: # parameter -> bool
     "Weights that any of the tasks so far uses and the next one may use again."
     masks = [mask for found in past for mask in found.masks.values()]
     used = {name: torch.stack([m[name] for m in masks]).any(0) for name in masks[0]}
-    return {name: u & (not (params.reset_first_layer and name.startswith("layers.0."))) for name, u in used.items()}
+    return {name: u & (not is_reset(params, name)) for name, u in used.items()}
 
 
-def prepare(params: Params, data: ImageSet, p: int, seed: int, new_init: float, past: list[Found]): # network, parameter -> bool (free to move), parameter -> first logits
-    "What task `p` starts from."
+def weights_of(found: Found) -> dict[str, Tensor]:
+    "The weights that were trained with a mask."
+    assert found.weights is not None # of a training with `train_weights`
+    return found.weights
+
+# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #d23e5de3
+def prepare(params: Params, data: ImageSet, p: int, seed: int, new_init: float, past: list[Found]):
+    "What task `p` starts from: network, parameter -> bool (free to move), parameter -> first logits."
     net = build(params, data, 1000 * seed + p)
     used = used_by(params, past)
+    before = weights_of(past[-1])
     with torch.no_grad():
-        for name, value in net.named_parameters(): value.copy_(torch.where(used[name], past[-1].weights[name], value))
-    return net, {n: ~u for n, u in used.items()}, {n: torch.where(u, params.mask_used_init, new_init) for n, u in used.items()}
+        for name, value in net.named_parameters(): value.copy_(torch.where(used[name], before[name], value))
+    free = {n: ~u for n, u in used.items()}
+    return net, free, {n: torch.where(u, params.mask_used_init, new_init) for n, u in used.items()}
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #706a7d67
 @torch.no_grad()
-def accuracy(net: nn.Module, weights: dict[str, Tensor], mask, valid) -> float: # weights, mask: name -> tensor in the parameter's shape; valid: images [B, ...], classes [B]
+def accuracy(net: nn.Module, weights: Mapping[str, Tensor], mask: Mapping[str, Tensor], valid) -> float:
     "Share of images that a network with these weights gets right under a mask."
-    x, y = valid
+    x, y = valid # [B, ...], [B]
     outputs = torch.func.functional_call(net, {name: w * mask[name] for name, w in weights.items()}, x)
     return float((outputs.argmax(-1) == y).float().mean())
 
-
-def train(params: Params, data: ImageSet, p: int, nets: list[nn.Module], seeds: list[int], log: Log, **options) -> list[Found]: # one per network
-    "Weights and mask of one task, for several networks side by side; `options` are first logits and free weights."
-    one, name, valid = len(nets) == 1, f"task {p}", data.dataset("valid", permutation=p)
-    streams = [{name: data.stream(params.batch_size, permutation=p, seed=1000 * s + p)} for s in seeds]
-    def tried(net, masks, weights): return {f"{name}/accuracy": accuracy(net, weights, masks[name], valid)}
-    def evaluate(masks, weights): return tried(nets[0], masks, weights) if one else [tried(*each) for each in zip(nets, masks, weights)]
+# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #fb5ca6d8
+def train(params: Params, data: ImageSet, p: int, nets: list[Classifier], seeds: list[int], log: Log, **options):
+    "Weights and mask of one task (a `Found` per network), side by side; `options` are first logits and free weights."
+    name = f"task {p}"
+    valid = data.dataset("valid", permutation=p)
+    numbers = [1000 * s + p for s in seeds]
+    streams = [{name: data.stream(params.batch_size, permutation=p, seed=n)} for n in numbers]
     label = f"seed {seeds[0]}" if len(set(seeds)) == 1 else f"seeds {seeds[0]}-{seeds[-1]}"
-    return learn_masks(nets, streams[0] if one else streams, F.cross_entropy, samples=params.samples, beta=params.beta, steps=params.steps, lr=params.lr, clip=(params.clipping, 1.0), where=lambda name, param: True, seed=[1000 * s + p for s in seeds],
-                       batching=params.batching, backend=params.backend,
-                       evaluate=evaluate, every=min(5000, max(1, params.steps // 4)), checkpoint=log.path(f"task{p}-{seeds[0]}-{seeds[-1]}.pt"), callbacks=[log.callback(f"{label}: {name}")], **options)
+    return learn_each(
+        nets, streams, F.cross_entropy,
+        lambda net, masks, weights: {f"{name}/accuracy": accuracy(net, weights, masks[name], valid)},
+        samples=params.samples, beta=params.beta, steps=params.steps, lr=params.lr, clip=(params.clipping, 1.0),
+        where=lambda name, param: True, seed=numbers, batching=params.batching, backend=params.backend,
+        every=min(5000, max(1, params.steps // 4)), checkpoint=log.path(f"task{p}-{seeds[0]}-{seeds[-1]}.pt"),
+        callbacks=[log.callback(f"{label}: {name}")], **options)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #6d4e5609
-def find_masks(params: Params, data: ImageSet, seeds: list[int], log: Log) -> dict[tuple[int, float], list[Found]]: # (seed, first logit of new weights) -> what each task found
-    "All tasks, one after the other; networks of all seeds and preferences side by side."
-    first = train(params, data, 0, [build(params, data, 1000 * s) for s in seeds], seeds, log, init=params.mask_init, train_weights=True)
+def find_masks(params: Params, data: ImageSet, seeds: list[int], log: Log) -> dict[tuple[int, float], list[Found]]:
+    """All tasks, one after the other; networks of all seeds and preferences side by side.
+    (seed, first logit of new weights) -> what each task found."""
+    fresh = [build(params, data, 1000 * s) for s in seeds]
+    first = train(params, data, 0, fresh, seeds, log, init=params.mask_init, train_weights=True)
     past = {(s, new): [found] for s, found in zip(seeds, first) for new in params.mask_new_init}
     for p in range(1, params.tasks):
         nets, *starts = zip(*(prepare(params, data, p, s, new, before) for (s, new), before in past.items()))
@@ -137,31 +164,43 @@ def find_masks(params: Params, data: ImageSet, seeds: list[int], log: Log) -> di
     return past
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #f9dfec09
-def shares(params: Params, past: list[Found]): # DataFrame: function (task), layer, metric, value
+def shares(params: Params, past: list[Found]) -> pd.DataFrame: # function (task), layer, metric, value
     "What each task shares with those before it, per layer and in total, with its chance level."
-    import pandas as pd
     found = []
     for p, now in enumerate(past[1:], 1):
-        used, mask = used_by(params, past[:p]), now.masks[f"task {p}"]
-        names = [n for n in mask if not (params.reset_first_layer and n.startswith("layers.0."))]
-        t = overlap({n: mask[n] for n in names}, {n: used[n] for n in names}).assign(function=f"task {p}", used=lambda t: t.n_b / t.n)
-        found.append(t.rename(columns={"shared_a": "shared", "shared_a_chance": "chance", "shared_a_sd": "sd"}))
+        used = used_by(params, past[:p])
+        mask = now.masks[f"task {p}"]
+        names = [n for n in mask if not is_reset(params, n)]
+        t = overlap({n: mask[n] for n in names}, {n: used[n] for n in names})
+        t = t.rename(columns={"shared_a": "shared", "shared_a_chance": "chance", "shared_a_sd": "sd"})
+        found.append(t.assign(function=f"task {p}", used=t.n_b / t.n))
     return pd.concat(found).melt(["function", "layer"], ["shared", "chance", "sd", "z", "used"], "metric")
 
+# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #b2005c4e
+def views(params: Params, p: int, past: list[Found]) -> dict[str, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]]:
+    "The ways in which a task's mask is tested: name -> weights, mask."
+    last = weights_of(past[-1])
+    now = weights_of(past[p])
+    mask = past[p].masks[f"task {p}"]
+    own = {n: now[n] if is_reset(params, n) else w for n, w in last.items()}
+    found: dict[str, tuple[Mapping[str, Tensor], Mapping[str, Tensor]]] = {
+        "at its end": (now, mask), "after the last task": (own, mask), "with the last first layer": (last, mask)}
+    if p:
+        used = used_by(params, past[:p])
+        first = {n: m for n, m in mask.items() if n.startswith("layers.0.")}
+        found["shared weights only"] = (own, {n: m & used[n] for n, m in mask.items()} | first)
+        found["own weights only"] = (own, {n: m & ~used[n] for n, m in mask.items()} | first)
+    return found
 
-def trials(params: Params, data: ImageSet, seed: int, past: list[Found]): # DataFrame: function (task), metric, value
+
+def trials(params: Params, data: ImageSet, seed: int, past: list[Found]) -> pd.DataFrame: # function, metric, value
     "Accuracy on each task under its mask: at its end, after the last task, and with parts of the mask."
-    import pandas as pd
-    net, last, found = build(params, data, seed), past[-1].weights, []
-    for p, now in enumerate(past):
-        mask, valid = now.masks[f"task {p}"], data.dataset("valid", permutation=p)
-        own = {n: now.weights[n] if params.reset_first_layer and n.startswith("layers.0.") else w for n, w in last.items()}
-        views = {"at its end": (now.weights, mask), "after the last task": (own, mask), "with the last first layer": (last, mask)}
-        if p:
-            used = used_by(params, past[:p])
-            only = lambda keep: {n: m if n.startswith("layers.0.") else m & keep(used[n]) for n, m in mask.items()}
-            views |= {"shared weights only": (own, only(lambda u: u)), "own weights only": (own, only(lambda u: ~u))}
-        found += [(f"task {p}", view, accuracy(net, weights, m, valid)) for view, (weights, m) in views.items()]
+    net = build(params, data, seed)
+    found = []
+    for p in range(len(past)):
+        valid = data.dataset("valid", permutation=p)
+        found += [(f"task {p}", name, accuracy(net, weights, mask, valid))
+                  for name, (weights, mask) in views(params, p, past).items()]
     return pd.DataFrame(found, columns=["function", "metric", "value"])
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #06bf1f5c
@@ -172,43 +211,44 @@ def variant(new_init: float) -> str:
 
 def measure(params: Params, data: ImageSet, seed: int, new_init: float, past: list[Found]): # frame, tensors
     "All rows and tensors of one seed and preference."
-    import pandas as pd
     name = variant(new_init)
-    kept = pd.concat([m.to_frame().assign(function=f) for found in past for f, m in found.masks.items()])
-    found = [rows("accuracy", trials(params, data, seed, past)), rows("sharing", shares(params, past)), rows("kept", kept.melt(["function", "layer"], ["kept", "total"], "metric")),
-             *(rows("training", f.history) for f in past)]
-    tensors = {f"{seed}/{name}/{f}/{n}": t.cpu() for each in past for f, mask in each.masks.items() for n, t in mask.items()}
+    masks = {f: m for found in past for f, m in found.masks.items()}
+    found = [rows("accuracy", trials(params, data, seed, past)), rows("sharing", shares(params, past)),
+             rows("kept", kept_counts(masks)), *(rows("training", f.history) for f in past)]
+    tensors = {f"{seed}/{name}/{f}/{n}": t.cpu() for f, mask in masks.items() for n, t in mask.items()}
     return pd.concat(found, ignore_index=True).assign(mask=name, seed=seed), tensors
 
 
 def run(params: Params, log: Log) -> Result:
-    "All seeds and preferences of a run; a run that was stopped goes on with the task it was at."
+    "All seeds and preferences of a run; a run that was stopped resumes with the task it was at."
     data = image_set(params.data, choose_device(params.device))
     past = find_masks(params, data, list(seeds_of(params)), log)
     found = [measure(params, data, seed, new, masks) for (seed, new), masks in past.items()]
     return joined(found, source=data.source)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #66891c0b
-def accuracy_table(frame): # DataFrame: preferences and trials x tasks, in percent
+def accuracy_table(frame) -> pd.DataFrame: # preferences and tests x tasks, in percent
     "Accuracy on each task under its mask, at its end and later: mean and 95 % interval over seeds."
     return percent_table(part(frame, "accuracy"), ["mask", "metric"], "function")
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints: `accuracy_table` of a result."
     return accuracy_table(result.frame)
 
 
-def sharing_table(frame): # DataFrame: preferences x (task: shared, by chance), in percent
+def sharing_table(frame) -> pd.DataFrame: # preferences x (task: shared, by chance), in percent
     "Share of each task's weights that an earlier task used, over all layers that can be shared."
-    t = part(frame, "sharing").query("layer == 'total' and metric in ('shared', 'chance', 'used')").replace({"metric": {"chance": "by chance", "used": "used before"}})
+    t = part(frame, "sharing").query("layer == 'total' and metric in ('shared', 'chance', 'used')")
+    t = t.replace({"metric": {"chance": "by chance", "used": "used before"}})
     return percent_table(t, ["mask", "metric"], "function")
 
-
-def sharing_by_seed(frame): # DataFrame: mask, seed, function (task), shared, chance, z
+# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #3c7ce074
+def sharing_by_seed(frame) -> pd.DataFrame: # mask, seed, function (task), shared, chance, z
     "Sharing over all layers that can be shared: a row per preference, seed and task."
     t = part(frame, "sharing").query("layer == 'total'")
-    return t.pivot(index=["mask", "seed", "function"], columns="metric", values="value").reset_index().rename_axis(columns=None)
+    t = t.pivot(index=["mask", "seed", "function"], columns="metric", values="value")
+    return t.reset_index().rename_axis(columns=None)
 
 
 def preferences(frame) -> list[str]:
@@ -217,29 +257,50 @@ def preferences(frame) -> list[str]:
 
 
 def headline(frame) -> dict[str, float]: # name -> number
-    "The numbers by which the runs of a grid are compared; means over the seeds of a run and, for sharing, over all tasks but the first."
+    "The numbers by which the runs of a grid are compared; means over seeds and, for sharing, all tasks but the first."
     a = part(frame, "accuracy").groupby(["mask", "metric"]).value.mean()
-    s, numbers = sharing_by_seed(frame).groupby("mask")[["shared", "chance"]].mean(), {}
+    s = sharing_by_seed(frame).groupby("mask")[["shared", "chance"]].mean()
+    numbers: dict[str, float] = {}
     for name in preferences(frame):
-        numbers |= {f"{name}: accuracy": a[name, "at its end"], f"{name}: after the last task": a[name, "after the last task"], f"{name}: with shared weights only": a[name, "shared weights only"],
+        numbers |= {f"{name}: accuracy": a[name, "at its end"],
+                    f"{name}: after the last task": a[name, "after the last task"],
+                    f"{name}: with shared weights only": a[name, "shared weights only"],
                     f"{name}: shared": s.shared[name], f"{name}: by chance": s.chance[name]}
     return numbers
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #f81dfb52
-def claims(frame): # DataFrame of `claims_table`
-    "Each claim of the study, with the worst seed; those on reuse need the run without a preference."
-    a = part(frame, "accuracy").pivot(index=["mask", "seed", "function"], columns="metric", values="value")
-    worst, names, none = a["at its end"].groupby(["mask", "seed"]).min(), preferences(frame), variant(2.0)
-    forgotten = (a["at its end"] - a["after the last task"]).abs().groupby("seed").max()
-    found = [(f"every task is learned, {name}", "tasks are learned one after the other", "accuracy of the worst task at its end", ">= 0.85", worst[name]) for name in names]
-    found.append(("nothing is forgotten", "used weights are frozen", "largest change of an accuracy until after the last task", "<= 0.001", forgotten))
-    if none not in names: return claims_table(found)
+def basic_claims(frame, accuracies) -> list[tuple]:
+    "Every task is learned, and nothing is forgotten."
+    end = accuracies["at its end"]
+    worst = end.groupby(["mask", "seed"]).min()
+    forgotten = (end - accuracies["after the last task"]).abs().groupby("seed").max()
+    learned = [(f"every task is learned, {name}", "tasks are learned one after the other",
+                "accuracy of the worst task at its end", ">= 0.85", worst[name]) for name in preferences(frame)]
+    return [*learned, ("nothing is forgotten", "used weights are frozen",
+                       "largest change of an accuracy until after the last task", "<= 0.001", forgotten)]
+
+
+def reuse_claims(frame, accuracies) -> list[tuple]:
+    "How little is reused without a preference, and how much more with one."
+    none = variant(2.0)
     s = sharing_by_seed(frame).groupby(["mask", "seed"])[["shared", "chance"]].mean()
-    mean = a["at its end"].drop("task 0", level="function").groupby(["mask", "seed"]).mean()
-    found.append(("without a preference, weights are hardly reused", "networks fail to reuse (abstract)", "share of a task's weights that is old, less chance", "<= 0.20", (s.shared - s.chance)[none]))
-    for name in (n for n in names if n != none):
-        found += [(f"more could be reused, {name}", "two starts that prefer the old weights", "sharing above that without a preference", ">= 0.10", s.shared[name] - s.shared[none]),
-                  (f"at little cost, {name}", "two starts that prefer the old weights", "mean accuracy below that without a preference", "<= 0.05", mean[none] - mean[name])]
+    mean = accuracies["at its end"].drop("task 0", level="function").groupby(["mask", "seed"]).mean()
+    found = [("without a preference, weights are hardly reused", "networks fail to reuse (abstract)",
+              "share of a task's weights that is old, less chance", "<= 0.20", (s.shared - s.chance)[none])]
+    two = "two starts that prefer the old weights"
+    for name in (n for n in preferences(frame) if n != none):
+        found += [(f"more could be reused, {name}", two, "sharing above that without a preference", ">= 0.10",
+                   s.shared[name] - s.shared[none]),
+                  (f"at little cost, {name}", two, "mean accuracy below that without a preference", "<= 0.05",
+                   mean[none] - mean[name])]
+    return found
+
+# %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #36ba5d0d
+def claims(frame) -> pd.DataFrame: # of `claims_table`
+    "Each claim of the study, with the worst seed; those on reuse need the run without a preference."
+    accuracies = part(frame, "accuracy").pivot(index=["mask", "seed", "function"], columns="metric", values="value")
+    found = basic_claims(frame, accuracies)
+    if variant(2.0) in preferences(frame): found += reuse_claims(frame, accuracies)
     return claims_table(found)
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #b6fe7835
@@ -254,8 +315,13 @@ def against_chance(z) -> str: # z: how far each task and seed is from chance, in
 def verdict(frame) -> str:
     "One sentence on the claims, one on sharing, computed from the numbers."
     of = {name: group for name, group in sharing_by_seed(frame).groupby("mask")}
-    each = [f"{name}: {100 * t.shared.mean():.0f} % ({100 * t.chance.mean():.0f} % by chance, {against_chance(t.z)})" for name, t in ((n, of[n]) for n in preferences(frame))]
-    return f"{outcome(claims(frame), frame.seed.nunique())} Of a task's weights behind the first layer, earlier tasks had used, {'; '.join(each)}."
+    each = []
+    for name in preferences(frame):
+        t = of[name]
+        chance = f"{100 * t.chance.mean():.0f} % by chance, {against_chance(t.z)}"
+        each.append(f"{name}: {100 * t.shared.mean():.0f} % ({chance})")
+    return (f"{outcome(claims(frame), frame.seed.nunique())} Of a task's weights behind the first layer, earlier tasks "
+            f"had used, {'; '.join(each)}.")
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #a3cd8115
 def sharing_bars(
@@ -266,12 +332,14 @@ def sharing_bars(
 ):
     "Share of each task's weights that an earlier task used, per layer, with its chance level; returns the `Axes`."
     from matplotlib import colormaps
+    from matplotlib.colors import to_hex
     from modnb.view import plots
 
-    t = part(frame, "sharing").query("mask == @name and layer.str.endswith('weight')").assign(value=lambda t: 100 * t.value)
+    t = part(frame, "sharing").query("mask == @name and layer.str.endswith('weight')")
     tasks = tasks or list(dict.fromkeys(t.function))
-    wide = t.pivot(index=["function", "layer", "seed"], columns="metric", values="value").loc[tasks].reset_index()
-    shades = {task: colormaps["BuPu"](0.65 * (i + 1) / len(tasks)) for i, task in enumerate(tasks)}
+    wide = t.assign(value=100 * t.value).pivot(index=["function", "layer", "seed"], columns="metric", values="value")
+    wide = wide.loc[tasks].reset_index()
+    shades = {task: to_hex(colormaps["BuPu"](0.65 * (i + 1) / len(tasks))) for i, task in enumerate(tasks)}
     ax = plots.grouped_bars(wide, "layer", "function", "shared", ax, shades, (0, 100))
     plots.chance_levels(wide, "layer", "function", "chance", "sd", ax)
     ax.set(ylim=(0, 104), xlabel=name, ylabel="already used (%)")

@@ -8,14 +8,16 @@ from __future__ import annotations
 import copy
 from typing import Literal, Optional
 
+import pandas as pd
 import torch
 
 from ...checks import choose_device
 from ...data import sequences
 from ...data.scan import Scan, lines, pairs
 from ...data.stream import Stream
-from ...masks import ESTIMATORS, ByLength, Masks, learn_masks, no_embeddings, pruned, weights_only
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of
+from ...masks import ByLength, Masks, learn_masks, no_embeddings, pruned, weights_only
+from ...masks.study import (
+    MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of)
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.classification import confusion
 from ...metrics.sharing import chance, remaining
@@ -26,17 +28,17 @@ from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'SPLITS', 'SWEEP', 'CLAIMS', 'Params', 'texts', 'test_sets', 'stream', 'FedBackLSTM', 'build', 'accuracy',
-           'some', 'train', 'with_fault', 'find_masks', 'output_rows', 'tokens_said', 'accuracies', 'measure',
-           'one_seed', 'run', 'accuracy_table', 'removed', 'token_accuracy', 'summary', 'by_seed', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'SPLITS', 'SWEEP', 'COLUMNS', 'ASKED', 'CLAIMS', 'ROW_CLAIM', 'Params', 'texts', 'test_sets', 'stream',
+           'FedBackLSTM', 'build', 'accuracy', 'some', 'train', 'with_fault', 'by_length', 'find_masks', 'output_rows',
+           'tokens_said', 'accuracies', 'measure', 'one_seed', 'run', 'accuracy_table', 'summary', 'removed',
+           'token_accuracy', 'by_seed', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #453f1381
 VERSION = 3
 SPLITS = ("simple", "jump", "length", "turn_left")
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the SCAN study."
     net: Literal["lstm", "transformer"] = "lstm" # architecture
     hidden_size: int = param(32, "units of an LSTM layer", min=1)
@@ -50,7 +52,7 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         None, "share of zeros in training; None: 0.5 for the LSTM, 0.1 for the Transformer", min=0, max=0.99)
     max_actions: Optional[int] = param(3, "only commands with at most so many actions; None: all", min=2)
     length_cut: int = param(2, "longest answer in the training set of the length split", min=1)
-    train_split: Literal[SPLITS] = "simple" # what the network is trained on
+    train_split: str = param("simple", "what the network is trained on", choices=SPLITS)
     masks: bool = True # False: only train the network, as the study's baselines
     baselines: bool = True # also train a network on each split, for comparison
     train_steps: int = param(40, "updates of a network", min=1)
@@ -60,21 +62,16 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         1.0, "share of the batches in which the LSTM is shown the right answer so far", min=0, max=1)
     stop_accuracy: Optional[float] = param(
         None, "end the training on `simple` once all test sets reach it; None: all steps", min=0, max=1)
-    mask_steps: int = param(24, "updates of the masks", min=1)
     mask_batch_size: int = param(32, "commands per update of a mask", min=1)
-    mask_lr: float = param(0.2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: Optional[float] = param(
         None, "price of keeping a weight, divided by mask_batch_size; "
               "None: 3e-5 for the LSTM, 6e-4 for the Transformer", min=0)
-    samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
     groups: int = param(2, "groups by length that a batch of the masks is cut into, for speed", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
-    tested: int = param(400, "commands of each test set that are tried on the way", min=1)
+    tested: int = param(400, "commands of each test set that are tested during training", min=1)
     validation_dropout: bool = param(
-        False, "True: the LSTM's embeddings drop out in tests of unmasked networks, too (the reference's fault)")
+        False, "True: the LSTM's embeddings drop out in tests of unmasked networks, too (the reference's error)")
+    mask_steps: int = 24
+    mask_lr: float = 0.2
 
     presets = {
         "quick": dict(hidden_size=64, max_actions=10, length_cut=6, train_steps=1000, batch_size=128, lr=5e-3,
@@ -89,64 +86,76 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         "What no single parameter can say."
         check_samples(self, "commands")
         if self.max_actions is not None and self.length_cut >= self.max_actions:
-            raise ValueError(f"length_cut: {self.length_cut} leaves no longer answers for the test, max_actions is {self.max_actions}")
+            raise ValueError(f"length_cut: {self.length_cut} leaves no longer answers for the test, "
+                             f"max_actions is {self.max_actions}")
         if self.net == "transformer" and self.width % self.heads:
             raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #dc088682
 SWEEP = { # name in a sweep file: ours
-    "profile": {"scan": {"net": "lstm", "baselines": False}, "trafo_scan": {"net": "transformer", "baselines": False}}, "scan.train_split": "train_split",
-    "analysis.enable": {0: {"masks": False, "baselines": False}}, "encoder_decoder.embedding_size": "embedding_size", "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "profile": {"scan": {"net": "lstm", "baselines": False}, "trafo_scan": {"net": "transformer", "baselines": False}},
+    "scan.train_split": "train_split", "analysis.enable": {0: {"masks": False, "baselines": False}},
+    "encoder_decoder.embedding_size": "embedding_size", "stop_after": "train_steps", "step_per_mask": "mask_steps",
+    "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
 }
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #6137bfce
-def texts(params: Params, split: str, which: str) -> list[tuple[str, str]]: # (command, actions)s; `which`: "train" or "test"
+def texts(params: Params, split: str, which: str) -> list[tuple[str, str]]: # (command, actions)s; "train" or "test"
     "The commands of a part of a split."
     longest = params.max_actions or 48
-    found = pairs() if split == "length" else lines(split, which)
-    size = lambda pair: pair[1].count(" ") + 1
-    return [p for p in found if size(p) <= longest and (split != "length" or (size(p) <= params.length_cut) == (which == "train"))]
 
+    def wanted(pair):
+        size = pair[1].count(" ") + 1
+        in_train = size <= params.length_cut
+        return size <= longest and (split != "length" or in_train == (which == "train"))
 
-def test_sets(params: Params, task: Scan, device) -> dict[str, tuple]: # split, or split + " (trained)" -> inputs, targets
-    "Each split's test set, and as many commands of what it trains on."
+    return [pair for pair in (pairs() if split == "length" else lines(split, which)) if wanted(pair)]
+
+# %% ../../../nbs/experiments/masks/scan.ipynb #74b9a1c0
+def test_sets(params: Params, task: Scan, device) -> dict[str, tuple]: # split, or split + " (trained)"
+    "Inputs and targets of each split's test set, and of as many commands that it trains on (at most 2,000)."
     sets = {s: texts(params, s, "test") for s in SPLITS}
-    seen = {f"{s} (trained)": [t for i, t in enumerate(dict.fromkeys(texts(params, s, "train"))) if i % 4 == 0][:2000] for s in SPLITS}
-    return {name: task.encode(t, device) for name, t in (sets | seen).items()}
+    for s in SPLITS: sets[f"{s} (trained)"] = list(dict.fromkeys(texts(params, s, "train")))[::4][:2000]
+    return {name: task.encode(t, device) for name, t in sets.items()}
 
 
 def stream(params: Params, task: Scan, split: str, batch_size: int, seed: int, device) -> Stream:
     "Batches of a split's training set; where the LSTM is to feed itself, inputs have a fourth tensor of one column."
-    made = sequences.resampled(*task.encode(texts(params, split, "train"), device), batch_size, seed)
+    source, answers = task.encode(texts(params, split, "train"), device)
+    made = sequences.resampled(source, answers, batch_size, seed)
     if params.net != "lstm" or params.teacher_forcing == 1: return made
+
     def make(generator):
         fed_back = int(torch.rand(1, generator=generator, device=generator.device) >= params.teacher_forcing)
         inputs, targets = made.make(generator)
         return (*inputs, inputs[0].new_zeros(batch_size, fed_back)), targets
+
     return Stream(make, seed, made.device)
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #f98cda4a
 class FedBackLSTM(EncoderDecoderLSTM):
     "The encoder-decoder LSTM, with the choice of its decoder's inputs among its arguments."
     def forward(self, source, source_lengths, decoder_inputs, fed_back=None, free_running=False):
-        return super().forward(source, source_lengths, decoder_inputs, free_running or (fed_back is not None and fed_back.shape[-1] > 0))
+        free_running = free_running or (fed_back is not None and fed_back.shape[-1] > 0)
+        return super().forward(source, source_lengths, decoder_inputs, free_running)
 
 
-def build(params: Params, task: Scan, seed: int) -> torch.nn.Module:
+def build(params: Params, task: Scan, seed: int) -> FedBackLSTM | Transformer:
     "The network of one seed."
+    sizes = (task.n_inputs, task.n_outputs)
     if params.net == "lstm":
         dropout = 0.5 if params.dropout is None else params.dropout
-        return FedBackLSTM(task.n_inputs, task.n_outputs, params.hidden_size, params.embedding_size, params.lstm_layers, dropout, seed)
+        return FedBackLSTM(*sizes, params.hidden_size, params.embedding_size, params.lstm_layers, dropout, seed)
     dropout = 0.1 if params.dropout is None else params.dropout
-    return Transformer(task.n_inputs, task.n_outputs, params.width, params.heads, params.ff, params.layers, params.layers, dropout, seed=seed)
+    return Transformer(*sizes, params.width, params.heads, params.ff, params.layers, params.layers, dropout, seed=seed)
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #d4a81949
 @torch.no_grad()
-def accuracy(task: Scan, net: torch.nn.Module, data, rows: int = 2048) -> float:
-    "Share of the commands that are answered rightly, by greedy decoding."
+def accuracy(task: Scan, net, data, rows: int = 2048) -> float: # a network that generates; inputs, targets
+    "Share of the commands that are answered correctly, by greedy decoding of so many rows at a time."
     (source, lengths, _), (tokens, sizes) = data
-    right, order = 0.0, sequences.by_length(*data).argsort()
+    right = 0.0
+    order = sequences.by_length(*data).argsort()
     for i in order.split(rows):
         answer = net.generate(source[i, :int(lengths[i].max())], lengths[i], task.end_target, int(sizes[i].max()))
         right += float(task.accuracy(answer, (tokens[i], sizes[i]))) * len(i)
@@ -162,188 +171,233 @@ def some(data, n: int):
 def train(params: Params, task: Scan, split: str, seed: int, data: dict, log: Log):
     "The network of one seed, trained on a split, and the history of its training."
     device = data[split][0][0].device
-    net, few = build(params, task, seed).to(device), {s: some(data[s], params.tested) for s in SPLITS if split in (s, "simple")}
-    enough = None if params.stop_accuracy is None else lambda values: min(values[s] for s in (SPLITS if split == "simple" else [f"{split} (trained)"])) >= params.stop_accuracy
-    if split != "simple": few[f"{split} (trained)"] = some(data[f"{split} (trained)"], params.tested)
-    done = fit(net, stream(params, task, split, params.batch_size, seed, device), task.loss, params.train_steps, lr=params.lr, clip=5.0,
-               evaluate=lambda net: {s: accuracy(task, net, d) for s, d in few.items()}, every=min(1000, max(1, params.train_steps // 8)), stop=enough,
-               checkpoint=log.path(f"net-{split}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network on {split}")])
-    return net.eval(), done.history
+    few = {s: some(data[s], params.tested) for s in SPLITS if split in (s, "simple")}
+    trained = f"{split} (trained)"
+    if split != "simple": few[trained] = some(data[trained], params.tested)
+    judged = SPLITS if split == "simple" else [trained]
 
+    def enough(values): return min(values[s] for s in judged) >= params.stop_accuracy
 
+    done = fit(
+        build(params, task, seed).to(device), stream(params, task, split, params.batch_size, seed, device), task.loss,
+        params.train_steps, lr=params.lr, clip=5.0,
+        evaluate=lambda net: {s: accuracy(task, net, d) for s, d in few.items()},
+        every=min(1000, max(1, params.train_steps // 8)), stop=None if params.stop_accuracy is None else enough,
+        checkpoint=log.path(f"net-{split}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network on {split}")])
+    return done.net.eval(), done.history
+
+# %% ../../../nbs/experiments/masks/scan.ipynb #312e86f1
 def with_fault(params: Params, net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
     "The network as the reference tests it: with `validation_dropout`, an LSTM whose decoder's embeddings drop out."
-    if not params.validation_dropout or params.net != "lstm": return net
-    net, generator = copy.deepcopy(net), torch.Generator(net.output_projection.weight.device).manual_seed(seed)
+    if not (params.validation_dropout and isinstance(net, FedBackLSTM)): return net
+    net = copy.deepcopy(net)
+    generator = torch.Generator(net.output_projection.weight.device).manual_seed(seed)
     p = net.dropout
-    net.decoder_embedding.register_forward_hook(lambda _, __, out: out * (torch.rand(out.shape, generator=generator, device=out.device) >= p) / (1 - p))
+
+    def drop(module, inputs, out):
+        return out * (torch.rand(out.shape, generator=generator, device=out.device) >= p) / (1 - p)
+
+    net.decoder_embedding.register_forward_hook(drop)
     return net
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #f1775d80
+def by_length(params: Params) -> ByLength:
+    "How rows are dealt to masks; the fourth input has no length."
+    def trim(inputs, targets):
+        trimmed, targets = sequences.trim(inputs[:3], targets)
+        return (*trimmed, *inputs[3:]), targets
+
+    return ByLength(lambda x, y: sequences.by_length(x[:3], y), trim, params.groups)
+
+
 def find_masks(params: Params, task: Scan, net: torch.nn.Module, seed: int, data: dict, log: Log):
     "One mask for each split's training set."
     device = data["simple"][0][0].device
     beta = {"lstm": 3e-5, "transformer": 6e-4}[params.net] if params.beta is None else params.beta
-    def trim(inputs, targets):
-        trimmed, targets = sequences.trim(inputs[:3], targets)
-        return (*trimmed, *inputs[3:]), targets
     few = {s: some(data[s], params.tested) for s in SPLITS}
-    def evaluate(masks): return {f"{f}/accuracy on {s}": accuracy(task, pruned(net, m), few[s]) for f, m in masks.items() for s in dict.fromkeys((f, "simple"))}
-    return learn_masks(net, {s: stream(params, task, s, params.mask_batch_size, 1234 + seed, device) for s in SPLITS}, task.loss, samples=params.samples, beta=beta, steps=params.mask_steps,
-                       batching=params.batching, backend=params.backend,
-                       lr=params.mask_lr, init=params.mask_init, estimator=params.estimator, where=[weights_only, no_embeddings], clip=(params.clipping, 5.0), seed=seed,
-                       by_length=ByLength(lambda x, y: sequences.by_length(x[:3], y), trim, params.groups),
-                       evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")])
+
+    def evaluate(masks): return {f"{f}/accuracy on {s}": accuracy(task, pruned(net, m), few[s])
+                                 for f, m in masks.items() for s in dict.fromkeys((f, "simple"))}
+
+    streams = {s: stream(params, task, s, params.mask_batch_size, 1234 + seed, device) for s in SPLITS}
+    return learn_masks(net, streams, task.loss, **mask_options(
+        params, beta=beta, where=[weights_only, no_embeddings], clip=(params.clipping, 5.0), seed=seed,
+        by_length=by_length(params), evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)),
+        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #9ae99359
-def output_rows(net, masks: dict[str, Masks]): # DataFrame: function (split), layer (token), metric, value
+def output_rows(net, masks: dict[str, Masks]) -> pd.DataFrame: # function (split), layer (token), metric, value
     "Weights of each token's row in the last layer: in the control mask, removed by a split's mask, and by chance."
-    import pandas as pd
     name = list(masks["simple"])[-1]
-    control, found = masks["simple"][name], []
+    control = masks["simple"][name]
+    kept = control.sum(1).tolist()
+    found = []
     for split in SPLITS[1:]:
-        gone = control & ~masks[split][name]
+        gone = (control & ~masks[split][name]).sum(1).tolist()
         for i, token in enumerate((*Scan.actions, "end")):
-            mean, sd = chance(int(control.sum()), int(control[i].sum()), int(gone.sum()))
-            numbers = {"weights": control.shape[1], "control": int(control[i].sum()), "removed": int(gone[i].sum()), "removed_chance": mean, "removed_sd": sd}
+            mean, sd = chance(sum(kept), kept[i], sum(gone))
+            numbers = {"weights": control.shape[1], "control": kept[i], "removed": gone[i], "removed_chance": mean,
+                       "removed_sd": sd}
             found += [(split, token, m, v) for m, v in numbers.items()]
     return pd.DataFrame(found, columns=["function", "layer", "metric", "value"])
 
-
+# %% ../../../nbs/experiments/masks/scan.ipynb #c12145c3
 @torch.no_grad()
-def tokens_said(task: Scan, nets: dict[str, torch.nn.Module], data: dict): # DataFrame: mask, function (split), layer (token), metric, value
-    "Counts of tokens said, by the right token, on each split's test set under its own mask, the control and none."
-    import pandas as pd
-    names, found = (*task.actions, "end"), []
+def tokens_said(task: Scan, nets: dict[str, torch.nn.Module], data: dict) -> pd.DataFrame: # mask, function, layer, ...
+    "Counts of tokens said, by the right token (layer), on each split's test set under its mask, the control and none."
+    names = (*task.actions, "end")
+    found = []
     for split in SPLITS[1:]:
         inputs, targets = some(data[split], 2000)
         inside = sequences.within(targets[1], targets[0].shape[1])
         for mask in ("full", "simple", split):
             counts = confusion(nets[mask](*inputs).argmax(-1)[inside], targets[0][inside], len(names))
-            found += [(mask, split, token, f"says {said}", int(c)) for token, row in zip(names, counts) for said, c in zip(names, row) if c]
+            found += [(mask, split, token, f"says {said}", int(c))
+                      for token, row in zip(names, counts) for said, c in zip(names, row) if c]
     return pd.DataFrame(found, columns=["mask", "function", "layer", "metric", "value"])
 
-# %% ../../../nbs/experiments/masks/scan.ipynb #fbfdee2e
-def accuracies(params: Params, task: Scan, nets: dict[str, torch.nn.Module], data: dict): # DataFrame: mask, function (test set), value
-    "Accuracy of every network on every test set that its mask or training is about."
-    import pandas as pd
+# %% ../../../nbs/experiments/masks/scan.ipynb #3d2ab71f
+def accuracies(params: Params, task: Scan, nets: dict[str, torch.nn.Module], data: dict) -> pd.DataFrame:
+    "Accuracy of each network (mask) on the test sets that concern it, and on what it was trained on."
     found = []
     for mask, net in nets.items():
         split = mask.removeprefix("trained on ")
-        own = SPLITS if split in ("full", "simple") else (split, "simple")
         view = net if mask in SPLITS else with_fault(params, net)
-        found += [(mask, s, accuracy(task, view, data[s])) for s in own]
-        found += [(mask, s, accuracy(task, view, data[s])) for s in ([f"{split} (trained)"] if split in SPLITS else [f"{params.train_split} (trained)"])]
+        tests = SPLITS if split in ("full", "simple") else (split, "simple")
+        own = f"{split if split in SPLITS else params.train_split} (trained)"
+        found += [(mask, s, accuracy(task, view, data[s])) for s in (*tests, own)]
     return pd.DataFrame(found, columns=["mask", "function", "value"])
 
-
-def measure(params: Params, task: Scan, nets: dict[str, torch.nn.Module], masks: dict[str, Masks], data: dict):
+# %% ../../../nbs/experiments/masks/scan.ipynb #c9519c3d
+def measure(params: Params, task: Scan, nets: dict, masks: dict[str, Masks], data: dict) -> pd.DataFrame:
     "All rows of one seed that follow from its networks and masks."
-    import pandas as pd
     found = [rows("accuracy", accuracies(params, task, nets, data), metric="accuracy")]
     if masks:
-        kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
-        common = remaining({s: masks[s] for s in SPLITS[1:]}, masks["simple"])
-        found += [rows("rows", output_rows(nets["full"], masks)), rows("tokens", tokens_said(task, nets, data)), rows("kept", kept.melt(["function", "layer"], ["kept", "total"], "metric")),
-                  rows("remaining", common.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric"))]
+        left = remaining({s: masks[s] for s in SPLITS[1:]}, masks["simple"])
+        left = left.melt(["function", "layer"], ["remaining", "remaining_chance", "remaining_sd", "z"], "metric")
+        found += [rows("rows", output_rows(nets["full"], masks)), rows("tokens", tokens_said(task, nets, data)),
+                  rows("kept", kept_counts(masks)), rows("remaining", left)]
     return pd.concat(found)
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #d12a0487
 def one_seed(params: Params, task: Scan, seed: int, data: dict, log: Log): # frame, tensors
     "Train, mask, measure: all rows and tensors of one seed."
-    import pandas as pd
     net, history = train(params, task, params.train_split, seed, data, log)
-    histories, nets = [rows("training", history, function=params.train_split)], {"full": net}
+    parts = [rows("training", history, function=params.train_split)]
+    nets = {"full": net}
     found = find_masks(params, task, net, seed, data, log) if params.masks else None
     if found:
         nets |= {s: pruned(net, found.masks[s]) for s in SPLITS}
-        histories.append(rows("mask training", found.history))
+        parts.append(rows("mask training", found.history))
     for split in SPLITS[1:] if params.baselines else ():
         nets[f"trained on {split}"], history = train(params, task, split, seed, data, log)
-        histories.append(rows("training", history, function=split))
-    frame = pd.concat([measure(params, task, nets, found.masks if found else {}, data), *histories], ignore_index=True).assign(seed=seed)
-    tensors = {f"{seed}/{f}/{n}": l for f, logits in (found.logits if found else {}).items() for n, l in logits.items()}
-    return frame, tensors | {f"{seed}/net/{n}": t for n, t in net.state_dict().items()}
+        parts.append(rows("training", history, function=split))
+    parts.insert(0, measure(params, task, nets, found.masks if found else {}, data))
+    tensors = named_tensors(str(seed), found.logits if found else {}, net)
+    return pd.concat(parts, ignore_index=True).assign(seed=seed), tensors
 
 
 def run(params: Params, log: Log) -> Result:
-    "All seeds of a run; every seed goes on from its own checkpoints."
-    device = choose_device(params.device)
+    "All seeds of a run; every seed resumes from its own checkpoints."
     task = Scan()
-    data = test_sets(params, task, device)
-    found = [one_seed(params, task, seed, data, log) for seed in seeds_of(params)]
-    return joined(found)
+    data = test_sets(params, task, choose_device(params.device))
+    return joined(one_seed(params, task, seed, data, log) for seed in seeds_of(params))
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #e3609c62
-def accuracy_table(frame): # DataFrame: splits x masks, in percent
-    "Accuracy on each split's test set: full network, control mask, the split's mask (also on what it was trained on), a network trained on the split."
-    import pandas as pd
+COLUMNS = { # of the table: mask and test set of a split
+    "full network": ("full", "{}"), "control mask": ("simple", "{}"), "split's mask": ("{}", "{}"),
+    "split's mask, on its training set": ("{}", "{} (trained)"), "trained on the split": ("trained on {}", "{}")}
+
+
+def accuracy_table(frame) -> pd.DataFrame: # splits x masks, in percent
+    "Accuracy on each split's test set; a split's mask also on what it was trained on."
     t = summarize(part(frame, "accuracy"), ["mask", "function"])
     text = dict(zip(zip(t["mask"], t.function), percent(t)))
-    columns = {"full network": ("full", "{}"), "control mask": ("simple", "{}"), "split's mask": ("{}", "{}"), "split's mask, on its training set": ("{}", "{} (trained)"), "trained on the split": ("trained on {}", "{}")}
-    table = {name: [text.get((m.format(s), f.format(s)), "–") for s in SPLITS[1:]] for name, (m, f) in columns.items()}
+    table = {name: [text.get((m.format(s), f.format(s)), "–") for s in SPLITS[1:]] for name, (m, f) in COLUMNS.items()}
     return pd.DataFrame(table, index=pd.Index(SPLITS[1:], name="exact match (%) on the test set of"))
 
 
-def removed(frame, split: str = "jump"): # DataFrame: a row per token and seed: token, seed, share, share_chance, share_sd
+def summary(result: Result) -> pd.DataFrame:
+    "The table that the command line prints: `accuracy_table` of a result."
+    return accuracy_table(result.frame)
+
+# %% ../../../nbs/experiments/masks/scan.ipynb #2bff416a
+def removed(frame, split: str = "jump") -> pd.DataFrame: # a row per token and seed: share, share_chance, share_sd
     "Share of each token's output weights in the control mask that a split's mask removes, with its chance level."
-    t = part(frame, "rows").query("function == @split").pivot_table(index=["layer", "seed"], columns="metric", values="value", sort=False)
-    shares = {name: t[column] / t.control.clip(lower=1) for name, column in (("share", "removed"), ("share_chance", "removed_chance"), ("share_sd", "removed_sd"))}
+    t = part(frame, "rows").query("function == @split")
+    t = t.pivot_table(index=["layer", "seed"], columns="metric", values="value", sort=False)
+    names = {"share": "removed", "share_chance": "removed_chance", "share_sd": "removed_sd"}
+    shares = {name: t[column] / t.control.clip(lower=1) for name, column in names.items()}
     return t.assign(**shares).reset_index().rename(columns={"layer": "token"}).rename_axis(columns=None)
 
 
-def token_accuracy(frame, split: str = "jump"): # DataFrame: mask, token, seed, value
+def token_accuracy(frame, split: str = "jump") -> pd.DataFrame: # mask, token, seed, value
     "Share of the places of each token at which it is said, on a split's test set."
     t = part(frame, "tokens").query("function == @split")
     total = t.groupby(["mask", "layer", "seed"], sort=False).value.sum()
     right = t[t.metric == "says " + t.layer].set_index(["mask", "layer", "seed"]).value
-    return (right.reindex(total.index).fillna(0) / total).rename("value").reset_index().rename(columns={"layer": "token"})
-
-
-def summary(result: Result):
-    "The table that the command line prints: `accuracy_table` of a result."
-    return accuracy_table(result.frame)
+    share = (right.reindex(total.index).fillna(0) / total).rename("value").reset_index()
+    return share.rename(columns={"layer": "token"})
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #ef77f0df
-def by_seed(frame): # DataFrame: seeds x (mask, function)
+ASKED = {"full network": ("full", "{}"), "control mask": ("simple", "{}"), "own mask": ("{}", "{}"),
+         "trained on it": ("trained on {}", "{}")}
+
+
+def by_seed(frame) -> pd.DataFrame: # seeds x (mask, function)
     "Accuracies, a row per seed."
     return part(frame, "accuracy").pivot(index="seed", columns=["mask", "function"], values="value")
 
 
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over the seeds of a run."
-    mean, numbers = by_seed(frame).mean(), {}
-    for name, (mask, on) in {"full network": ("full", "{}"), "control mask": ("simple", "{}"), "own mask": ("{}", "{}"), "trained on it": ("trained on {}", "{}")}.items():
-        numbers |= {f"{s}, {name}": mean[mask.format(s), on.format(s)] for s in SPLITS[1:] if (mask.format(s), on.format(s)) in mean}
+    mean = by_seed(frame).mean()
+    numbers: dict[str, float] = {}
+    for name, (mask, on) in ASKED.items():
+        wanted = {s: (mask.format(s), on.format(s)) for s in SPLITS[1:]}
+        numbers |= {f"{s}, {name}": mean[key] for s, key in wanted.items() if key in mean}
     if not len(part(frame, "rows")): return numbers
     share = removed(frame).groupby("token").share.mean()
-    return numbers | {"I_JUMP's output weights removed by the jump mask": share["I_JUMP"], "other tokens' (mean)": share.drop("I_JUMP").mean()}
+    return numbers | {"I_JUMP's output weights removed by the jump mask": share["I_JUMP"],
+                      "other tokens' (mean)": share.drop("I_JUMP").mean()}
 
-
-CLAIMS = { # claim: (what the paper says, our measure, bound)
-    "the network has learned {}": ("trained on the random split until it solves all", "accuracy of the full network", ">= 0.95"),
-    "the control mask suffices for {}": ("the control mask keeps the performance", "accuracy lost under the control mask", "<= 0.10"),
-    "the {0}-mask does what {0} trains": ("a subset of the weights serves the training set", "its accuracy on its own training set", ">= 0.85"),
-    "the {0}-mask does not do what {0} tests": ("the weights of the training set do not solve the test set", "accuracy lost against the control mask", ">= 0.20"),
+# %% ../../../nbs/experiments/masks/scan.ipynb #10539973
+CLAIMS = { # claim: what the paper says, our measure, bound
+    "the network has learned {}":
+        ("trained on the random split until it solves all", "accuracy of the full network", ">= 0.95"),
+    "the control mask suffices for {}":
+        ("the control mask keeps the performance", "accuracy lost under the control mask", "<= 0.10"),
+    "the {0}-mask does what {0} trains":
+        ("a subset of the weights serves the training set", "its accuracy on its own training set", ">= 0.85"),
+    "the {0}-mask does not do what {0} tests":
+        ("the weights of the training set do not solve the test set", "accuracy lost against the control mask",
+         ">= 0.20"),
 }
+ROW_CLAIM = ("the jump mask thins out the output row of I_JUMP most",
+             "its weights are removed from the decoder's output layer",
+             "share removed of I_JUMP's row, less the largest of the others", "> 0")
 
 
-def claims(frame): # DataFrame: claim, the paper, our measure, bound, worst seed, mean, holds
-    "Each claim of the study for each split, with the worst seed."
-    a, found = by_seed(frame), []
-    for s in SPLITS[1:] if "simple" in a else ():
+def claims(frame) -> pd.DataFrame: # of `claims_table`
+    "Each claim of the study for each split, with the worst seed; none where no masks were learned."
+    a = by_seed(frame)
+    if "simple" not in a: return claims_table([])
+    found = []
+    for s in SPLITS[1:]:
         values = a["full", s], a["full", s] - a["simple", s], a[s, f"{s} (trained)"], a["simple", s] - a[s, s]
-        found += [(claim.format(s), *rest, v) for (claim, rest), v in zip(CLAIMS.items(), values)]
-    if found:
-        share = removed(frame).pivot(index="seed", columns="token", values="share")
-        found.append(("the jump mask thins out the output row of I_JUMP most", "its weights are removed from the decoder's output layer", "share removed of I_JUMP's row, less the largest of the others",
-                      "> 0", share["I_JUMP"] - share.drop(columns="I_JUMP").max(axis=1)))
-    return claims_table(found)
+        found += [(claim.format(s), *words, v) for (claim, words), v in zip(CLAIMS.items(), values)]
+    share = removed(frame).pivot(index="seed", columns="token", values="share")
+    more = share["I_JUMP"] - share.drop(columns="I_JUMP").max(axis=1)
+    return claims_table([*found, (*ROW_CLAIM, more)])
 
-
+# %% ../../../nbs/experiments/masks/scan.ipynb #9f6314c1
 def verdict(frame) -> str:
     "One sentence on the claims, one on how much is lost, computed from the numbers."
-    mean, table = by_seed(frame).mean(), claims(frame)
-    if not len(table): return "No masks were learned: " + ", ".join(f"{100 * mean['full', s]:.1f} % on {s}" for s in SPLITS if ("full", s) in mean) + "."
-    lost = ", ".join(f"{100 * mean['simple', s]:.0f} to {100 * mean[s, s]:.0f} % on {s}" for s in SPLITS[1:])
-    return f"{outcome(table, frame.seed.nunique())} From the control mask to the split's own, exact match falls from {lost}."
+    mean = 100 * by_seed(frame).mean()
+    table = claims(frame)
+    if not len(table):
+        full = ", ".join(f"{mean['full', s]:.1f} % on {s}" for s in SPLITS if ("full", s) in mean)
+        return f"No masks were learned: {full}."
+    lost = ", ".join(f"{mean['simple', s]:.0f} to {mean[s, s]:.0f} % on {s}" for s in SPLITS[1:])
+    return (f"{outcome(table, frame.seed.nunique())} From the control mask to the split's own, exact match falls from "
+            f"{lost}.")
