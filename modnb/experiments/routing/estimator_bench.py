@@ -110,7 +110,8 @@ def groups_table(frame): # DataFrame: a row per task and group, mean and 95 % in
             for metric in ("error", "H_b", "NMI"):
                 values = of_rows(on(frame, name), metric, rows, toy.test)
                 found += [(name, group, metric, seed, value) for seed, value in values.items()]
-    return summarize(pd.DataFrame(found, columns=["task", "group", "metric", "seed", "value"]), ["task", "group", "metric"])
+    keys = ["task", "group", "metric"]
+    return summarize(pd.DataFrame(found, columns=[*keys, "seed", "value"]), keys)
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #c2b789eb
 def task_claims(frame, name: str): # claims of `claims_table`

@@ -23,9 +23,11 @@ __all__ = ['VERSION', 'SOLVED_HERE', 'SEEN', 'HELD', 'MAIN', 'Params', 'first_pa
 # %% ../../../nbs/experiments/routing/held_out_composition.ipynb #91cea66e
 VERSION = 3
 SOLVED_HERE = 0.05
-SEEN, HELD = "seen pairs", "held-out pairs" # sets of test points
+SEEN = "seen pairs" # sets of test points
+HELD = "held-out pairs"
 MAIN = ("oracle", "exact marginal", "truncated EM, Q=4", "Kirsch EM, E every 10th", "Kirsch EM, E every step",
-        "Gumbel straight-through", "soft output", "noisy top-2, w=0.1", "importance weights", "REINFORCE, leave-one-out")
+        "Gumbel straight-through", "soft output", "noisy top-2, w=0.1", "importance weights",
+        "REINFORCE, leave-one-out")
 
 
 class Params(TrialParams, LikelihoodParams):
@@ -74,8 +76,9 @@ def choice_by_pair(task, net, choices: int) -> Tensor: # int8 [R, C, C, L]
 def run(params: Params, log: Log) -> Result:
     "Every row."
     networks = range(params.seeds * params.restarts)
-    task = compositions([params.seed + i % params.seeds for i in networks], params.choices, params.dimensions, params.examples,
-                        modules=params.modules, own_view=params.own_view)
+    data = [params.seed + i % params.seeds for i in networks]
+    task = compositions(data, params.choices, params.dimensions, params.examples, modules=params.modules,
+                        own_view=params.own_view)
     before = int(params.curriculum * params.steps)
     first = (first_pairs(task, params.choices), before) if before else None
 
@@ -107,7 +110,8 @@ def summary(result: Result):
 def headline(frame) -> dict[str, float]: # name -> number
     "Median error of each row on both sets."
     rows = dict.fromkeys(frame.function)
-    return {f"{row}, {name}": float(of_rows(frame, "error", [row], name).median()) for row in rows for name in (SEEN, HELD)}
+    return {f"{row}, {name}": float(of_rows(frame, "error", [row], name).median())
+            for row in rows for name in (SEEN, HELD)}
 
 # %% ../../../nbs/experiments/routing/held_out_composition.ipynb #ef0e0fe2
 def learned_rows(frame) -> list[str]:
@@ -137,8 +141,9 @@ def verdict(frame) -> str:
     "What holds, in numbers."
     median = {row: of_rows(frame, "error", [row], HELD).median() for row in ("oracle", *learned_rows(frame))}
     best = min(learned_rows(frame), key=median.__getitem__)
-    dead = part(frame, "final", "dead").query("layer == @SEEN").groupby("function", sort=False).value.mean().drop("oracle")
+    dead = part(frame, "final", "dead").query("layer == @SEEN and function != 'oracle'")
+    dead = dead.groupby("function", sort=False).value.mean()
     text = f"Most collapsed: {dead.idxmax()}, {dead.max():.1f} dead modules a seed."
-    return (f"{outcome(claims(frame), frame.seed.nunique())} Median error on held-out pairs: {median['oracle']:.3f} with the "
-            f"routing given, {median[best]:.2f} with the best learned routing ({best}); predicting zero has 1. "
-            f"{text if dead.max() > 0 else 'No router collapsed.'}")
+    return (f"{outcome(claims(frame), frame.seed.nunique())} Median error on held-out pairs: {median['oracle']:.3f} "
+            f"with the routing given, {median[best]:.2f} with the best learned routing ({best}); predicting zero "
+            f"has 1. {text if dead.max() > 0 else 'No router collapsed.'}")

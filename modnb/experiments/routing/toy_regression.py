@@ -43,8 +43,8 @@ class Params(TrialParams, LikelihoodParams):
 def one_row(params: Params, task, name: str, row: str, log: Log):
     "A row on one of the tasks: frame, tensors and warnings."
     seeds = range(params.seed, params.seed + params.seeds)
-    frame, net, messages = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size, params.every,
-                                 TaskLog(log, name))
+    frame, net, messages = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size,
+                                 params.every, TaskLog(log, name))
     module = net.predict(task.x)[1][..., 0].to(torch.int8)
     return frame.assign(mask=name), {f"{name}/{row}/module": module}, [f"{name}: {text}" for text in messages]
 
