@@ -141,8 +141,8 @@ def verdict(frame) -> str:
     "What holds, in numbers."
     median = {row: of_rows(frame, "error", [row], HELD).median() for row in ("oracle", *learned_rows(frame))}
     best = min(learned_rows(frame), key=median.__getitem__)
-    dead = part(frame, "final", "dead").query("layer == @SEEN and function != 'oracle'")
-    dead = dead.groupby("function", sort=False).value.mean()
+    final = part(frame, "final", "dead").query("layer == @SEEN and function != 'oracle'")
+    dead = final.groupby("function", sort=False).value.mean()
     text = f"Most collapsed: {dead.idxmax()}, {dead.max():.1f} dead modules a seed."
     return (f"{outcome(claims(frame), frame.seed.nunique())} Median error on held-out pairs: {median['oracle']:.3f} "
             f"with the routing given, {median[best]:.2f} with the best learned routing ({best}); predicting zero "

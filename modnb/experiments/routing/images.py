@@ -210,7 +210,8 @@ def one_row(params: Params, row: str, images: ImageSet, sets: dict, whole: tuple
               tidy("final", constant, ["seed"])]
     tensors = {}
     if row not in PLAIN:
-        layered, tensors[f"{row}/shares"] = by_layer(look, *sets["test"], seeds)
+        x, y = sets["test"]
+        layered, tensors[f"{row}/shares"] = by_layer(look, x, y, seeds)
         frames.append(tidy("layers", layered, ["seed"]))
     frame = pd.concat([f.assign(layer=f.layer.astype(object).where(f.layer.notna(), "")) for f in frames])
     return frame.assign(function=row), tensors, messages

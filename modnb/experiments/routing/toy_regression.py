@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
@@ -53,7 +54,7 @@ def run(params: Params, log: Log) -> Result:
     "Every row on the task and on its control."
     seeds = range(params.seed, params.seed + params.seeds)
     found = []
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for name in [MAIN, CONTROL][: 1 + params.control]:
         task = regimes(seeds, n=params.examples, radius=params.radius, noise=params.noise, hidden=name == CONTROL)
         found += [one_row(params, task, name, row, log) for row in chosen_rows(params.rows)]
