@@ -5,6 +5,7 @@ The values are those that papermill replaces: flat names, lists instead of tuple
 import importlib
 import json
 import sys
+import textwrap
 from pathlib import Path
 
 ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[1]).resolve()
@@ -17,10 +18,18 @@ def written(value):
     return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
+def statement(name, value):
+    """An assignment within 120 columns: a long list goes on below, never within a text."""
+    if not isinstance(value, (tuple, list)):
+        return f"{name} = {written(value)}"
+    items = ", ".join(written(v).replace(" ", "\0") for v in value)
+    return "\n".join(textwrap.wrap(f"{name} = [{items}]", 120, subsequent_indent="    ", break_on_hyphens=False)).replace("\0", " ")
+
+
 def lines(params):
     """The cell's source."""
     presets = ", ".join(map(written, params.presets)) if len(params.presets) < 4 else '"quick", "paper" or another preset'
-    return [f"PRESET = None  # {presets}, or None for the values below", *(f"{name} = {written(value)}" for name, value in params.to_dict().items())]
+    return [f"PRESET = None  # {presets}, or None for the values below", *(statement(name, value) for name, value in params.to_dict().items())]
 
 
 def update(path):

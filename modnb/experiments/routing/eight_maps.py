@@ -12,33 +12,26 @@ import torch
 from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
-from ...routing.comparison import rows_of, trial, ROWS
-from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...routing.comparison import rows_of, trial
+from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected
+from ...runs import Log, Result, param
 from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
-__all__ = ['VERSION', 'FEW', 'EM', 'Params', 'run', 'summary', 'headline', 'claims', 'verdict']
+__all__ = ['VERSION', 'EM', 'Params', 'run', 'summary', 'headline', 'solved_claims', 'group_claims', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #91eb1240
 VERSION = 3
-FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
+EM = "Kirsch EM, E every 10th"
 
 
-class Params(SeedParams, ThreadParams):
+class Params(TrialParams, LikelihoodParams):
     "Settings of the eight-maps study."
-    rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     rules: int = param(8, "clusters, each with a map", min=2)
     modules: int = param(8, "modules", min=2)
     dimensions: int = param(8, "of inputs and targets", min=2)
-    examples: int = param(1000, "examples of each seed", min=100)
     radius: float = 6.0 # distance of the clusters from the origin
     noise: float = param(0.0, "standard deviation added to the targets", min=0)
-    steps: int = param(200, "updates", min=1)
-    batch_size: int = param(100, "examples per update", min=1)
-    lr: float = param(1e-2, "learning rate (Adam)", min=0)
-    sigma: float = param(1.0, "scale of the likelihood", min=0)
-    every: int = param(100, "updates between measurements", min=1)
-    seeds: int = param(10, "number of seeds, trained in one stack", min=1)
 
     presets = {
         "quick": dict(rows=("all",), steps=3000, every=300),
@@ -48,16 +41,16 @@ class Params(SeedParams, ThreadParams):
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #4e4ef269
 def run(params: Params, log: Log) -> Result:
     "Every row."
-    import pandas as pd
     seeds = range(params.seed, params.seed + params.seeds)
-    task = regimes(seeds, params.rules, params.dimensions, params.examples, params.radius, params.noise, modules=params.modules)
-    frames, tensors, heard = [], {"rule": task.rule[..., 0].to(torch.int16)}, []
-    for row in ROWS if params.rows == ("all",) else params.rows:
-        frame, net, warned = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size, params.every, log)
-        frames.append(frame)
-        heard += warned
-        tensors[f"{row}/module"] = net.predict(task.x)[1][..., 0].to(torch.int16)
-    return Result(pd.concat(frames, ignore_index=True), tensors, {"warnings": heard})
+    task = regimes(seeds, params.rules, params.dimensions, params.examples, params.radius, params.noise,
+                   modules=params.modules)
+
+    def one(row: str):
+        frame, net, messages = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size,
+                                     params.every, log)
+        return frame, {f"{row}/module": net.predict(task.x)[1][..., 0].to(torch.int16)}, messages
+
+    return collected(map(one, chosen_rows(params.rows)), {"rule": task.rule[..., 0].to(torch.int16)})
 
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #8bfeec80
 def summary(result: Result):
@@ -67,29 +60,46 @@ def summary(result: Result):
 
 def headline(frame) -> dict[str, float]: # name -> number
     "Share of solved seeds, and H_b, of each row."
-    return {f"{what}, {row}": float(v.mean()) for row in dict.fromkeys(frame.function) for what, v in (("solved", of_rows(frame, "error", [row]) < SOLVED), ("H_b", of_rows(frame, "H_b", [row])))}
+    found = {}
+    for row in dict.fromkeys(frame.function):
+        found[f"solved, {row}"] = float((of_rows(frame, "error", [row]) < SOLVED).mean())
+        found[f"H_b, {row}"] = float(of_rows(frame, "H_b", [row]).mean())
+    return found
 
-
-EM = "Kirsch EM, E every 10th"
-
-
-def claims(frame): # DataFrame of `claims_table`
-    "The claims about groups, seed by seed, and the counts of solved seeds."
+# %% ../../../nbs/experiments/routing/eight_maps.ipynb #00c354ff
+def solved_claims(frame, score: list[str]): # DataFrame of `claims_table`
+    "Counts of solved seeds: the oracle, stale EM, and rows that follow a reward."
     import pandas as pd
-    there = set(frame.function)
-    group = lambda name: [r for r in rows_of(name) if r in there]
-    number = lambda metric, names: of_rows(frame, metric, names)
-    score, likelihood = group("score function"), group("likelihood")
-    gap = lambda metric, a, b: number(metric, a) - number(metric, b)
-    shares = share_claims([
-        ("with the routing given, all is learned", "(the ceiling)", "share of seeds with a relative error below 0.02", ">= 0.9", number("error", ["oracle"]) < SOLVED),
-        ("stale EM solves most seeds", "EM learns modules and router together", "share of seeds solved", ">= 0.6", number("error", [EM]) < SOLVED),
-        ("REINFORCE does not", "EM is better than REINFORCE", "share of seeds that no score-function row solved", ">= 0.9", pd.concat([number("error", [r]) for r in score], axis=1).min(axis=1) >= SOLVED)])
-    every = claims_table([
-        ("EM uses more modules than REINFORCE", "REINFORCE collapses", "H_b of stale EM less mean H_b of the score-function rows", "> 0", gap("H_b", [EM], score)),
-        ("the likelihood group finds the rules better", "(groups)", "NMI with the rule, group means", "> 0", gap("NMI", likelihood, score)),
-        ("and has the smaller error", "(groups)", "mean error of the score-function rows less the likelihood group's", "> 0", gap("error", score, likelihood))])
-    return pd.concat([shares, every], ignore_index=True)
+    solved = {row: of_rows(frame, "error", [row]) < SOLVED for row in ("oracle", EM)}
+    best = pd.concat([of_rows(frame, "error", [row]) for row in score], axis=1).min(axis=1)
+    return share_claims([
+        ("with the routing given, all is learned", "(the ceiling)",
+         "share of seeds with a relative error below 0.02", ">= 0.9", solved["oracle"]),
+        ("stale EM solves most seeds", "EM learns modules and router together",
+         "share of seeds solved", ">= 0.6", solved[EM]),
+        ("REINFORCE does not", "EM is better than REINFORCE",
+         "share of seeds that no score-function row solved", ">= 0.9", best >= SOLVED)])
+
+# %% ../../../nbs/experiments/routing/eight_maps.ipynb #ab4ea0d4
+def group_claims(frame, score: list[str], likelihood: list[str]): # DataFrame of `claims_table`
+    "The groups, seed by seed."
+    def more(metric: str, a: list[str], b: list[str]): return of_rows(frame, metric, a) - of_rows(frame, metric, b)
+
+    return claims_table([
+        ("EM uses more modules than REINFORCE", "REINFORCE collapses",
+         "H_b of stale EM less mean H_b of the score-function rows", "> 0", more("H_b", [EM], score)),
+        ("the likelihood group finds the rules better", "(groups)",
+         "NMI with the rule, group means", "> 0", more("NMI", likelihood, score)),
+        ("and has the smaller error", "(groups)",
+         "mean error of the score-function rows less the likelihood group's", "> 0",
+         more("error", score, likelihood))])
+
+# %% ../../../nbs/experiments/routing/eight_maps.ipynb #10b11eb3
+def claims(frame): # DataFrame of `claims_table`
+    "The counts of solved seeds, and the claims about groups, seed by seed."
+    import pandas as pd
+    score, likelihood = ([r for r in rows_of(g) if r in set(frame.function)] for g in ("score function", "likelihood"))
+    return pd.concat([solved_claims(frame, score), group_claims(frame, score, likelihood)], ignore_index=True)
 
 
 def verdict(frame) -> str:
@@ -97,4 +107,5 @@ def verdict(frame) -> str:
     dead = part(frame, "final", "dead").groupby("function", sort=False).value.mean()
     worst = dead.sort_values(ascending=False).head(3)
     text = ", ".join(f"{row} ({v:.1f} dead modules a seed)" for row, v in worst.items() if v > 0)
-    return f"{outcome(claims(frame), frame.seed.nunique())} " + (f"Most collapsed: {text}." if text else "Nothing collapsed.")
+    found = outcome(claims(frame), frame.seed.nunique())
+    return f"{found} Most collapsed: {text}." if text else f"{found} Nothing collapsed."

@@ -5,115 +5,142 @@
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #a8ab0e9d
 from __future__ import annotations
 
-from ...data.toy_maps import compositions, regimes
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from ...data.toy_maps import Task, compositions, regimes
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, SOLVED
 from ...metrics.statistics import summarize
 from ...routing.comparison import rows_of, trial, ROWS
-from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...routing.study import TaskLog, TrialParams, as_list, chosen_rows, collected
+from ...runs import Log, Result, param
 from ...view.routing import seed_dots
 
 # %% auto #0
-__all__ = ['VERSION', 'FEW', 'TASKS', 'Params', 'Stage', 'run', 'task_table', 'summary', 'groups_table', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'TASKS', 'Params', 'Toy', 'one_row', 'run', 'on', 'task_table', 'summary', 'headline', 'by_group',
+           'groups_table', 'task_claims', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #67ac0c0d
 VERSION = 3
-FEW = ("oracle", "exact marginal", "Kirsch EM, E every 10th", "REINFORCE, leave-one-out")
 
 
-class Params(SeedParams, ThreadParams):
+class Params(TrialParams):
     "Settings of the estimator bench."
-    rows: tuple[str, ...] = param(FEW, "rows of the comparison; `all` for all of them") # estimators
     steps: int = param(40, "updates on two regimes; half as many again on eight maps, twice on compositions", min=10)
-    examples: int = param(1000, "examples of each seed", min=100)
-    batch_size: int = param(100, "examples per update", min=1)
-    every: int = param(20, "updates between measurements", min=1)
-    seeds: int = param(10, "number of seeds, trained in one stack", min=1)
+    every: int = 20
 
     presets = {
         "quick": dict(rows=("all",), steps=2000, every=500),
         "paper": dict(rows=("all",), steps=2000, every=500, seeds=50),
     }
 
+# %% ../../../nbs/experiments/routing/estimator_bench.ipynb #6c24704e
+class Toy(NamedTuple):
+    "One task of the bench."
+    make: Callable[[Sequence[int], int], Task] # seeds, examples -> task
+    longer: float # steps over those of the first
+    lr: float = 1e-2
+    sigma: float = 1.0
+    test: str = "" # the set on which it is judged
 
-TASKS = { # name: (how to make it, steps over those of the first, learning rate, sigma, where it is judged)
-    "two regimes": (lambda seeds, n: regimes(seeds, n=n), 1.0, 1e-2, 1.0, ""),
-    "eight maps": (lambda seeds, n: regimes(seeds, 8, 8, n, 6.0), 1.5, 1e-2, 1.0, ""),
-    "compositions": (lambda seeds, n: compositions(seeds, n=n), 2.0, 5e-3, 0.5, "seen pairs")}
+
+TASKS = {
+    "two regimes": Toy(lambda seeds, n: regimes(seeds, n=n), 1.0),
+    "eight maps": Toy(lambda seeds, n: regimes(seeds, 8, 8, n, 6.0), 1.5),
+    "compositions": Toy(lambda seeds, n: compositions(seeds, n=n), 2.0, 5e-3, 0.5, "seen pairs")}
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #afc0a0d5
-class Stage:
-    "The run's log, with the task's name in front."
-    def __init__(self, log: Log, name: str): self.log, self.name = log, name
-    def path(self, name): return self.log.path(f"{self.name} {name}")
-    def callback(self, stage): return self.log.callback(f"{self.name}: {stage}")
+def one_row(params: Params, task: Task, name: str, row: str, log: Log):
+    "A row on one of the tasks: frame, no tensors, warnings."
+    toy = TASKS[name]
+    seeds = range(params.seed, params.seed + params.seeds)
+    frame, _, messages = trial(task, row, seeds, int(toy.longer * params.steps), toy.lr, toy.sigma, params.batch_size,
+                               params.every, TaskLog(log, name))
+    return frame.assign(mask=name), {}, [f"{name}: {text}" for text in messages]
 
 
 def run(params: Params, log: Log) -> Result:
     "All rows on all tasks."
-    import pandas as pd
     seeds = range(params.seed, params.seed + params.seeds)
-    frames, heard = [], []
-    for name, (make, longer, lr, sigma, _) in TASKS.items():
-        task = make(seeds, params.examples)
-        for row in ROWS if params.rows == ("all",) else params.rows:
-            frame, _, warned = trial(task, row, seeds, int(longer * params.steps), lr, sigma, params.batch_size, params.every, Stage(log, name))
-            frames.append(frame.assign(mask=name))
-            heard += [f"{name}: {text}" for text in warned]
-    return Result(pd.concat(frames, ignore_index=True), {}, {"warnings": heard})
+    tasks = {name: toy.make(seeds, params.examples) for name, toy in TASKS.items()}
+    return collected(one_row(params, task, name, row, log) for name, task in tasks.items()
+                     for row in chosen_rows(params.rows))
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #47c09bae
+def on(frame, name: str): # DataFrame
+    "The rows of one task."
+    return frame[frame["mask"] == name]
+
+
 def task_table(frame, name: str): # DataFrame: a row per estimator
     "The table of one task."
-    return result_table(frame[frame["mask"] == name], TASKS[name][-1])
+    return result_table(on(frame, name), TASKS[name].test)
 
 
 def summary(result: Result):
-    "All tasks below each other."
+    "All tasks, one after the other."
     import pandas as pd
     return pd.concat({name: task_table(result.frame, name) for name in TASKS}).round(4)
+
+
+def headline(frame) -> dict[str, float]: # name -> number
+    "Share of solved seeds, by task and row."
+    found = {}
+    for name, toy in TASKS.items():
+        for row in dict.fromkeys(on(frame, name).function):
+            solved = of_rows(on(frame, name), "error", [row], toy.test) < SOLVED
+            found[f"{name}, {row}"] = float(solved.mean())
+    return found
+
+# %% ../../../nbs/experiments/routing/estimator_bench.ipynb #a371dfa7
+def by_group(frame, names: Sequence[str]) -> dict[str, list[str]]: # group -> its rows in the frame
+    "Rows of each group; groups without rows are left out."
+    found = {group: [row for row in rows_of(group) if row in set(frame.function)] for group in names}
+    return {group: rows for group, rows in found.items() if rows}
 
 
 def groups_table(frame): # DataFrame: a row per task and group, mean and 95 % interval over seeds
     "H_b, agreement with the rules and error of each group."
     import pandas as pd
     found = []
-    for name, (*_, test) in TASKS.items():
-        of = frame[frame["mask"] == name]
-        for group in dict.fromkeys(g for g, *_ in ROWS.values()):
-            names = [r for r in rows_of(group) if r in set(of.function)]
-            for metric in ("error", "H_b", "NMI") if names else ():
-                found += [(name, group, metric, s, v) for s, v in of_rows(of, metric, names, test).items()]
-    return summarize(pd.DataFrame(found, columns=["task", "group", "metric", "seed", "value"]), ["task", "group", "metric"])
-
-
-def headline(frame) -> dict[str, float]: # name -> number
-    "Share of solved seeds, by task and row."
-    of = lambda name: frame[frame["mask"] == name]
-    return {f"{name}, {row}": float((of_rows(of(name), "error", [row], TASKS[name][-1]) < SOLVED).mean()) for name in TASKS for row in dict.fromkeys(of(name).function)}
+    for name, toy in TASKS.items():
+        groups = by_group(on(frame, name), list(dict.fromkeys(group for group, *_ in ROWS.values())))
+        for group, rows in groups.items():
+            for metric in ("error", "H_b", "NMI"):
+                values = of_rows(on(frame, name), metric, rows, toy.test)
+                found += [(name, group, metric, seed, value) for seed, value in values.items()]
+    keys = ["task", "group", "metric"]
+    return summarize(pd.DataFrame(found, columns=[*keys, "seed", "value"]), keys)
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #c2b789eb
+def task_claims(frame, name: str): # claims of `claims_table`
+    "The order of the groups on one task, seed by seed."
+    rows = by_group(frame, ("given", "likelihood", "score function"))
+
+    def less(metric: str, a: str, b: str): # of group a, less that of group b
+        return of_rows(frame, metric, rows[a], TASKS[name].test) - of_rows(frame, metric, rows[b], TASKS[name].test)
+
+    yield (f"{name}: the routing given is the ceiling", "(order of groups)",
+           "error of the likelihood group less the oracle's", ">= -0.001", less("error", "likelihood", "given"))
+    if name == "two regimes": return # all solve it: it cannot rank them
+    yield (f"{name}: score-function rows err more", "(order of groups)",
+           "their mean error less the likelihood group's", "> 0", less("error", "score function", "likelihood"))
+    yield (f"{name}: score-function rows collapse more", "REINFORCE collapses, EM does not",
+           "H_b of the likelihood group less theirs", "> 0", less("H_b", "likelihood", "score function"))
+
+
 def claims(frame): # DataFrame of `claims_table`
-    "The order of the groups on each task, seed by seed."
-    import pandas as pd
-    made = []
-    for name, (*_, test) in TASKS.items():
-        of = frame[frame["mask"] == name]
-        names = {g: [r for r in rows_of(g) if r in set(of.function)] for g in ("given", "likelihood", "score function")}
-        value = lambda metric, group: of_rows(of, metric, names[group], test)
-        made.append(claims_table([(f"{name}: the routing given is the ceiling", "(order of groups)", "error of the likelihood group less the oracle's", ">= -0.001", value("error", "likelihood") - value("error", "given"))]))
-        if name == "two regimes": continue          # all solve it: it cannot rank them
-        made.append(claims_table([
-            (f"{name}: score-function rows err more", "(order of groups)", "their mean error less the likelihood group's", "> 0", value("error", "score function") - value("error", "likelihood")),
-            (f"{name}: score-function rows collapse more", "REINFORCE collapses, EM does not", "H_b of the likelihood group less theirs", "> 0", value("H_b", "likelihood") - value("H_b", "score function"))]))
-    return pd.concat(made, ignore_index=True)
+    "The order of the groups on each task."
+    return claims_table(claim for name in TASKS for claim in task_claims(on(frame, name), name))
 
-
+# %% ../../../nbs/experiments/routing/estimator_bench.ipynb #4c6774c6
 def verdict(frame) -> str:
-    "What holds, and who collapses."
-    of = frame[frame["mask"] == "eight maps"]
+    "What holds, and which rows collapse."
+    of = on(frame, "eight maps")
     order = part(of, "final", "H_b").groupby("function", sort=False).value.mean().sort_values()
     dead = part(of, "final", "dead").groupby("function", sort=False).value.mean()
-    text = f"Most collapsed on eight maps, by H_b: {', '.join(f'{row} ({v:.2f}, {dead[row]:.1f} dead modules)' for row, v in order.head(3).items())}; least: {order.index[-1]} ({order.iloc[-1]:.2f} of 2.08)."
-    return f"{outcome(claims(frame), frame.seed.nunique())} {text}"
+    most = ", ".join(f"{row} ({order[row]:.2f}, {dead[row]:.1f} dead modules)" for row in map(str, order.index[:3]))
+    least = f"{order.index[-1]} ({order.iloc[-1]:.2f} of 2.08)"
+    found = outcome(claims(frame), frame.seed.nunique())
+    return f"{found} Most collapsed on eight maps, by H_b: {most}; least: {least}."

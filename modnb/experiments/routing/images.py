@@ -12,41 +12,45 @@ from typing import Literal, Optional
 import torch
 from torch import Tensor, nn
 
-from ...checks import choose_device, nearest
+from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
 from ...metrics.routed import of_rows
 from ...models.convolutional import init_conv
 from ...models.feedforward import generator_for, init_linear
-from ...routing.comparison import cost_of, timed, ROWS
+from ...routing.comparison import ROWS
 from ...routing.composition import Composition
-from ...routing.estimators import make_estimator
 from ...routing.layer import ModularLayer
 from ...routing.rollouts import LookAtAll
 from ...routing.router import Router
 from ...routing.stacked import InTurn
-from ...routing.training import Minibatches, train
+from ...routing.study import as_list, check_rows, chosen_rows, collected, final_table, row_means, train_row
+from ...routing.training import Minibatches
 from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
 from ...training.classifiers import spread
 from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
-__all__ = ['VERSION', 'PLAIN', 'KNOWN', 'MAIN', 'EM', 'SCORE', 'ACTIVE', 'SIZE', 'Params', 'conv', 'modular_cnn', 'count',
-           'equal_channels', 'smaller', 'build', 'predictions', 'measure', 'by_layer', 'one_row', 'run', 'table_of',
-           'summary', 'headline', 'claims', 'verdict']
+__all__ = ['VERSION', 'PLAIN', 'ROUTED', 'EM', 'SCORE', 'ACTIVE', 'SIZE', 'MAIN', 'PIXELS', 'WANTED', 'Params', 'conv',
+           'modular_cnn', 'count', 'equal_channels', 'smaller', 'build', 'predictions', 'measure', 'by_layer',
+           'one_row', 'run', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/images.ipynb #6f880f73
 VERSION = 2
 PLAIN = {"plain CNN, equal active width": "width", "plain CNN, equal size": "size"}
-KNOWN = (*PLAIN, *(name for name, (_, kind, options) in ROWS.items() if kind not in ("noisy_top_k", "supervised") and "uniform" not in options))
-MAIN = (*PLAIN, "Kirsch EM, E every step", "Kirsch EM, E every 10th", "soft output", "REINFORCE, leave-one-out")
+ROUTED = tuple(name for name, (_, kind, options) in ROWS.items()
+               if kind not in ("noisy_top_k", "supervised") and "uniform" not in options)
+EM = "Kirsch EM, E every 10th"
+SCORE = "REINFORCE, leave-one-out"
+ACTIVE, SIZE = PLAIN
+MAIN = (*PLAIN, "Kirsch EM, E every step", EM, "soft output", SCORE)
+PIXELS = {"digits": 8, "mnist": 28, "cifar10": 32}
 
 
 class Params(SeedParams, DeviceParams, ThreadParams):
     "Settings of the image study."
-    rows: tuple[str, ...] = param(
-        (*PLAIN, "Kirsch EM, E every 10th", "REINFORCE, leave-one-out"), "plain CNNs and estimators; `all` for the main ones")
+    rows: tuple[str, ...] = param((*PLAIN, EM, SCORE), "plain CNNs and estimators; `all` for the main ones")
     data: Literal["digits", "mnist", "cifar10"] = "digits" # images
     train_images: Optional[int] = param(500, "training images; None: all of the split", min=10)
     test_images: Optional[int] = param(300, "test images; None: all", min=10)
@@ -71,16 +75,13 @@ class Params(SeedParams, DeviceParams, ThreadParams):
 
     def check(self) -> None:
         "What no single parameter can say."
-        for row in self.rows:
-            if row not in (*KNOWN, "all"):
-                raise ValueError(f"rows: {row!r} is unknown{nearest(row, KNOWN)}; there are {', '.join(KNOWN)}")
-        if "exact marginal" in self.rows and self.modules**self.layers > 4096:
-            raise ValueError(f"rows: 'exact marginal' would sum over {self.modules} ** {self.layers} routings; 4,096 is the most")
-        size = {"digits": 8, "mnist": 28, "cifar10": 32}[self.data]
+        check_rows(self.rows, (*PLAIN, *ROUTED), self.modules, self.layers)
+        size = PIXELS[self.data]
         if size >> self.halvings + self.layers < 1:
-            raise ValueError(f"layers: {self.halvings} halvings and {self.layers} poolings leave nothing of {size}x{size} pixels; {size.bit_length() - 1} are the most together")
+            raise ValueError(f"layers: {self.halvings} halvings and {self.layers} poolings leave nothing of "
+                             f"{size}x{size} pixels; {size.bit_length() - 1} are the most together")
 
-# %% ../../../nbs/experiments/routing/images.ipynb #ba3696cc
+# %% ../../../nbs/experiments/routing/images.ipynb #f50e0748
 def conv(n_inputs: int, channels: int, generator: torch.Generator) -> nn.Conv2d:
     "A 3x3 convolution with its own first weights."
     with torch.device("meta"): layer = nn.Conv2d(n_inputs, channels, 3, padding=1)
@@ -88,7 +89,7 @@ def conv(n_inputs: int, channels: int, generator: torch.Generator) -> nn.Conv2d:
     init_conv(layer, generator)
     return layer
 
-
+# %% ../../../nbs/experiments/routing/images.ipynb #ba3696cc
 def modular_cnn(
     shape: tuple[int, int, int], # C, H, W of an image
     classes: int,
@@ -98,12 +99,15 @@ def modular_cnn(
     seed: int = 0, # of the initialization
 ) -> Composition:
     "Convolutions chosen image by image, each followed by ReLU and max-pooling; a linear output."
-    (n, h, w), generator, net = shape, generator_for(seed), []
+    generator = generator_for(seed)
+    net: list[nn.Module] = []
     for l in range(layers):
+        n, h, w = shape
         pool = [conv(n, channels, generator) for _ in range(modules)]
-        net += [ModularLayer(pool, Router(modules, n_inputs=n * h * w, sees="feature", seed=1000 * seed + l)), nn.ReLU(), nn.MaxPool2d(2)]
-        n, h, w = channels, h // 2, w // 2
-    out = nn.Linear(n * h * w, classes)
+        router = Router(modules, n_inputs=n * h * w, sees="feature", seed=1000 * seed + l)
+        net += [ModularLayer(pool, router), nn.ReLU(), nn.MaxPool2d(2)]
+        shape = channels, h // 2, w // 2
+    out = nn.Linear(math.prod(shape), classes)
     init_linear(out, generator)
     return Composition(nn.Sequential(*net, nn.Flatten(), out))
 
@@ -115,12 +119,17 @@ def count(net: nn.Module, routers: bool = True) -> int: # parameters, with or wi
 
 def equal_channels(parameters: int, make) -> int: # channels -> network
     "Channels with which a plain CNN comes closest to a number of parameters."
+    def size(channels: int) -> int: return count(make(channels=channels), routers=False)
+
     low, high = 1, 2
-    while count(make(channels=high), routers=False) < parameters: low, high = high, 2 * high
+    while size(high) < parameters:
+        low = high
+        high *= 2
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if count(make(channels=middle), routers=False) < parameters else (low, middle)
-    return min((low, high), key=lambda c: abs(count(make(channels=c), routers=False) - parameters))
+        if size(middle) < parameters: low = middle
+        else: high = middle
+    return min((low, high), key=lambda c: abs(size(c) - parameters))
 
 # %% ../../../nbs/experiments/routing/images.ipynb #90e53e0a
 def smaller(x: Tensor, halvings: int) -> Tensor: # [N, C, H, W] -> [N, C, H / 2^halvings, W / 2^halvings]
@@ -128,130 +137,156 @@ def smaller(x: Tensor, halvings: int) -> Tensor: # [N, C, H, W] -> [N, C, H / 2^
     return nn.functional.avg_pool2d(x, 2**halvings) if halvings else x
 
 
-def build(params: Params, row: str, images: ImageSet, seeds) -> InTurn:
+def build(params: Params, row: str, shape: tuple[int, int, int], classes: int, seeds) -> list[Composition]:
     "The networks of a row: modular, or plain with one module."
-    shape = smaller(images.images[:1].float(), params.halvings).shape[1:]
-    make = partial(modular_cnn, tuple(shape), len(images.classes), params.layers)
-    if row not in PLAIN: nets = [make(params.modules, params.channels, seed=s) for s in seeds]
-    else:
-        plain = partial(make, 1)
-        channels = params.channels if PLAIN[row] == "width" else equal_channels(count(make(params.modules, params.channels)), plain)
-        nets = [plain(channels=channels, seed=s) for s in seeds]
-    return InTurn([net.to(images.device) for net in nets])
+    make = partial(modular_cnn, shape, classes, params.layers)
+    if row not in PLAIN: return [make(params.modules, params.channels, seed=s) for s in seeds]
+    plain = partial(make, 1)
+    channels = params.channels
+    if PLAIN[row] == "size": channels = equal_channels(count(make(params.modules, params.channels)), plain)
+    return [plain(channels=channels, seed=s) for s in seeds]
 
 # %% ../../../nbs/experiments/routing/images.ipynb #cc79a857
-def predictions(look: LookAtAll, mixture: bool, x: Tensor, rows: int = 500) -> tuple: # x [R, N, C, H, W] -> logits [R, N, classes], modules [R, N, L], probabilities [R, N, L, M]
-    "Outputs by the routers' favorites or by the mixture, and what the routers say."
+def predictions(
+    look: LookAtAll,
+    mixture: bool, # of all modules, not the routers' favorites
+    x: Tensor, # [R, N, C, H, W]
+    rows: int = 500, # images at once
+) -> tuple[Tensor, Tensor, Tensor]: # logits [R, N, classes], modules [R, N, L], probabilities [R, N, L, M]
+    "Outputs, favorites, and what the routers say."
     found = []
     for some in x.split(rows, 1):
         h, a, q = look.nets.rollout(some)
-        found.append((look.nets.relaxed(some)[0] if mixture else h, a[..., 0], q.probs()[..., 0, :]))
-    return tuple(torch.cat(t, 1) for t in zip(*found))
+        if mixture: h = look.nets.relaxed(some)[0]
+        found.append((h, a[..., 0], q.probs()[..., 0, :]))
+    h, a, p = (torch.cat(t, 1) for t in zip(*found))
+    return h, a, p
 
-
+# %% ../../../nbs/experiments/routing/images.ipynb #2e4d4c13
 @torch.no_grad()
 def measure(look: LookAtAll, mixture: bool, sets: dict) -> dict[str, Tensor]: # metric -> [R]
-    "Accuracy and loss on training and test images, entropies, and what modules tell about the class."
+    "Accuracy and loss on training and test images; entropies and what modules tell about the class, on the last set."
     found = {}
     for name, (x, y) in sets.items():
         h, a, p = predictions(look, mixture, x)
-        found |= {f"{name} accuracy": (h.argmax(-1) == y).double().mean(-1), f"{name} nats": -look.head.log_prob(h, y).double().mean(-1)}
+        found[f"{name} accuracy"] = (h.argmax(-1) == y).double().mean(-1)
+        found[f"{name} nats"] = -look.head.log_prob(h, y).double().mean(-1)
     if look.modules[0] == 1: return found
     report = selection_entropies(p, sizes=look.modules)
-    tells = [rule_information(y, a[..., l], h.shape[-1], m).double() for l, m in enumerate(look.modules)]
+    share = [rule_information(y, a[..., l], h.shape[-1], m).double() for l, m in enumerate(look.modules)]
     most = sum(map(math.log, look.modules)) / len(look.modules)
-    found |= {n: torch.as_tensor(getattr(report, n)).double().mean(-1) for n in ("H_a", "H_b")}
-    return found | {"H_b share": found["H_b"] / most, "dead": torch.as_tensor(report.dead).double().sum(-1), "NMI class": torch.stack(tells).mean(0)}
+    for name in ("H_a", "H_b"): found[name] = torch.as_tensor(getattr(report, name)).double().mean(-1)
+    found["H_b share"] = found["H_b"] / most
+    found["dead"] = torch.as_tensor(report.dead).double().sum(-1)
+    return found | {"NMI class": torch.stack(share).mean(0)}
 
 # %% ../../../nbs/experiments/routing/images.ipynb #3faecc0c
 @torch.no_grad()
-def by_layer(look: LookAtAll, x: Tensor, y: Tensor, seeds): # DataFrame: layer, metric, seed, value; share of each class that a module gets [R, L, classes, M]
-    "Entropies of each layer, and who gets which class."
+def by_layer(look: LookAtAll, x: Tensor, y: Tensor, seeds): # DataFrame, [R, L, classes, M] a class's share of modules
+    "Entropies of each layer, and which module gets which class."
     import pandas as pd
     _, a, p = predictions(look, False, x)
     report = selection_entropies(p, sizes=look.modules)
-    found = [(f"layer {l + 1}", n, s, float(getattr(report, n)[r, l])) for n in ("H_a", "H_b", "dead") for r, s in enumerate(seeds) for l in range(len(look.modules))]
-    has, took = nn.functional.one_hot(y).float(), nn.functional.one_hot(a, p.shape[-1]).float()
-    return pd.DataFrame(found, columns=["layer", "metric", "seed", "value"]), (torch.einsum("rbc,rblm->rlcm", has, took) / has.sum(1)[:, None, :, None]).cpu()
+    found = [(f"layer {l + 1}", n, s, float(getattr(report, n)[r, l]))
+             for n in ("H_a", "H_b", "dead") for r, s in enumerate(seeds) for l in range(len(look.modules))]
+    has = nn.functional.one_hot(y).float()
+    took = nn.functional.one_hot(a, p.shape[-1]).float()
+    shares = torch.einsum("rbc,rblm->rlcm", has, took) / has.sum(1)[:, None, :, None]
+    return pd.DataFrame(found, columns=["layer", "metric", "seed", "value"]), shares.cpu()
 
 # %% ../../../nbs/experiments/routing/images.ipynb #07e4db87
 def one_row(params: Params, row: str, images: ImageSet, sets: dict, whole: tuple, seeds, log: Log):
     "Train a row and measure it on the way: tidy rows, class shares of modules, warnings."
     import pandas as pd
-    look = LookAtAll(build(params, row, images, seeds), seeds, "categorical")
-    _, name, options = ROWS["soft output" if row in PLAIN else row]
-    more = {"samples": params.samples} if "samples" not in options and name not in ("exact_marginal", "gumbel", "soft_output") else {}
-    estimator = make_estimator(name, look, whole[0].shape[1], seeds, **options, **more)
-    heard, evaluate = [], timed(lambda step: measure(look, row == "soft output", sets))
-    curve, cost = cost_of(train(look, estimator, Minibatches(*whole, seeds, params.batch_size), params.steps, params.lr, evaluate, params.every, log.path(f"{row}.pt"), [log.callback(row)], row, heard))
-    constant = pd.DataFrame([(s, m, v) for s in seeds for m, v in (("ms per step", cost), ("parameters", count(look.nets.nets[0], row not in PLAIN)))], columns=["seed", "metric", "value"])
-    frames, shares = [tidy("curve", curve, ["seed"]), tidy("final", curve[curve.step == params.steps], ["seed"]), tidy("final", constant, ["seed"])], None
+    c, h, w = whole[0].shape[2:]
+    nets = [net.to(images.device) for net in build(params, row, (c, h, w), len(images.classes), seeds)]
+    look = LookAtAll(InTurn(nets), seeds, "categorical")
+    data = Minibatches(whole[0], whole[1], seeds, params.batch_size)
+    curve, cost, messages = train_row(row, look, data, params,
+                                      lambda step: measure(look, row == "soft output", sets), log)
+    sizes = (("ms per step", cost), ("parameters", count(nets[0], row not in PLAIN)))
+    constant = pd.DataFrame([(s, m, v) for s in seeds for m, v in sizes], columns=["seed", "metric", "value"])
+    frames = [tidy("curve", curve, ["seed"]), tidy("final", curve[curve.step == params.steps], ["seed"]),
+              tidy("final", constant, ["seed"])]
+    tensors = {}
     if row not in PLAIN:
-        layered, shares = by_layer(look, *sets["test"], seeds)
+        x, y = sets["test"]
+        layered, tensors[f"{row}/shares"] = by_layer(look, x, y, seeds)
         frames.append(tidy("layers", layered, ["seed"]))
     frame = pd.concat([f.assign(layer=f.layer.astype(object).where(f.layer.notna(), "")) for f in frames])
-    return frame.assign(function=row), shares, heard
+    return frame.assign(function=row), tensors, messages
 
 # %% ../../../nbs/experiments/routing/images.ipynb #d1a5ecff
 def run(params: Params, log: Log) -> Result:
     "Every row, on the same images."
-    import pandas as pd
     device = choose_device(params.device)
-    images, seeds = image_set(params.data, device), range(params.seed, params.seed + params.seeds)
-    wide = lambda data: tuple(t.expand(len(seeds), *t.shape) for t in data)
-    small = lambda split, n: (lambda x, y: (smaller(x, params.halvings), y))(*spread(images.dataset(split), n))
-    whole, test = small("train", params.train_images), small("test", params.test_images)
-    sets = {"train": wide(spread(whole, params.test_images or 5000)), "test": wide(test)}
-    frames, tensors, heard = [], {}, []
-    for row in MAIN if params.rows == ("all",) else params.rows:
-        frame, shares, warned = one_row(params, row, images, sets, wide(whole), seeds, log)
-        frames.append(frame)
-        heard += warned
-        if shares is not None: tensors[f"{row}/shares"] = shares
-    return Result(pd.concat(frames, ignore_index=True), tensors, {"warnings": heard, "source": images.source})
+    images = image_set(params.data, device)
+    seeds = range(params.seed, params.seed + params.seeds)
+
+    def of(split: str, n: int | None) -> tuple[Tensor, Tensor]:
+        x, y = spread(images.dataset(split), n)
+        return smaller(x, params.halvings), y
+
+    def wide(data) -> tuple[Tensor, ...]: return tuple(t.expand(len(seeds), *t.shape) for t in data)
+
+    whole = of("train", params.train_images)
+    some = params.test_images or 5000
+    sets = {"train": wide(spread(whole, some)), "test": wide(of("test", params.test_images))}
+    found = (one_row(params, row, images, sets, wide(whole), seeds, log) for row in chosen_rows(params.rows, MAIN))
+    return collected(found, source=images.source)
 
 # %% ../../../nbs/experiments/routing/images.ipynb #a92d9242
-def table_of(frame): # DataFrame: a row per model, means over seeds
-    "Accuracies, entropies, size and cost of each row."
-    final = part(frame, "final").pivot_table(index="function", columns="metric", values="value", sort=False)
-    wanted = ["train accuracy", "test accuracy", "train nats", "test nats", "H_a", "H_b", "dead", "collapsed", "NMI class", "parameters", "ms per step"]
-    table = final.reindex(columns=[c for c in wanted if c in final]).rename_axis(index=None, columns=None)
-    return table.assign(cost=table["ms per step"] / table["ms per step"].iloc[0]).drop(columns="ms per step")
+WANTED = ("train accuracy", "test accuracy", "train nats", "test nats", "H_a", "H_b", "dead", "collapsed", "NMI class",
+          "parameters")
 
 
 def summary(result: Result):
     "The table that the command line prints."
-    return table_of(result.frame).round(3)
+    return final_table(result.frame, WANTED).round(3)
 
 
 def headline(frame) -> dict[str, float]: # name -> number
     "Accuracies, and H_b, of each row."
-    final = part(frame, "final")
-    return {f"{m}, {row}": float(of_rows(frame, m, [row]).mean()) for row in dict.fromkeys(frame.function) for m in ("train accuracy", "test accuracy", "H_b") if m in set(final[final.function == row].metric)}
+    return row_means(frame, ("train accuracy", "test accuracy", "H_b"))
 
 # %% ../../../nbs/experiments/routing/images.ipynb #f94f740c
-EM, SCORE, ACTIVE, SIZE = "Kirsch EM, E every 10th", "REINFORCE, leave-one-out", *PLAIN
-
-
 def claims(frame): # DataFrame of `claims_table`
     "Comparisons of accuracies and entropies, seed by seed; those whose rows were run."
     there = set(frame.function)
-    gain = lambda of, over: of_rows(frame, of, [EM]) - of_rows(frame, of, [over])
+
+    def gain(metric: str, over: str): return of_rows(frame, metric, [EM]) - of_rows(frame, metric, [over])
+
     found = []
-    if {EM, ACTIVE} <= there: found += [
-        ("modules raise the training accuracy", "modularity raises training accuracy", "EM's training accuracy less the plain CNN's of equal width", "> 0", gain("train accuracy", ACTIVE)),
-        ("and the test accuracy less", "a small gain or none", "gain on training images less gain on test images", "> 0", gain("train accuracy", ACTIVE) - gain("test accuracy", ACTIVE)),
-        ("there is a gain on test images", "a small gain or none", "EM's test accuracy less the plain CNN's of equal width", "> 0", gain("test accuracy", ACTIVE))]
-    if {EM, SIZE} <= there: found.append(("modules are better than a plain CNN of their size", "(ours)", "EM's test accuracy less the plain CNN's of equal size", "> 0", gain("test accuracy", SIZE)))
-    if EM in there: found.append(("EM does not collapse", "no regularizer is needed", "H_b over log M, mean over layers", ">= 0.5", of_rows(frame, "H_b share", [EM])))
-    if {EM, SCORE} <= there: found.append(("EM uses more modules than REINFORCE", "REINFORCE collapses", "H_b of EM less that of REINFORCE", "> 0", gain("H_b", SCORE)))
+    if {EM, ACTIVE} <= there:
+        train, test = (gain(f"{split} accuracy", ACTIVE) for split in ("train", "test"))
+        found += [
+            ("modules raise the training accuracy", "modularity raises training accuracy",
+             "EM's training accuracy less the plain CNN's of equal width", "> 0", train),
+            ("and the test accuracy less", "a small gain or none",
+             "gain on training images less gain on test images", "> 0", train - test),
+            ("there is a gain on test images", "a small gain or none",
+             "EM's test accuracy less the plain CNN's of equal width", "> 0", test)]
+    if {EM, SIZE} <= there:
+        found.append(("modules are better than a plain CNN of their size", "(ours)",
+                      "EM's test accuracy less the plain CNN's of equal size", "> 0", gain("test accuracy", SIZE)))
+    if EM in there:
+        found.append(("EM does not collapse", "no regularizer is needed", "H_b over log M, mean over layers",
+                      ">= 0.5", of_rows(frame, "H_b share", [EM])))
+    if {EM, SCORE} <= there:
+        found.append(("EM uses more modules than REINFORCE", "REINFORCE collapses",
+                      "H_b of EM less that of REINFORCE", "> 0", gain("H_b", SCORE)))
     return claims_table(found)
 
-
+# %% ../../../nbs/experiments/routing/images.ipynb #6c9e1377
 def verdict(frame) -> str:
     "What holds, the accuracies, and what collapsed."
-    table, seeds = table_of(frame), frame.seed.nunique()
-    collapsed, dead = (part(frame, "final", m).groupby("function", sort=False).value for m in ("collapsed", "dead"))
-    lost = ", ".join(f"{row} ({n:.0f} of {seeds} seeds, {dead.mean()[row]:.1f} modules dead on average)" for row, n in collapsed.sum().items() if n)
-    ranked = ", ".join(f"{row} {100 * r['train accuracy']:.1f} / {100 * r['test accuracy']:.1f} %" for row, r in table.sort_values("test accuracy", ascending=False).iterrows())
-    return f"{outcome(claims(frame), seeds)} Training / test accuracy: {ranked}. " + (f"Collapsed, decided and with modules that nobody uses: {lost}." if lost else "No router collapsed.")
+    table = final_table(frame, WANTED).sort_values("test accuracy", ascending=False)
+    seeds = frame.seed.nunique()
+    collapsed = part(frame, "final", "collapsed").groupby("function", sort=False).value.sum()
+    dead = part(frame, "final", "dead").groupby("function", sort=False).value.mean().to_dict()
+    lost = ", ".join(f"{row} ({n:.0f} of {seeds} seeds, {dead[row]:.1f} modules dead on average)"
+                     for row, n in collapsed.items() if n)
+    ranked = ", ".join(f"{row} {100 * train:.1f} / {100 * test:.1f} %"
+                       for row, train, test in table[["train accuracy", "test accuracy"]].itertuples())
+    text = f"Collapsed, decided and with modules that nobody uses: {lost}." if lost else "No router collapsed."
+    return f"{outcome(claims(frame), seeds)} Training / test accuracy: {ranked}. {text}"

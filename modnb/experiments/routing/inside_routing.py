@@ -5,9 +5,10 @@
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #2f6e091a
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import combinations
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,18 +26,24 @@ from ...models.feedforward import FeedForward
 from ...routing import MLPPool, ModularLayer, Router
 from ...routing.comparison import trial
 from ...routing.dense import DenseStack, stack_for
+from ...routing.study import as_list
 from ...runs import Log, Result, SeedParams, ThreadParams, param
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'NETWORKS', 'PLAIN', 'OPEN', 'NEW', 'Params', 'three_parts', 'routed', 'Unrouted', 'relative', 'units_for',
-           'plain', 'networks', 'sets_of', 'find_masks', 'kept_at_units', 'choices', 'matrices', 'pair_rows',
-           'error_rows', 'measure', 'run', 'number', 'pairs_of', 'hidden', 'new_map', 'summary', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'NETWORKS', 'PLAIN', 'OPEN', 'NEW', 'AGAIN', 'GOOD', 'Params', 'three_parts', 'routed', 'Unrouted',
+           'relative', 'units_for', 'plain', 'networks', 'sets_of', 'mask_data', 'is_masked', 'find_masks',
+           'kept_at_units', 'choices', 'matrices', 'overlap_rows', 'pair_rows', 'error_rows', 'measure', 'run',
+           'number', 'hidden', 'pairs_of', 'new_map', 'summary', 'headline', 'claims_with_router',
+           'claims_without_router', 'claims', 'what_is_hidden', 'verdict']
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #c1746c49
 VERSION = 2
-NETWORKS = {"given": ("oracle", "mode"), "EM": ("Kirsch EM, E every 10th", "mode"), "REINFORCE": ("REINFORCE, leave-one-out", "mode"), "soft output": ("soft output", "soft")} # row of the comparison, and how scores become weights
+NETWORKS = { # row of the comparison, and how scores become weights
+    "given": ("oracle", "mode"),
+    "EM": ("Kirsch EM, E every 10th", "mode"),
+    "REINFORCE": ("REINFORCE, leave-one-out", "mode"),
+    "soft output": ("soft output", "soft")}
 PLAIN = {"plain": 1, "plain, wide": 4} # parameters, over those of a routed network
 OPEN = "EM, no router"
 
@@ -57,7 +64,8 @@ class Params(SeedParams, BatchingParams, ThreadParams):
     mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
     samples: int = param(4, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
+    estimator: Literal[tuple(ESTIMATORS)] = param( # type: ignore[valid-type]
+        "gumbel", "how logits become masks")
     seeds: int = param(2, "number of seeds; each has its own data and networks", min=1)
 
     presets = {
@@ -68,13 +76,15 @@ class Params(SeedParams, BatchingParams, ThreadParams):
     }
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #d9e5229b
-def three_parts(params: Params) -> tuple[Task, Task, Task]:
-    "Examples for the networks, for the masks, and for the evaluation."
+def three_parts(params: Params) -> list[Task]: # for the networks, for the masks, for the evaluation
+    "Examples from the same clusters and maps."
     sizes = (params.examples, params.mask_examples, params.test_examples)
-    task = regimes(range(params.seed, params.seed + params.seeds), params.rules, params.dimensions, sum(sizes), params.radius)
-    return tuple(replace(task, x=x, y=y, rule=rule) for x, y, rule in zip(*(t.split(sizes, 1) for t in (task.x, task.y, task.rule))))
+    seeds = range(params.seed, params.seed + params.seeds)
+    task = regimes(seeds, params.rules, params.dimensions, sum(sizes), params.radius)
+    cut = (t.split(sizes, 1) for t in (task.x, task.y, task.rule))
+    return [replace(task, x=x, y=y, rule=rule) for x, y, rule in zip(*cut)]
 
-
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #3bcec7b4
 def routed(
     stack: DenseStack, # trained, one slot
     r: int, # which seed, by its place
@@ -82,8 +92,12 @@ def routed(
 ) -> ModularLayer: # frozen
     "One seed of a stack as a modular layer."
     M, i, o = stack.maps[0].shape[1:]
-    layer = ModularLayer(MLPPool(M, i, (), o, bias=False, path="all", seed=0), Router(M, n_inputs=i, sees="feature", seed=0), how=how)
-    layer.load_state_dict({"pool.layers.0.weight": stack.maps[0][r], "router.scorers.0.layers.0.weight": stack.routers[0][r].T, "router.scorers.0.layers.0.bias": stack.biases[0][r]})
+    pool = MLPPool(M, i, (), o, bias=False, path="all", seed=0)
+    layer = ModularLayer(pool, Router(M, n_inputs=i, sees="feature", seed=0), how=how)
+    layer.load_state_dict({
+        "pool.layers.0.weight": stack.maps[0][r],
+        "router.scorers.0.layers.0.weight": stack.routers[0][r].T,
+        "router.scorers.0.layers.0.bias": stack.biases[0][r]})
     return layer.requires_grad_(False).eval()
 
 
@@ -98,7 +112,7 @@ class Unrouted(nn.Module):
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #d52ebc1c
 def relative(
     scale: Tensor, # scalar, the squared error of predicting zero
-):  # loss(outputs [B, d], targets [B, d])
+): # loss(outputs [B, d], targets [B, d])
     "Squared error over that of predicting zero."
     return lambda outputs, targets: (outputs - targets).square().sum(-1).mean() / scale
 
@@ -110,143 +124,218 @@ def units_for(
     "Hidden units of a plain network with about this many parameters."
     return round((size - d) / (2 * d + 1))
 
-
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #c216f964
 def plain(params: Params, task: Task, name: str, r: int, log: Log) -> FeedForward: # frozen
     "A trained network without modules."
-    d, seed = params.dimensions, params.seed + r
-    net = FeedForward(d, (units_for(PLAIN[name] * params.rules * (d * d + d + 1), d),), d, seed=seed)
-    fit(net, resample(task.x[r], task.y[r], batch_size=params.batch_size, seed=seed), relative(task.y.square().sum(-1).mean()), params.steps, lr=lambda step: params.lr * (1 - step / params.steps),
+    d = params.dimensions
+    seed = params.seed + r
+    units = units_for(PLAIN[name] * params.rules * (d * d + d + 1), d)
+    net = FeedForward(d, (units,), d, seed=seed)
+    fit(net, resample(task.x[r], task.y[r], batch_size=params.batch_size, seed=seed),
+        relative(task.y.square().sum(-1).mean()), params.steps, lr=lambda step: params.lr * (1 - step / params.steps),
         checkpoint=log.path(f"{name}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {name}")])
     return net.requires_grad_(False).eval()
 
 
-def networks(params: Params, task: Task, log: Log) -> tuple: # name -> one network for each seed, warnings of collapse
+def networks(params: Params, task: Task, log: Log) -> tuple[dict[str, list], list[str]]: # one per seed; warnings
     "All networks, trained and frozen."
-    seeds, nets, heard = range(params.seed, params.seed + params.seeds), {}, []
+    seeds = range(params.seed, params.seed + params.seeds)
+    nets: dict[str, list] = {}
+    messages: list[str] = []
     for name, (row, how) in NETWORKS.items():
-        _, stack, warned = trial(task, row, seeds, params.steps, params.lr, batch_size=params.batch_size, every=max(1, params.steps // 4), log=log, noise=False)
+        _, stack, warned = trial(task, row, seeds, params.steps, params.lr, batch_size=params.batch_size,
+                                 every=max(1, params.steps // 4), log=log, noise=False)
         nets[name] = [routed(stack, r, how) for r in range(params.seeds)]
-        heard += warned
+        messages += warned
     nets[OPEN] = [Unrouted(layer) for layer in nets["EM"]]
-    return nets | {name: [plain(params, task, name, r, log) for r in range(params.seeds)] for name in PLAIN}, heard
+    for name in PLAIN: nets[name] = [plain(params, task, name, r, log) for r in range(params.seeds)]
+    return nets, messages
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #9321baca
 NEW = "new map"
+AGAIN = ("", " again") # the two masks of a regime
 
 
 def sets_of(task: Task, r: int, name: str, stranger: Task) -> dict[str, tuple]: # regime -> x, y
     "The examples of each regime of a seed; without the router also of a map that is new."
-    of = lambda t, c: (t.x[r][t.rule[r, :, 0] == c], t.y[r][t.rule[r, :, 0] == c])
-    return {f"regime {c}": of(task, c) for c in range(task.rules[0])} | ({NEW: of(stranger, 0)} if name == OPEN else {})
+    def of(t: Task, c: int) -> tuple[Tensor, Tensor]:
+        mine = t.rule[r, :, 0] == c
+        return t.x[r][mine], t.y[r][mine]
+
+    found = {f"regime {c}": of(task, c) for c in range(task.rules[0])}
+    return found | {NEW: of(stranger, 0)} if name == OPEN else found
+
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #d9858369
+def mask_data(params: Params, sets: dict[str, tuple], r: int) -> dict[str, Iterable]: # mask -> batches
+    "Batches for the two masks of each regime of a seed, in different orders."
+    found: dict[str, Iterable] = {}
+    for again in AGAIN:
+        for i, (regime, (x, y)) in enumerate(sets.items()):
+            seed = 10_000 * (params.seed + r) + 2 * i + bool(again)
+            found[f"{regime}{again}"] = resample(x, y, batch_size=params.mask_batch_size, seed=seed)
+    return found
 
 
-def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task, log: Log) -> list: # `Found` of each seed
+def is_masked(name: str, p: Tensor) -> bool: # a parameter, by its name
+    "Weights are masked, but not those of routers."
+    return name.endswith("weight") and not name.startswith("router")
+
+
+def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task, log: Log) -> list: # one per seed
     "Two masks for each regime and seed."
-    data = []
-    for r in range(params.seeds):
-        sets = sets_of(task, r, name, stranger)
-        data.append({f"{f}{again}": resample(x, y, batch_size=params.mask_batch_size, seed=10_000 * (params.seed + r) + 2 * i + bool(again)) for again in ("", " again") for i, (f, (x, y)) in enumerate(sets.items())})
+    data = [mask_data(params, sets_of(task, r, name, stranger), r) for r in range(params.seeds)]
     for net in nets:
         if hasattr(net, "last"): net.last = None # what its last call decided is not part of a network
-    return learn_masks(nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
-                       batching=params.batching, backend=params.backend,
-                       where=lambda name, p: name.endswith("weight") and not name.startswith("router"), seed=list(range(params.seed, params.seed + params.seeds)), checkpoint=log.path(f"masks {name}.pt"), callbacks=[log.callback(f"masks: {name}")])
+    return learn_masks(
+        nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples,
+        beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
+        batching=params.batching, backend=params.backend, where=is_masked,
+        seed=list(range(params.seed, params.seed + params.seeds)), checkpoint=log.path(f"masks {name}.pt"),
+        callbacks=[log.callback(f"masks: {name}")])
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #814416c0
 def kept_at_units(
     masks: Masks, # of one network
 ) -> Tensor: # [units] kept weights
-    "Where a mask lies."
+    "The units to which the kept weights belong."
     if "pool.layers.0.weight" in masks: return masks["pool.layers.0.weight"].sum(1).flatten()
     return masks["layers.0.weight"].sum(1) + masks["layers.1.weight"].sum(0)
 
-
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #dc051b31
 @torch.no_grad()
 def choices(layer: ModularLayer, x: Tensor, rule: Tensor, rules: int) -> Tensor: # [R, M] rows sum to 1
     "Which modules the router uses in each regime."
     layer(x)
-    q = layer.last
+    q: Any = layer.last
     weights = (q.inclusion(0) if layer.how == "soft" else F.one_hot(q.mode()[:, 0, 0], q.sizes[0])).double()
     has = F.one_hot(rule, rules).double()
     return has.T @ weights / has.sum(0)[:, None]
 
-
-def matrices(masks: dict[str, Masks], rules: int, seed: int, routing: Tensor | None) -> dict[str, Tensor]: # name -> [R, M]
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #25d3cb5f
+def matrices(
+    masks: dict[str, Masks], # of one network
+    rules: int,
+    seed: int, # of the random masks
+    routing: Tensor | None, # [R, M]
+) -> dict[str, Tensor]: # name -> [R, M]
     "Regimes and modules: by the router, in the masks, in random masks, and in modules found in either."
-    names = [f"regime {c}{a}" for a in ("", " again") for c in range(rules)]
+    names = [f"regime {c}{a}" for a in AGAIN for c in range(rules)]
+    random = [Masks.random_like(masks[f], 1000 * seed + i) for i, f in enumerate(names)]
     both = torch.stack([kept_at_units(masks[f]) for f in names]).chunk(2)
-    chance = torch.stack([kept_at_units(Masks.random_like(masks[f], 1000 * seed + i)) for i, f in enumerate(names)]).chunk(2)
+    chance = torch.stack([kept_at_units(m) for m in random]).chunk(2)
     found = {"found modules": found_modules(*both), "found in random masks": found_modules(*chance)}
     if routing is None: return found
     M = routing.shape[1]
     module = torch.arange(M).repeat_interleave(both[0].shape[1] // M)
-    return {"routing": routing, "masks": use_of(both[0], module, M), "random masks": use_of(chance[0], module, M)} | found
+    used = {"masks": use_of(both[0], module, M), "random masks": use_of(chance[0], module, M)}
+    return {"routing": routing} | used | found
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #8994729a
-def pair_rows(masks: dict[str, Masks], rules: int, routing: Tensor | None): # DataFrame: mask, function "i|j", metric, value
+def overlap_rows(masks: dict[str, Masks], rules: int): # DataFrame: mask, function "i|j", and the overlaps
+    "How much the masks of two regimes overlap, and the two masks of one."
+    import pandas as pd
+    pairs = [("between", i, j, "") for i, j in combinations(range(rules), 2)]
+    pairs += [("again", i, i, " again") for i in range(rules)]
+    found = []
+    for kind, i, j, again in pairs:
+        whole = overlap(masks[f"regime {i}"], masks[f"regime {j}{again}"]).query("layer == 'total'").iloc[0]
+        numbers = {name: whole[name] for name in ("iou", "iou_chance", "iomin", "iomin_chance")}
+        found.append({"mask": kind, "function": f"{i}|{j}", **numbers})
+    return pd.DataFrame(found)
+
+
+def pair_rows(masks: dict[str, Masks], rules: int, routing: Tensor | None): # DataFrame: mask, function, metric, value
     "What each two regimes have in common: weights beyond chance, and modules of the router."
     import pandas as pd
-    pairs = list(combinations(range(rules), 2))
-    total = lambda a, b: overlap(masks[a], masks[b]).query("layer == 'total'")[["iou", "iou_chance", "iomin", "iomin_chance"]].iloc[0]
-    table = [{"mask": "between", "function": f"{i}|{j}", **total(f"regime {i}", f"regime {j}")} for i, j in pairs]
-    table = pd.DataFrame(table + [{"mask": "again", "function": f"{i}|{i}", **total(f"regime {i}", f"regime {i} again")} for i in range(rules)])
+    table = overlap_rows(masks, rules)
     found = [("pair", name, "weights in common", v) for name, v in sharing_index(table).items()]
-    if routing is not None: found += [("pair", f"{i}|{j}", "modules in common", float(in_common(routing[i], routing[j]))) for i, j in pairs]
-    return pd.concat([table.melt(["mask", "function"], var_name="metric"), pd.DataFrame(found, columns=["mask", "function", "metric", "value"])])
+    if routing is not None:
+        found += [("pair", f"{i}|{j}", "modules in common", float(in_common(routing[i], routing[j])))
+                  for i, j in combinations(range(rules), 2)]
+    pairs = pd.DataFrame(found, columns=["mask", "function", "metric", "value"])
+    return pd.concat([table.melt(["mask", "function"], var_name="metric"), pairs])
 
-
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #542f30ab
 @torch.no_grad()
 def error_rows(net: nn.Module, masks: dict[str, Masks], sets: dict[str, tuple]): # DataFrame: mask, function, value
     "Relative error on each regime, of the full network and under the regime's own mask."
     import pandas as pd
-    error = lambda net, x, y: float((net(x) - y).square().sum() / y.square().sum())
-    return pd.DataFrame([(kind, f, error(view, x, y)) for f, (x, y) in sets.items() for kind, view in (("full", net), ("own mask", masked(net, masks[f])))], columns=["mask", "function", "value"])
+    found = []
+    for regime, (x, y) in sets.items():
+        for kind, view in (("full", net), ("own mask", masked(net, masks[regime]))):
+            found.append((kind, regime, float((view(x) - y).square().sum() / y.square().sum())))
+    return pd.DataFrame(found, columns=["mask", "function", "value"])
 
-
-def measure(net: nn.Module, masks: dict[str, Masks], sets: dict[str, tuple], rules: int, seed: int, routing: Tensor | None): # DataFrame
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #fc2cb9b5
+def measure(
+    net: nn.Module,
+    masks: dict[str, Masks],
+    sets: dict[str, tuple], # regime -> x, y
+    rules: int,
+    seed: int,
+    routing: Tensor | None, # [R, M] of `choices`
+): # DataFrame
     "All rows of one network and its masks."
     import pandas as pd
-    table = lambda values: pd.DataFrame(values, columns=["mask", "function", "layer", "metric", "value"])
+    columns = ["mask", "function", "layer", "metric", "value"]
     found = matrices(masks, rules, seed, routing)
-    cells = [(name, f"regime {c}", f"module {m}", "share", float(v)) for name, P in found.items() for c, line in enumerate(P) for m, v in enumerate(line)]
+    cells = [(name, f"regime {c}", f"module {m}", "share", float(v))
+             for name, P in found.items() for c, line in enumerate(P) for m, v in enumerate(line)]
     numbers = [(name, None, None, "alignment", alignment(P)) for name, P in found.items()]
-    if routing is not None: numbers += [(name, None, None, "agreement", float(in_common(found[name], routing).mean())) for name in ("masks", "random masks")]
+    if routing is not None:
+        numbers += [(name, None, None, "agreement", float(in_common(found[name], routing).mean()))
+                    for name in ("masks", "random masks")]
     kept = [(None, f, None, "kept", m.density) for f, m in masks.items()]
-    return pd.concat([rows("error", error_rows(net, masks, sets), metric="error"), rows("activation", table(cells)), rows("metrics", table(numbers)), rows("pairs", pair_rows(masks, rules, routing)), rows("kept", table(kept))])
+    return pd.concat([
+        rows("error", error_rows(net, masks, sets), metric="error"),
+        rows("activation", pd.DataFrame(cells, columns=columns)),
+        rows("metrics", pd.DataFrame(numbers, columns=columns)),
+        rows("pairs", pair_rows(masks, rules, routing)), rows("kept", pd.DataFrame(kept, columns=columns))])
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #0ff2872f
 def run(params: Params, log: Log) -> Result:
     "All networks, their masks, and what both show."
     import pandas as pd
     learn, search, test = three_parts(params)
-    strangers = regimes([5000 + params.seed + r for r in range(params.seeds)], params.rules, params.dimensions, params.mask_examples, params.radius)
-    nets, heard = networks(params, learn, log)
-    router = [{name: choices(layer, test.x[r], test.rule[r, :, 0], params.rules) for name, layer in ((n, nets[n][r]) for n in NETWORKS)} for r in range(params.seeds)]
-    frames, tensors = [], {}
+    seeds = range(params.seed, params.seed + params.seeds)
+    strangers = regimes([5000 + seed for seed in seeds], params.rules, params.dimensions, params.mask_examples,
+                        params.radius)
+    nets, messages = networks(params, learn, log)
+    router = {name: [choices(nets[name][r], test.x[r], test.rule[r, :, 0], params.rules) for r in range(params.seeds)]
+              for name in NETWORKS}
+    router[OPEN] = router["EM"]
+    frames = []
+    tensors: dict[str, Tensor] = {}
     for name, group in nets.items():
         for r, found in enumerate(find_masks(params, name, group, search, strangers, log)):
-            frame = measure(group[r], found.masks, sets_of(test, r, name, strangers), params.rules, params.seed + r, router[r].get("EM" if name == OPEN else name))
-            frames.append(frame.assign(network=name, seed=params.seed + r))
-            tensors |= {f"{params.seed + r}/{name}/{f}/{n}": m for f, masks in found.masks.items() for n, m in masks.items()}
-    return Result(pd.concat(frames, ignore_index=True), tensors, {"warnings": heard})
+            routing = router[name][r] if name in router else None
+            frame = measure(group[r], found.masks, sets_of(test, r, name, strangers), params.rules, seeds[r], routing)
+            frames.append(frame.assign(network=name, seed=seeds[r]))
+            for f, masks in found.masks.items():
+                tensors |= {f"{seeds[r]}/{name}/{f}/{n}": m for n, m in masks.items()}
+    return Result(pd.concat(frames, ignore_index=True), tensors, {"warnings": messages})
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #025a8346
 def number(frame, where: str, metric: str, mask: str, names=None): # DataFrame: seeds x networks
     "Means over regimes or pairs of one metric, by seed and network."
     t = part(frame, where, metric)
-    t = t[(t["mask"] == mask) & (t.function != NEW)].pivot_table(index="seed", columns="network", values="value", sort=False)
+    t = t[(t["mask"] == mask) & (t.function != NEW)]
+    t = t.pivot_table(index="seed", columns="network", values="value", sort=False)
     return t if names is None else t[list(names)]
-
-
-def pairs_of(frame, names): # DataFrame: modules, weights (in common); rows are (network, seed, pair)
-    "Pairs of regimes in routed networks."
-    t = part(frame, "pairs").query("mask == 'pair' and network in @names")
-    return t.pivot_table(index=["network", "seed", "function"], columns="metric", values="value", sort=False).set_axis(["weights", "modules"], axis=1) if len(t) else t
 
 
 def hidden(frame): # DataFrame: seeds x networks
     "Misalignment of the modules found in masks over that of modules found in random masks: 0 are modules, 1 is noise."
-    return number(frame, "metrics", "alignment", "found modules") / number(frame, "metrics", "alignment", "found in random masks")
+    found, chance = (number(frame, "metrics", "alignment", m) for m in ("found modules", "found in random masks"))
+    return found / chance
+
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #0f42fa4b
+def pairs_of(frame, names): # DataFrame: modules, weights (in common); rows are (network, seed, pair)
+    "Pairs of regimes in routed networks."
+    t = part(frame, "pairs").query("mask == 'pair' and network in @names")
+    if not len(t): return t
+    t = t.pivot_table(index=["network", "seed", "function"], columns="metric", values="value", sort=False)
+    return t.set_axis(["weights", "modules"], axis=1)
 
 
 def new_map(frame): # Series by seed
@@ -258,12 +347,21 @@ def new_map(frame): # Series by seed
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #0aeb6ded
 def summary(result: Result):
     "The table that the command line prints."
-    f = result.frame
-    mean = lambda *what: number(f, *what).mean()
     import pandas as pd
-    table = {"error": mean("error", "error", "full"), "under own mask": mean("error", "error", "own mask"), "kept": part(f, "kept").groupby("network").value.mean(), "agreement": mean("metrics", "agreement", "masks"),
-             "chance": mean("metrics", "agreement", "random masks"), "weights in common": mean("pairs", "weights in common", "pair"), "modules in common": mean("pairs", "modules in common", "pair"), "hidden modules": hidden(f).mean()}
-    return pd.DataFrame(table).reindex(dict.fromkeys(f.network)).rename_axis(None)
+    frame = result.frame
+
+    def mean(where: str, metric: str, mask: str): return number(frame, where, metric, mask).mean()
+
+    table = {
+        "error": mean("error", "error", "full"),
+        "under own mask": mean("error", "error", "own mask"),
+        "kept": part(frame, "kept").groupby("network").value.mean(),
+        "agreement": mean("metrics", "agreement", "masks"),
+        "chance": mean("metrics", "agreement", "random masks"),
+        "weights in common": mean("pairs", "weights in common", "pair"),
+        "modules in common": mean("pairs", "modules in common", "pair"),
+        "hidden modules": hidden(frame).mean()}
+    return pd.DataFrame(table).reindex(list(dict.fromkeys(frame.network))).rename_axis(None)
 
 
 def headline(frame) -> dict[str, float]: # name -> number
@@ -271,33 +369,67 @@ def headline(frame) -> dict[str, float]: # name -> number
     table = summary(Result(frame))[["agreement", "weights in common", "hidden modules"]]
     return {f"{what}: {name}": float(v) for what in table for name, v in table[what].dropna().items()}
 
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #21a5aaee
+GOOD = ["given", "EM"] # networks whose routing is expected to be right
+
+
+def claims_with_router(frame): # claims of `claims_table`
+    "The networks, their masks, and the router."
+    full, own = (number(frame, "error", "error", m)[GOOD] for m in ("full", "own mask"))
+    agreement, chance = (number(frame, "metrics", "agreement", m)[GOOD] for m in ("masks", "random masks"))
+    shared = pairs_of(frame, ["EM", "REINFORCE"]).groupby("seed")[["weights", "modules"]]
+    apart = pairs_of(frame, [*GOOD, "REINFORCE"]).query("modules < 0.01")
+    yield ("the networks have learned the regimes", "–", "relative error, the larger of given and EM", "<= 0.15",
+           full.max(axis=1))
+    yield ("a regime's mask suffices for it", "–", "error under the own mask less the full network's, given and EM",
+           "<= 0.05", (own - full).max(axis=1))
+    yield ("masks lie in the modules that the router chose", "the router tells who does what",
+           "agreement above that of random masks, given and EM", ">= 0.5", (agreement - chance).min(axis=1))
+    yield ("regimes that share modules share weights", "–", "correlation over pairs of regimes, EM and REINFORCE",
+           ">= 0.5", shared.apply(lambda t: t.corr().iloc[0, 1]))
+    yield ("regimes without a module in common share no weights", "–", "weights in common, mean over such pairs",
+           "<= 0.05", apart.groupby("seed").weights.mean())
+
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #765c96ce
+def claims_without_router(frame): # claims of `claims_table`
+    "Modules without their router, and networks that never had one."
+    agreement, chance = (number(frame, "metrics", "agreement", m)[OPEN] for m in ("masks", "random masks"))
+    yield ("without the router masks do not find the modules", "–", "agreement above that of random masks, EM",
+           "<= 0.2", agreement - chance)
+    yield ("they make up a map that no module knows as well", "–", "error on the new map less that on the known maps",
+           "<= 0.1", new_map(frame))
+    yield ("the search finds modules that are there", "–", "misalignment of modules found, random masks = 1, given",
+           "<= 0.3", hidden(frame)["given"])
+    yield ("a plain network hides modules", "–", "the same, plain network of equal size", "<= 0.5",
+           hidden(frame)["plain"])
+    yield ("a wide plain network hides modules", "–", "the same, four times the size", "<= 0.5",
+           hidden(frame)["plain, wide"])
+
 
 def claims(frame): # DataFrame of `claims_table`
     "Each claim with its worst seed."
-    good, hard = ["given", "EM"], ["given", "EM", "REINFORCE"]
-    full, own = (number(frame, "error", "error", m) for m in ("full", "own mask"))
-    above = number(frame, "metrics", "agreement", "masks") - number(frame, "metrics", "agreement", "random masks")
-    shared, apart = pairs_of(frame, ["EM", "REINFORCE"]), pairs_of(frame, hard).query("modules < 0.01")
-    return claims_table([
-        ("the networks have learned the regimes", "–", "relative error, the larger of given and EM", "<= 0.15", full[good].max(axis=1)),
-        ("a regime's mask suffices for it", "–", "error under the own mask less the full network's, given and EM", "<= 0.05", (own - full)[good].max(axis=1)),
-        ("masks lie in the modules that the router chose", "the router tells who does what", "agreement above that of random masks, given and EM", ">= 0.5", above[good].min(axis=1)),
-        ("regimes that share modules share weights", "–", "correlation over pairs of regimes, EM and REINFORCE", ">= 0.5", shared.groupby("seed")[["weights", "modules"]].apply(lambda t: t.corr().iloc[0, 1])),
-        ("regimes without a module in common share no weights", "–", "weights in common, mean over such pairs", "<= 0.05", apart.groupby("seed").weights.mean()),
-        ("without the router masks do not find the modules", "–", "agreement above that of random masks, EM", "<= 0.2", above[OPEN]),
-        ("they make up a map that no module knows as well", "–", "error on the new map less that on the known maps", "<= 0.1", new_map(frame)),
-        ("the search finds modules that are there", "–", "misalignment of modules found, random masks = 1, given", "<= 0.3", hidden(frame)["given"]),
-        ("a plain network hides modules", "–", "the same, plain network of equal size", "<= 0.5", hidden(frame)["plain"]),
-        ("a wide plain network hides modules", "–", "the same, four times the size", "<= 0.5", hidden(frame)["plain, wide"])])
+    return claims_table([*claims_with_router(frame), *claims_without_router(frame)])
+
+# %% ../../../nbs/experiments/routing/inside_routing.ipynb #1da7d70d
+def what_is_hidden(misalignment) -> str: # Series: one number per seed, of `hidden`
+    "What the search says about a network."
+    if misalignment.max() <= 0.5: return "hides modules"
+    if misalignment.min() > 0.9: return "hides no modules"
+    return "leans toward modules without having them" if misalignment.min() > 0.5 else "hides modules in some seeds"
 
 
 def verdict(frame) -> str:
     "What the numbers say about the questions."
-    t, n = summary(Result(frame)), frame.seed.nunique()
+    t = summary(Result(frame))
     where = hidden(frame)
-    says = lambda v: "hides modules" if v.max() <= 0.5 else "hides no modules" if v.min() > 0.9 else "leans toward modules without having them" if v.min() > 0.5 else "hides modules in some seeds"
-    modules = pairs_of(frame, ["EM", "REINFORCE"])
-    both, none = modules[modules.modules > 0.5].weights.mean(), modules[modules.modules < 0.01].weights.mean()
-    return (f"{outcome(claims(frame), n)} Masks and router agree by {t.agreement['given']:.2f} (routing given), {t.agreement['EM']:.2f} (EM) and {t.agreement['REINFORCE']:.2f} (REINFORCE), where random masks would by {t.chance['EM']:.2f}; "
-            f"without the router, by {t.agreement[OPEN]:.2f}, and a map that no module knows costs {new_map(frame).mean():+.3f} in error beside those that some module does. "
-            f"Two regimes on one module share {both:.2f} of what one regime shares with itself, on different modules {none:.2f}. The plain network {says(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the wide one {says(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
+    pairs = pairs_of(frame, ["EM", "REINFORCE"])
+    both = pairs[pairs.modules > 0.5].weights.mean()
+    none = pairs[pairs.modules < 0.01].weights.mean()
+    return (
+        f"{outcome(claims(frame), frame.seed.nunique())} Masks and router agree by {t.agreement['given']:.2f} (routing "
+        f"given), {t.agreement['EM']:.2f} (EM) and {t.agreement['REINFORCE']:.2f} (REINFORCE), where random masks "
+        f"would by {t.chance['EM']:.2f}; without the router, by {t.agreement[OPEN]:.2f}, and a map that no module knows "
+        f"costs {new_map(frame).mean():+.3f} in error beside those that some module does. Two regimes on one module share "
+        f"{both:.2f} of what one regime shares with itself, on different modules {none:.2f}. The plain network "
+        f"{what_is_hidden(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the wide one "
+        f"{what_is_hidden(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
