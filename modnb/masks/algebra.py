@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'count_html',
-           'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks', 'wrong_dtype',
+__all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
+           'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'scattered', 'Masks',
            'watched_call', 'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
@@ -90,6 +90,11 @@ def count_frame(masks: Mapping[str, Tensor]) -> pd.DataFrame: # layer, kept, tot
     return frame.assign(density=frame["kept"] / frame["total"].clip(lower=1))
 
 # %% ../../nbs/masks/05_algebra.ipynb #a6c9f141
+def summary(masks: Masks, made: str) -> str:
+    "Masks in one line."
+    return f"Masks: {masks.kept:,} of {masks.total:,} weights kept ({masks.density:.2%}) in {len(masks)} tensors{made}"
+
+
 def count_html(masks: Mapping[str, Tensor]) -> str: # parameter name -> bool tensor
     "The same as a table of HTML; the bars are shares of a parameter's weights."
     outer = "width:120px;background:#ddd"
@@ -233,7 +238,8 @@ class Masks(Mapping[str, Tensor]):
         "A partial mask; `masked` leaves the other parameters whole. Raises `ValueError` for a name that is not masked."
         return self._like({n: self[n] for n in chosen(self, names)})
 
-    def to(self, device: torch.device | str | int) -> Masks: return self._like({n: t.to(device) for n, t in self.items()})
+    def to(self, device: torch.device | str | int) -> Masks:
+        return self._like({n: t.to(device) for n, t in self.items()})
 
     @property
     def kept(self) -> int: return sum(int(t.sum()) for t in self.values())
@@ -244,14 +250,11 @@ class Masks(Mapping[str, Tensor]):
 
     def to_frame(self) -> pd.DataFrame: return count_frame(self)
     def plot(self, ax: Axes | None = None, **bar: Any) -> Axes: return plot_counts(self, ax, **bar)
-    def __repr__(self) -> str:
-        made = f", {self.estimator}" if self.estimator else ""
-        return f"Masks: {self.kept:,} of {self.total:,} weights kept ({self.density:.2%}) in {len(self)} tensors{made}"
-
+    def __repr__(self) -> str: return summary(self, f", {self.estimator}" if self.estimator else "")
     def _repr_html_(self) -> str: return f"<p>{escape(repr(self))}</p>{count_html(self)}"
 
 # %% ../../nbs/masks/05_algebra.ipynb #ded65825
-def wrong_dtype(net: nn.Module, inputs: Any) -> ValueError | None:
+def _wrong_dtype(net: nn.Module, inputs: Any) -> ValueError | None:
     "The error for inputs whose dtype a network does not have; None if that is not what is wrong."
     given = {t.dtype for t in tree_leaves(inputs) if isinstance(t, Tensor) and t.is_floating_point()}
     have = {p.dtype for p in net.parameters() if p.is_floating_point()}
@@ -276,7 +279,7 @@ def watched_call(view: masked, args: tuple, kwargs: dict[str, Any]) -> Any:
         for module, mode in zip(view._net.modules(), modes): module.training = mode
         return watched_call(view, args, kwargs)
     except RuntimeError as error:
-        raise wrong_dtype(view._base, (args, kwargs)) or error from None
+        raise _wrong_dtype(view._base, (args, kwargs)) or error from None
     if hidden := watch.read & set(view._params):
         raise ValueError(f"net: its forward pass reads the parameter {min(hidden)!r} in a way that masks do not reach")
     return out

@@ -61,7 +61,7 @@ def seeds_of(
     if len(several) != nets: raise ValueError(f"seed: {len(several)} given for {nets} networks")
     return [whole("seed", s) for s in several]
 
-# %% ../../nbs/masks/10_settings.ipynb #be4b6eb1
+# %% ../../nbs/masks/10_settings.ipynb #014b72fc
 def plain_numbers(
     argument: str, # name of the function that returned them, for errors
     result: object, # name -> number of any library
