@@ -93,7 +93,7 @@ def _place(i: int, j: int, bars: int) -> tuple[float, float]: # center, width
     "Where bar `j` of group `i` is."
     return i + (j - (bars - 1) / 2) * 0.8 / bars, 0.8 / bars
 
-
+# %% ../../nbs/view/00_plots.ipynb #10697e67
 def _seeds(ax, at: float, width: float, values: np.ndarray, color: str):
     "The seeds of a bar as dots, and the sign that there is no bar to see."
     if not len(values) or not values.mean():
@@ -245,7 +245,7 @@ def _array(values) -> np.ndarray:
     "A tensor or an array, as an array."
     return np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
 
-
+# %% ../../nbs/view/00_plots.ipynb #2d3d80f7
 def keep_prob_histogram(
     probabilities: Mapping[str, Any] | Any, # function -> keep probabilities, any shape; or those of one function
     ax=None,
@@ -337,7 +337,7 @@ def _matrix(mask: Mapping, name: str, argument: str) -> np.ndarray:
     m = _array(mask[name]).astype(bool)
     return m.reshape(1, -1) if m.ndim < 2 else m.reshape(len(m), -1)
 
-
+# %% ../../nbs/view/00_plots.ipynb #fbb814a9
 def _mask_colors(names: tuple[str, str]) -> dict[str, str]: # label -> color
     one, two = (color_of(name, names) for name in names)
     second = two if two != one else PALETTE[6]

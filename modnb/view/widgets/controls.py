@@ -23,8 +23,8 @@ from .background import Background
 
 # %% auto #0
 __all__ = ['DRAWING', 'WORDS', 'STYLES', 'png', 'blank', 'Still', 'Picture', 'note', 'problem', 'guarded', 'heading', 'control',
-           'table', 'status', 'train_button', 'stop_button', 'show_status', 'show_work', 'Trainer', 'Explorer',
-           'TimeSlider', 'Work', 'Choice', 'TrainingExplorer']
+           'table', 'status', 'train_button', 'stop_button', 'show_status', 'show_work', 'show_buttons', 'Trainer',
+           'Explorer', 'TimeSlider', 'Work', 'Choice', 'TrainingExplorer']
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f1e76c44
 DRAWING = threading.RLock()
@@ -132,7 +132,7 @@ def heading(text: str, more: str = "") -> w.HTML: # `more`: smaller, next to it
     small = f'<small style="font-weight:normal">{html.escape(more)}</small>'
     return w.HTML(f'<h3 style="margin:10px 0 2px">{html.escape(text)} {small}</h3>')
 
-
+# %% ../../../nbs/view/widgets/02_controls.ipynb #b7d095a6
 def control(
     kind: type, # of widget
     text: str, # its description, with the unit
@@ -153,7 +153,7 @@ def _row(values: Sequence, tag: str, bold: bool = False) -> str: # HTML
              for side, value in zip(sides, values)]
     return f"<tr>{''.join(cells)}</tr>"
 
-
+# %% ../../../nbs/view/widgets/02_controls.ipynb #5a7acc4d
 def table(
     head: list[str],
     rows: list[list], # cells; numbers are formatted by the caller
@@ -191,7 +191,7 @@ def show_status(trainer: Trainer, job: Background):
     trainer.bar.bar_style = STYLES.get(job.state, "")
     if job.error: trainer.problem.value = problem(job.error)
 
-
+# %% ../../../nbs/view/widgets/02_controls.ipynb #b89e193c
 def show_work(trainer: Trainer, job: Background):
     "The curves and the explorer's own display. Drawing gets a fifth of the time."
     began = time.monotonic()
@@ -199,6 +199,13 @@ def show_work(trainer: Trainer, job: Background):
     if trainer.curves: trainer.curves.show(rows=list(job.messages.rows))
     trainer.changed(job)
     trainer.due = time.monotonic() + 4 * (time.monotonic() - began)
+
+# %% ../../../nbs/view/widgets/02_controls.ipynb #872d5269
+def show_buttons(trainer: Trainer, job: Background):
+    "After a stop the first one goes on; while the work runs, only the second one can be pressed."
+    trainer.begin.description = "Go on" if job.state == "stopped" else trainer.name
+    trainer.begin.disabled = job.running
+    trainer.end.disabled = not job.running
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #1911fe2a
 class Trainer:
@@ -249,10 +256,7 @@ class Trainer:
         "Update everything, then the explorer's own display."
         show_status(self, job)
         try: show_work(self, job)
-        finally:
-            self.begin.description = "Go on" if job.state == "stopped" else self.name
-            self.begin.disabled = job.running
-            self.end.disabled = not job.running
+        finally: show_buttons(self, job)
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #1121f6d9
 class Explorer:

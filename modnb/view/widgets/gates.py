@@ -175,7 +175,7 @@ def module_order(
     "The modules in the order in which they are drawn."
     return modules_in_order(gates) if matched else np.arange(gates.shape[1])
 
-
+# %% ../../../nbs/view/widgets/07_gates.ipynb #0b942624
 def _use(ax, gates: np.ndarray, order: np.ndarray):
     "Bars: how often each module is used."
     use = gates.mean(0)[order]

@@ -71,7 +71,7 @@ def labels(outputs: Tensor) -> Tensor: # [..., classes] -> int64 [...]
     "The most probable class."
     return outputs.argmax(-1)
 
-
+# %% ../../../nbs/view/widgets/03_masks.ipynb #8af99ba0
 @torch.no_grad()
 def accuracies(
     net: Callable,

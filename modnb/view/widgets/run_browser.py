@@ -17,7 +17,7 @@ from .controls import Explorer, Picture, Still, Trainer, control, guarded, headi
 from .runs import ABOUT, RunReader, filtered, framed, lines, render_runs, report_page, varied
 
 # %% auto #0
-__all__ = ['PAGE', 'STYLE', 'CONDITIONS', 'walker', 'RunTable', 'RunAxes', 'RunPanel', 'RunBrowser', 'run_browser']
+__all__ = ['PAGE', 'STYLE', 'CONDITIONS', 'walker', 'RunTable', 'RunAxes', 'RunPanel', 'offer', 'RunBrowser', 'run_browser']
 
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #54ac49b0
 PAGE = 200
@@ -146,6 +146,14 @@ class RunPanel(Explorer):
 
     def __repr__(self) -> str: return f"RunBrowser: {len(self.left)} of {count_states(self.whole['state'])}"
 
+# %% ../../../nbs/view/widgets/06_run_browser.ipynb #1e8bc387
+def offer(explorer: Explorer, control: w.Dropdown, names: list[str], value: str):
+    "New options, where they are other ones, and one of them."
+    if list(control.options) == names: return
+    with explorer.quietly():
+        control.options = names
+        control.value = value
+
 # %% ../../../nbs/view/widgets/06_run_browser.ipynb #cdd102ae
 class RunBrowser(RunPanel):
     "Runs of a folder: table, figure, report. Displays itself."
@@ -162,19 +170,12 @@ class RunBrowser(RunPanel):
         table.back.on_click(guarded(self.problem, lambda _: table.step(-1)))
         table.forth.on_click(guarded(self.problem, lambda _: table.step(1)))
 
-    def offer(self, control: w.Dropdown, names: list[str], value: str):
-        "New options, where they are other ones, and one of them."
-        if list(control.options) == names: return
-        with self.quietly():
-            control.options = names
-            control.value = value
-
     def notified(self, job: Background):
         "From the thread: show what has been read so far."
         if job.state == "ready" or not self.reader.rows: return
         names = ["all", *sorted({key[0] for key in list(self.reader.rows)})]
         before = self.table.experiment.value
-        self.offer(self.table.experiment, names, names[1] if before == "all" and len(names) == 2 else before)
+        offer(self, self.table.experiment, names, names[1] if before == "all" and len(names) == 2 else before)
         self.load()
 
     def load(self):
@@ -183,7 +184,7 @@ class RunBrowser(RunPanel):
         self.whole = self.reader.frame(None if name == "all" else name)
         before = self.table.order.value
         names = ["run", "started", "wall_s", "state", *varied(self.whole)]
-        self.offer(self.table.order, names, before if before in names else "run")
+        offer(self, self.table.order, names, before if before in names else "run")
         with self.quietly(): self.axes.take(self.whole)
         self.narrow()
 

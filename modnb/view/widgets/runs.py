@@ -157,7 +157,7 @@ def padded(text: str, width: int, right: bool) -> str:
     short = text if len(text) <= width else text[: width - 1] + "…"
     return (short.rjust(width) if right else short.ljust(width)).replace(" ", "\u00a0")
 
-
+# %% ../../../nbs/view/widgets/05_runs.ipynb #3514ebc4
 def lines(
     frame: pd.DataFrame,
     columns: Sequence[str],
@@ -273,7 +273,7 @@ def report_page(
         parts.append(head.to_html(index=False, border=0, float_format="{:.4g}".format))
     return f"<!DOCTYPE html><meta charset='utf-8'><body style='{FONT}'>{''.join(parts)}</body>"
 
-
+# %% ../../../nbs/view/widgets/05_runs.ipynb #e7f4bacd
 def framed(
     page: str, # HTML of a page
     height: int = 620, # pixels
