@@ -4,7 +4,10 @@ import zipfile
 import pytest
 from tree import ROOT, copy_to, python
 
+from modnb.runs.kernels import WarmKernel, execute_on
+
 NOTEBOOK = ROOT / "nbs" / "experiments" / "masks" / "add_mul.ipynb"
+SMALL = ("train_steps=20", "mask_steps=20")
 
 
 @pytest.fixture(scope="module")
@@ -16,6 +19,8 @@ def wheel(tmp_path_factory):
     return next(folder.glob("*.whl"))
 
 
+# tests of one group run in one process: the wheel is built once
+@pytest.mark.xdist_group("wheel")
 def test_wheel_is_complete_and_light(wheel):
     "It was built from the source distribution, so that is complete too."
     with zipfile.ZipFile(wheel) as archive:
@@ -30,18 +35,21 @@ def test_wheel_is_complete_and_light(wheel):
     assert plain and not [line for line in plain for heavy in ("nbdev", "jupyter", "papermill", "ipykernel", "ipywidgets", "fastcore") if heavy in line]
 
 
+@pytest.mark.xdist_group("wheel")
 def test_installed_wheel_runs_an_experiment(wheel, tmp_path):
     site, elsewhere = tmp_path / "site", tmp_path / "elsewhere"
     elsewhere.mkdir()
-    done = python("-m", "pip", "install", "-q", "--no-deps", "--no-index", "--target", site, wheel, cwd=elsewhere)
+    words = ("-q", "--no-deps", "--no-index", "--no-compile", "--target", site)
+    done = python("-m", "pip", "install", *words, wheel, cwd=elsewhere)
     assert done.returncode == 0, done.stderr
-    where = python("-c", "import modnb; print(modnb.__file__)", cwd=elsewhere, PYTHONPATH=str(site))
-    assert str(site) in where.stdout
-    done = python("-m", "modnb.runs.cli", "run", "add_mul", "preset=smoke", "seed=3", cwd=elsewhere, PYTHONPATH=str(site))
+    words = ("run", "add_mul", "preset=smoke", "seed=3", *SMALL)
+    done = python("-m", "modnb.runs.cli", *words, cwd=elsewhere, PYTHONPATH=str(site))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not add" in done.stdout and len(list((elsewhere / "runs" / "add_mul").glob("*/result.parquet"))) == 1
-    table = python("-m", "modnb.runs.cli", "table", "--format", "csv", cwd=elsewhere, PYTHONPATH=str(site))
+    code = "import modnb; print(modnb.__file__); from modnb.runs.cli import main; main(['table', '--format', 'csv'])"
+    table = python("-c", code, cwd=elsewhere, PYTHONPATH=str(site))
     assert table.returncode == 0 and "accuracy" in table.stdout, table.stdout + table.stderr
+    assert str(site) in table.stdout
 
 
 def papermill(out, *words):
@@ -50,19 +58,35 @@ def papermill(out, *words):
 
 def test_plain_papermill(tmp_path):
     out = tmp_path / "out.ipynb"
-    done = papermill(out, "-p", "seed", 3, "-p", "layer_sizes", "[24,16]")
+    small = [word for pair in SMALL for word in ("-p", *pair.split("="))]
+    done = papermill(out, "-p", "seed", 3, "-p", "layer_sizes", "[24,16]", *small)
     assert done.returncode == 0, done.stderr[-3000:]
     text = out.read_text()
     assert text.count("image/png") >= 6 and "layers.2.weight" in text and len(list((tmp_path / "runs" / "add_mul").iterdir())) == 1
 
 
-@pytest.mark.parametrize("name, value, message", [("layer_sizes", "[24,x]", "layer_sizes: "), ("PRESET", "quik", "did you mean 'quick'"), ("net", "lstn", "did you mean 'lstm'"), ("sede", 3, "did you mean 'seed'")])
-def test_papermill_with_bad_values(tmp_path, name, value, message):
-    import papermill as pm # in this process: its command was called above
+@pytest.fixture(scope="module")
+def kernel():
+    with WarmKernel() as kernel:
+        yield kernel
 
-    with pytest.raises(pm.PapermillExecutionError) as error:
-        pm.execute_notebook(NOTEBOOK, tmp_path / "out.ipynb", {name: value}, cwd=tmp_path, progress_bar=False)
+
+@pytest.mark.xdist_group("papermill")
+@pytest.mark.parametrize("name, value, message", [
+    ("layer_sizes", "[24,x]", "layer_sizes: "),
+    ("PRESET", "quik", "did you mean 'quick'"),
+    ("net", "lstn", "did you mean 'lstm'"),
+    ("sede", 3, "did you mean 'seed'"),
+])
+def test_papermill_with_bad_values(kernel, tmp_path, monkeypatch, name, value, message):
+    "papermill as in its command, on one kernel for all."
+    from papermill import PapermillExecutionError
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(PapermillExecutionError) as error:
+        execute_on(kernel, NOTEBOOK, tmp_path / "out.ipynb", {name: value})
     assert message in str(error.value)
+    assert not list(tmp_path.rglob("result.parquet"))
 
 
 @pytest.mark.parametrize("words, message", [
