@@ -97,14 +97,8 @@ def evaluation(
     return evaluate
 
 # %% ../../nbs/routing/22_comparison.ipynb #b7773a9b
-def final_frame(
-    task: Task,
-    net: DenseStack,
-    estimator: Estimator,
-    data: Minibatches,
-    cost: float, # milliseconds per step
-) -> pd.DataFrame: # layer (the name of a set), metric, seed, value
-    "Measure the training inputs, the fresh tests, and what the estimator remembers."
+def final_frame(task: Task, net: DenseStack, estimator: Estimator, data: Minibatches, cost: float) -> pd.DataFrame:
+    "Measure the training inputs, the fresh tests and what is remembered: layer (the set), metric, seed, value."
     import pandas as pd
     found = {"": measure(net, task.x, task.y, task.rule, task.rules)}
     found |= {name: measure(net, x, y, rule, task.rules) for name, (x, y, rule) in task.tests.items()}
@@ -113,10 +107,7 @@ def final_frame(
     return pd.concat([*frames, long_frame(costs, net.seeds, layer="")])
 
 # %% ../../nbs/routing/22_comparison.ipynb #db9cc5c7
-def checkpoint_of(
-    log: Any, # of the run; None: there is none
-    name: str, # of a row, with any characters
-) -> Path | None:
+def checkpoint_of(log: Any, name: str) -> Path | None: # log of the run, or None
     "Where the training of a row keeps its checkpoint."
     return log.path(f"{name}.pt".replace("|", " ").replace("/", " ")) if log else None
 
