@@ -66,11 +66,7 @@ WEIGHTS: dict[str, Callable[[Members], Tensor]] = {
     "none": lambda m: torch.zeros_like(m.ll)}
 
 # %% ../../nbs/routing/14_buffered.ipynb #92c14854
-def term_value(
-    term: Term,
-    scored: Scored, # with gradient
-    members: Members, # the same routings, without
-) -> Tensor: # [*batch]
+def term_value(term: Term, scored: Scored, members: Members) -> Tensor: # scored: with gradient -> [*batch]
     "The value of a term for each example."
     theta = WEIGHTS[term.theta](members).detach()
     phi = WEIGHTS[term.phi](members).detach()
@@ -96,13 +92,7 @@ SCORES: dict[str, Callable] = { # name -> score of a member: (scored without gra
 PUSHES = ("all", "best")
 
 # %% ../../nbs/routing/14_buffered.ipynb #12948a0f
-def check_buffer(
-    buffer: Buffer | None,
-    sets: set[str], # that the terms use
-    e_every: int,
-    push: str,
-    least_reward: float,
-) -> None:
+def check_buffer(buffer: Buffer | None, sets: set[str], e_every: int, push: str, least_reward: float) -> None:
     "Raises `ValueError` naming the argument that does not fit the buffer."
     check_choice("push", push, PUSHES)
     if buffer is None and "buffer" in sets: raise ValueError("buffer: the terms use one, none was given")
@@ -112,12 +102,7 @@ def check_buffer(
         raise ValueError("least_reward: needs a buffer that starts empty; random routings may be worse")
 
 # %% ../../nbs/routing/14_buffered.ipynb #6c2b849e
-def check_reward(
-    terms: Sequence[Term],
-    score: str,
-    reward: str | Callable,
-    samples: int,
-) -> None:
+def check_reward(terms: Sequence[Term], score: str, reward: str | Callable, samples: int) -> None:
     "Raises `ValueError` naming the argument that does not fit the others."
     check_choice("score", score, SCORES)
     if not callable(reward) and reward not in REWARDS:
@@ -130,11 +115,8 @@ def check_reward(
         raise ValueError("terms: an advantage is defined for samples only; others are not on-policy")
 
 # %% ../../nbs/routing/14_buffered.ipynb #efe92dfc
-def best_only(
-    score: Tensor, # [C, *batch]
-    old: int, # how many candidates are members already
-) -> Tensor: # [C, *batch], -inf for samples that are not the best of their example
-    "Let only the best sample of each example enter."
+def best_only(score: Tensor, old: int) -> Tensor: # [C, *batch], of which `old` are members already -> [C, *batch]
+    "The scores, with -inf for samples that are not the best of their example."
     fresh = score[old:].masked_fill(score[old:].isnan(), -math.inf)
     chosen = torch.zeros_like(fresh, dtype=torch.bool).scatter(0, fresh.argmax(0, keepdim=True), True)
     return torch.cat([score[:old], fresh.masked_fill(~chosen, -math.inf)])
@@ -191,13 +173,8 @@ def term_members(
     return Members(fixed.ll, fixed.lp, valid, reward, baseline(reward) if "advantage" in weights else reward)
 
 # %% ../../nbs/routing/14_buffered.ipynb #6d0b2562
-def members_and_samples(
-    candidates: Candidates,
-    buffer: Buffer | None,
-    batch: Batch,
-    samples: int,
-) -> Compared | None: # None: there are none
-    "Old members first, then fresh samples."
+def members_and_samples(candidates: Candidates, buffer: Buffer | None, batch: Batch, samples: int) -> Compared | None:
+    "Old members first, then fresh samples; None if there are neither."
     if buffer is None: return compared(candidates, candidates.draw(samples)) if samples else None
     old = remembered(buffer, batch, candidates)
     held = candidates.filled(old)
@@ -388,9 +365,7 @@ def make_buffered(
     return Buffered(view, buffer=make_buffer(view, examples, size, seed, start, choices), **options)
 
 # %% ../../nbs/routing/14_buffered.ipynb #2203489e
-def register_setting(
-    name: str, # of `SETTINGS`
-) -> None:
+def register_setting(name: str) -> None: # of `SETTINGS`
     "Let `make_estimator` know a setting."
     @ESTIMATORS.register(name)
     def make(view: Callable, examples: int | None = None, seed: int | Sequence[int] = 0, **changes) -> Buffered:

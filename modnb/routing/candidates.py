@@ -48,10 +48,7 @@ def total(values: Tensor) -> Tensor: # [*batch] -> scalar
     return values.mean(-1).sum()
 
 # %% ../../nbs/routing/11_candidates.ipynb #65933587
-def check_sizes(
-    batch: Batch,
-    shape: Sequence[int], # [*batch]
-) -> None:
+def check_sizes(batch: Batch, shape: Sequence[int]) -> None: # shape: [*batch]
     "Raises `ValueError` naming `batch` if it has no examples, or the part that has another number of them."
     if 0 in shape: raise ValueError("batch: has no examples")
     for name, least in (("y", len(shape)), ("oracle", len(shape)), ("task", 1)):
@@ -130,27 +127,18 @@ class View(Protocol):
     def __call__(self, batch: Batch) -> Candidates: ...
 
 # %% ../../nbs/routing/11_candidates.ipynb #9b815b96
-def join(
-    candidates: Candidates,
-    *sets: Scored,
-) -> Scored:
+def join(candidates: Candidates, *sets: Scored) -> Scored:
     "Candidates of several sets, one after the other."
     ll, lp = (torch.cat([getattr(s, name) for s in sets]) for name in ("ll", "lp"))
     return Scored(candidates.join(*(s.a for s in sets)), ll, lp)
 
 
-def first_of(
-    candidates: Candidates,
-    a: Any, # [C, *batch, *slot]
-) -> Tensor: # bool [C, *batch]
+def first_of(candidates: Candidates, a: Any) -> Tensor: # [C, *batch, *slot] -> bool [C, *batch]
     "Which routings do not repeat an earlier one of the same example."
     return first_of_equals(candidates.same(a[:, None], a[None]))
 
 # %% ../../nbs/routing/11_candidates.ipynb #4d88f409
-def row_of(
-    a: Tensor, # int64 [*any, L, K]
-    routings: Tensor, # int64 [A, L, K]
-) -> Tensor: # int64 [*any]
+def row_of(a: Tensor, routings: Tensor) -> Tensor: # int64 [*any, L, K], [A, L, K] -> [*any]
     "The row of each routing. Raises `ValueError` naming `a` if one is not in the table."
     equal = (a[..., None, :, :] == routings).flatten(-2).all(-1)
     if not equal.any(-1).all(): raise ValueError("a: a routing is not among the routings of the table")
@@ -169,10 +157,7 @@ def one_slot_changed(
     return torch.where(chosen.view(S, *[1] * (new.ndim - 3), L, 1), new, old)
 
 # %% ../../nbs/routing/11_candidates.ipynb #706ad000
-def inverse_draws(
-    lp: Tensor, # [A, *batch] log-probabilities
-    u: Tensor, # [S, *batch] uniform in [0, 1)
-) -> Tensor: # int64 [S, *batch], rows
+def inverse_draws(lp: Tensor, u: Tensor) -> Tensor: # log p [A, *batch], uniform numbers [S, *batch] -> rows [S, *batch]
     "The row at which the cumulative probability exceeds each number."
     steps = lp.detach().exp().cumsum(0)[:-1]
     return (u[:, None] >= steps).sum(1)
@@ -261,11 +246,7 @@ class Compared(NamedTuple):
         return Compared(scored, fixed, self.valid[which])
 
 # %% ../../nbs/routing/11_candidates.ipynb #b07ae640
-def at_places(
-    candidates: Candidates,
-    found: Compared,
-    order: Tensor, # int64 [Q, *batch]
-) -> Compared:
+def at_places(candidates: Candidates, found: Compared, order: Tensor) -> Compared: # order int64 [Q, *batch]
     "The candidates at these places of each example."
     def at(s): return Scored(candidates.pick(s.a, order), s.ll.gather(0, order), s.lp.gather(0, order))
     return Compared(at(found.scored), at(found.fixed), found.valid.gather(0, order))

@@ -113,10 +113,7 @@ def final_frame(
     return pd.concat([*frames, long_frame(costs, net.seeds, layer="")])
 
 # %% ../../nbs/routing/22_comparison.ipynb #db9cc5c7
-def checkpoint_of(
-    log: Any, # of the run; None: there is none
-    name: str, # of a row, with any characters
-) -> Path | None:
+def checkpoint_of(log: Any, name: str) -> Path | None: # log of the run, or None
     "Where the training of a row keeps its checkpoint."
     return log.path(f"{name}.pt".replace("|", " ").replace("/", " ")) if log else None
 

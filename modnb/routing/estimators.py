@@ -124,10 +124,7 @@ class Supervised(RoutingEstimator):
         return candidates, found.ll[0] + self.router * found.lp[0], {"likelihood": found.ll[0].mean(-1)}
 
 # %% ../../nbs/routing/13_estimators.ipynb #fe231d40
-def log_marginal(
-    every: Compared, # all routings
-    exact: bool, # the scores with gradient are the ones that are compared
-) -> Tensor: # [*batch] log p(y | x)
+def log_marginal(every: Compared, exact: bool) -> Tensor: # exact: the compared scores have the gradient -> [*batch]
     "Log of the sum over all routings, with the gradient of an exact E-step."
     if exact: return every.scored.joint.logsumexp(0)
     joint = every.fixed.joint.masked_fill(~every.valid, -math.inf)
@@ -293,11 +290,7 @@ def searched(
     return join(candidates, candidates.score(old), propose(candidates, old[0], samples, epsilon, coordinate))
 
 # %% ../../nbs/routing/13_estimators.ipynb #da4a39b1
-def remembered(
-    buffer: Buffer,
-    batch: Batch, # with `index`
-    candidates: Candidates,
-) -> Any: # [Q, *batch, *slot]
+def remembered(buffer: Buffer, batch: Batch, candidates: Candidates) -> Any: # [Q, *batch, *slot]
     "The routings that a buffer holds for a minibatch. Raises `ValueError` naming `index` or `buffer`."
     index = check_index(batch.index, len(buffer), candidates.shape)
     if buffer.slot != candidates.slot:

@@ -51,9 +51,7 @@ def is_hooked(m: nn.Module) -> bool:
     return bool(hooks or "forward" in vars(m) or isinstance(m, torch.jit.ScriptModule))
 
 
-def mode_matters(
-    net: nn.Module, # any network
-) -> bool:
+def mode_matters(net: nn.Module) -> bool:
     "Whether some module is in train mode and may behave differently in eval mode."
     for m in net.modules():
         kind: type = type(m)
@@ -68,13 +66,8 @@ def all_finite(values: Any) -> bool: # nested outputs or inputs
 
 # %% ../../nbs/routing/20_rollouts.ipynb #cce82c91
 @torch.no_grad()
-def first_broken(
-    net: Composition,
-    x: Any, # [1, ...] one example
-    a: Tensor, # int [L, K]
-    task: Tensor | None = None, # int [1]
-) -> tuple[str, str, int] | None: # its name and class, and the slots that were done before; None: everything is finite
-    "The first part of the network whose outputs are not finite."
+def first_broken(net: Composition, x: Any, a: Tensor, task: Tensor | None = None) -> tuple[str, str, int] | None:
+    "Name and class of the first part whose outputs are not finite, and its slot; arguments as in `first_not_finite`."
     found: list[tuple[str, str, int]] = []
     done: list[str] = []
     def note(name: str, module: nn.Module, inputs, output):
@@ -155,10 +148,7 @@ class NetworkCandidates(IntegerRoutings):
         return first_not_finite(self.of.net, tree_map(lambda t: t[place[0]][None], self.batch.x), a, task)
 
 # %% ../../nbs/routing/20_rollouts.ipynb #e6695e3e
-def router_of(
-    net: Composition,
-    l: int, # slot
-) -> tuple[Any, int]: # a `Router`, or None
+def router_of(net: Composition, l: int) -> tuple[Any, int]: # slot -> a `Router` or None, slot of the router
     "The router that decides in a slot, and as which of its own slots."
     layers = modular_layers(net)
     return (layers[l % len(layers)].router, 0) if net.router is None else (net.router, l)

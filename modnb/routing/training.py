@@ -31,11 +31,7 @@ __all__ = ['permutation', 'check_examples', 'Minibatches', 'SeededNet', 'Batches
            'about_learner', 'RoutedLoop', 'train']
 
 # %% ../../nbs/routing/19_training.ipynb #905b7b23
-def permutation(
-    seed: int,
-    name: str, # such as the number of an epoch
-    n: int,
-) -> Tensor: # int64 [n]
+def permutation(seed: int, name: str, n: int) -> Tensor: # int64 [n]
     "A permutation that depends on nothing but its arguments."
     digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
