@@ -44,8 +44,8 @@ class GivenLoss(TrainLoss):
 
 class Member(Learner):
     "A learner among others."
-    def __init__(self, *args: Any, **options: Any) -> None:  # of `Learner`
-        super().__init__(*args, **options)
+    def __init__(self, net: nn.Module, *args: Any, **options: Any) -> None:  # as `Learner`
+        super().__init__(net, *args, **options)
         self.losses: GivenLoss = GivenLoss()
         self.failed = ""  # why it was given up; empty: it was not
 
