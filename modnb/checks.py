@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable
 from typing import SupportsIndex
 
 # %% auto #0
-__all__ = ['nearest', 'check_choice', 'check_count', 'choose_device', 'Missing', 'need']
+__all__ = ['nearest', 'check_choice', 'check_count', 'check_counts', 'choose_device', 'Missing', 'need']
 
 # %% ../nbs/00_checks.ipynb #5b48daf1
 def nearest(
@@ -44,6 +44,11 @@ def check_count(
     whole = isinstance(value, SupportsIndex) and not isinstance(value, bool) and not hasattr(value, "dim")
     if whole and operator.index(value) >= least: return # type: ignore[arg-type]
     raise ValueError(f"{argument}: {value!r} given; need a whole number, {least} or more")
+
+# %% ../nbs/00_checks.ipynb #d35b6614
+def check_counts(**counts: object): # name of an argument=what was given
+    "Raises `ValueError` naming the first argument that is not a whole number of 1 or more."
+    for argument, value in counts.items(): check_count(argument, value)
 
 # %% ../nbs/00_checks.ipynb #3144e1bd
 def choose_device(

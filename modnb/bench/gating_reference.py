@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..systems.gated_attention import GatedAttention
+from ..systems.gated_attention import GatedAttention, attention_sizes
 from ..systems.gated_layers import Gated
 from ..systems.gated_mlp import GatedMLP
 from ..systems.gated_recurrent import GatedRecurrent
@@ -84,7 +84,7 @@ class ReferenceAttention(nn.Module):
     def __init__(self, net: GatedAttention):
         super().__init__()
         self.gating = net.gating
-        self.h = net.head_size
+        self.h = attention_sizes(net.n_modules, net.width)[0]
         self.M = net.n_modules
         self.encoder, self.decoder, self.own = (copy.deepcopy(m) for m in (net.encoder, net.decoder, net.own))
         parts = zip(net.query_key_value.weight.detach().chunk(3), net.query_key_value.bias.detach().chunk(3))

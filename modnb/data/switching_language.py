@@ -92,18 +92,12 @@ class SwitchingLanguage:
         return (f"SwitchingLanguage({len(self.moves)} states, {self.chains} chains, {self.tokens} tokens, "
                 f"switch={self.switch})")
 
-    def text(self,
-        n: int, # steps
-        seed: int = 0, # equal seeds give equal text
-    ) -> tuple[Tensor, Tensor]: # tokens int64 [n + 1], the chain that spoke at each step int64 [n]
+    def text(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]: # as `draw_text`
         "One long text. Raises `ValueError` naming `n`."
         return draw_text(self, n, seed)
 
-    def best_reader(self,
-        x: Tensor, # int [..., T] what is read
-        y: Tensor, # int [..., T] the tokens after each
-    ) -> tuple[Tensor, Tensor]: # log p(y_t | x_1 .. x_t) [..., T], belief in each chain before y_t [..., T, chains]
-        "The forward algorithm."
+    def best_reader(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]: # as `forward_algorithm`
+        "Likelihoods and beliefs of the best possible reader."
         return forward_algorithm(self, x, y)
 
 # %% ../../nbs/data/10_switching_language.ipynb #81026873

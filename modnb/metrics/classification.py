@@ -6,19 +6,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 def _array(x) -> np.ndarray: return x.detach().cpu().numpy() if hasattr(x, "detach") else np.asarray(x)
 
 # %% auto #0
-__all__ = ['accuracy', 'confusion', 'normalize', 'confusion_frame']
+__all__ = ['accuracy', 'confusion', 'normalize']
 
 # %% ../../nbs/metrics/01_classification.ipynb #36b2974a
 def accuracy(
@@ -65,18 +60,3 @@ def normalize(
     c = _array(counts).astype(float)
     total = c.sum(-1, keepdims=True)
     return np.divide(c, total, out=np.full_like(c, np.nan), where=total > 0)
-
-# %% ../../nbs/metrics/01_classification.ipynb #34c2f0b0
-def confusion_frame(
-    counts, # [true, predicted]
-    true: Sequence[str], # names of the rows
-    predicted: Sequence[str], # names of the columns
-) -> pd.DataFrame: # a row per cell: true, predicted, count, share (of the true class)
-    "A confusion matrix as a tidy frame. Raises `ValueError` naming `true` or `predicted` if the names do not fit."
-    import pandas as pd
-    c = _array(counts)
-    share = normalize(counts)
-    for name, names, size in (("true", true, c.shape[0]), ("predicted", predicted, c.shape[1])):
-        if len(names) != size: raise ValueError(f"{name}: {len(names)} names for {size} classes")
-    return pd.DataFrame([(t, p, int(c[i, j]), share[i, j]) for i, t in enumerate(true)
-                         for j, p in enumerate(predicted)], columns=["true", "predicted", "count", "share"])

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['pairs', 'sign_flip_test', 'Comparison', 'judge_differences', 'compare', 'winners', 'contests', 'all_of', 'ordering']
+__all__ = ['pairs', 'sign_flip_test', 'Comparison', 'judge_differences', 'compare', 'winners', 'contests', 'ordering']
 
 # %% ../../nbs/metrics/05_comparisons.ipynb #4eb3faea
 def pairs(
@@ -141,14 +141,6 @@ def contests(
         ranks = table.mean().rank()
         found += [(*key, m, p, float(ranks[m])) for m, p in winners(table, level).items()]
     return pd.DataFrame(found, columns=[*contest, by, "points", "rank"])
-
-# %% ../../nbs/metrics/05_comparisons.ipynb #ce24d3e9
-def all_of(
-    verdicts: Sequence[str], # of the parts
-) -> str:
-    "The verdict on a claim that has several parts."
-    found = set(verdicts)
-    return "contradicted" if "contradicted" in found else "open" if "open" in found or not found else "holds"
 
 # %% ../../nbs/metrics/05_comparisons.ipynb #5c096deb
 def ordering(

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['entropy_a', 'entropy_b', 'information', 'regularizer', 'information_bias', 'Joint', 'joint_from_samples',
-           'joint_entropies', 'cross_log_prob', 'usage', 'changed', 'bound_gap', 'rule_information', 'rule_alignment',
-           'Verdict', 'judge', 'Selection', 'selection_entropies']
+           'joint_entropies', 'cross_log_prob', 'usage', 'changed', 'rule_information', 'rule_alignment', 'Verdict',
+           'judge', 'Selection', 'selection_entropies']
 
 # %% ../../nbs/metrics/06_entropy.ipynb #a1d9b2f5
 def _entropy(p: Tensor) -> Tensor: # [..., M] -> [...] nats
@@ -171,14 +171,6 @@ def changed(
         raise ValueError(f"new: shape {tuple(new.shape)} given; need that of `old`, {tuple(old.shape)}, "
                          "[rows, slots, K]")
     return (old != new).flatten(-2).any(-1).double().mean().item()
-
-# %% ../../nbs/metrics/06_entropy.ipynb #8936337f
-def bound_gap(
-    log_marginal, # [B] log p(y | x)
-    best_joint, # [B] log p(y, a* | x) of the buffered routing
-) -> float: # nats, 0 or more
-    "What the bound by one routing lacks, on average."
-    return (torch.as_tensor(log_marginal) - torch.as_tensor(best_joint)).double().mean().item()
 
 # %% ../../nbs/metrics/06_entropy.ipynb #029a1eb5
 def rule_information(

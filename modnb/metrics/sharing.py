@@ -25,8 +25,7 @@ def chance(
     a: int, # size of one mask
     b: int, # size of the other
 ) -> tuple[float, float]: # expectation and standard deviation, in weights
-    """Moments of the intersection of two uniformly random masks of given sizes.
-    Raises `ValueError` for sizes that do not fit."""
+    "Moments of the intersection of two random masks of given sizes. Raises `ValueError` for sizes that do not fit."
     for name, size in (("a", a), ("b", b)):
         if not 0 <= size <= n: raise ValueError(f"{name}: {size} weights do not fit a tensor of {n}")
     mean = a * b / n if n else 0.0

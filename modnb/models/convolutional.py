@@ -10,6 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_counts
 from .feedforward import draw_, generator_for, init_linear
 
 # %% auto #0
@@ -27,12 +28,6 @@ def init_conv_normal(layer: nn.Conv2d, generator: torch.Generator):
     "He's initialization by fan-out: weights from N(0, 2 / (kernel area * channels out)); a bias is left alone."
     draw_(layer.weight, partial(nn.init.kaiming_normal_, mode="fan_out", nonlinearity="relu"), generator)
 
-# %% ../../nbs/models/02_convolutional.ipynb #1c569568
-def _check_sizes(**sizes: int):
-    "Raise a ValueError that names the first size below one."
-    for name, size in sizes.items():
-        if size < 1: raise ValueError(f"{name}: {size} given; need 1 or more")
-
 # %% ../../nbs/models/02_convolutional.ipynb #7675fe75
 class CNN(nn.Module):
     """Four 3x3 convolutions, global mean and a linear output;
@@ -46,7 +41,7 @@ class CNN(nn.Module):
     ):
         super().__init__()
         if len(channels) != 4: raise ValueError(f"channels: {len(channels)} given; need 4, one for each convolution")
-        _check_sizes(n_classes=n_classes, channels=min(channels), in_channels=in_channels)
+        check_counts(n_classes=n_classes, channels=min(channels), in_channels=in_channels)
         a, b, c, d = channels
         p, q = (0.25, 0.5) if dropout else (0.0, 0.0)
         conv = partial(nn.Conv2d, kernel_size=3, padding=1)
@@ -104,7 +99,7 @@ class ResNet(nn.Module):
         if rest or n < 1:
             raise ValueError(f"depth: {depth} given; need 6 n + 2 with n of 1 or more, such as {6 * max(n, 1) + 2} or "
                              f"{6 * max(n, 1) + 8}")
-        _check_sizes(n_classes=n_classes, width=width, in_channels=in_channels)
+        check_counts(n_classes=n_classes, width=width, in_channels=in_channels)
         with torch.device("meta"):
             self.conv1 = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
             self.bn1 = nn.BatchNorm2d(width)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_choice
+from ..checks import check_choice, check_counts
 from .feedforward import draw_, generator_for, init_linear
 
 # %% auto #0
-__all__ = ['init_cell', 'LSTMCell', 'cell_stack', 'LSTMClassifier', 'with_backend']
+__all__ = ['init_cell', 'lstm_step', 'LSTMCell', 'cell_stack', 'LSTMClassifier', 'with_backend']
 
 # %% ../../nbs/models/01_recurrent.ipynb #2f7c27b4
 @torch.no_grad()
@@ -36,6 +36,16 @@ def init_cell(
     weight_ih[candidate] *= gain
     bias.zero_()[H:2 * H] = 1
 
+# %% ../../nbs/models/01_recurrent.ipynb #347b90d8
+def lstm_step(
+    parts: Tensor, # [..., 4H] gates before their nonlinearity: input, forget, candidate, output
+    c: Tensor, # [..., H] previous cell state
+) -> tuple[Tensor, Tensor]: # next h and c
+    "One step of an LSTM."
+    i, f, g, o = parts.chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
 # %% ../../nbs/models/01_recurrent.ipynb #615e71ec
 class LSTMCell(nn.Module):
     """An LSTM cell with one bias vector; gates in the order i, f, g, o.
@@ -50,9 +60,7 @@ class LSTMCell(nn.Module):
         self.bias = nn.Parameter(torch.empty(4 * hidden_size))
 
     def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]: # [B, n], [B, H], [B, H] -> next h, c
-        i, f, g, o = (x @ self.weight_ih.mT + h @ self.weight_hh.mT + self.bias).chunk(4, -1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.sigmoid(o) * torch.tanh(c), c
+        return lstm_step(x @ self.weight_ih.mT + h @ self.weight_hh.mT + self.bias, c)
 
 # %% ../../nbs/models/01_recurrent.ipynb #36da8858
 def cell_stack(n_inputs: int, hidden_size: int, n_layers: int) -> nn.ModuleList: # of `LSTMCell`
@@ -95,9 +103,7 @@ class LSTMClassifier(nn.Module):
     ):
         super().__init__()
         check_choice("backend", backend, self.backends)
-        for name, value in dict(n_inputs=n_inputs, hidden_size=hidden_size, n_outputs=n_outputs, n_layers=n_layers,
-                                steps=steps).items():
-            if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+        check_counts(n_inputs=n_inputs, hidden_size=hidden_size, n_outputs=n_outputs, n_layers=n_layers, steps=steps)
         self.n_layers = n_layers
         self.steps = steps
         self.backend = backend

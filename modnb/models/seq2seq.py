@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..checks import check_counts
 from .feedforward import draw_, generator_for, init_linear
 from .lstm import lstm_layer
 from .recurrent import LSTMCell, cell_stack, init_cell
@@ -97,8 +98,7 @@ def check_sizes(
     **sizes: int, # of the argument's name
 ):
     "Raises `ValueError` naming the argument that is out of range."
-    for name, value in sizes.items():
-        if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+    check_counts(**sizes)
     if not 0 <= dropout < 1: raise ValueError(f"dropout: {dropout} given; need 0 <= dropout < 1")
 
 # %% ../../nbs/models/04_seq2seq.ipynb #1faf7fda

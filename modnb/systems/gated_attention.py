@@ -80,17 +80,16 @@ class GatedAttention(Gated):
     ):
         check_choice("search", search, (1, 2))
         super().__init__(gating, rules, width, (2 + 2 * search) * rules, n_modules, gate)
-        e = width
         M = self.n_modules
-        h, hidden = attention_sizes(M, e)
+        h, hidden = attention_sizes(M, width)
         alone = gating == "monolithic"
         with torch.device("meta"):
-            self.encoder = two_layers(self.n_inputs, e, e)
-            self.decoder = two_layers(e, e, 1)
-            self.query_key_value = nn.Linear(e, 3 * 2 * M * h)
-            self.own = nn.Linear(e, h if alone else M * h)
-            self.first = nn.Linear(h * (2 * M + 1), 2 * e) if alone else GroupLinear(M, 3 * h, hidden)
-            self.second = nn.Linear(2 * e, e) if alone else GroupLinear(M, hidden, e)
+            self.encoder = two_layers(self.n_inputs, width, width)
+            self.decoder = two_layers(width, width, 1)
+            self.query_key_value = nn.Linear(width, 3 * 2 * M * h)
+            self.own = nn.Linear(width, h if alone else M * h)
+            self.first = nn.Linear(h * (2 * M + 1), 2 * width) if alone else GroupLinear(M, 3 * h, hidden)
+            self.second = nn.Linear(2 * width, width) if alone else GroupLinear(M, hidden, width)
             if gating == "modular": self.score = GroupLinear(M, hidden, 1)
             if gating == "modular-op": self.score = two_layers(rules, gate_width or h, M)
         initialize(self, seed)

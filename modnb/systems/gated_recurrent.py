@@ -12,12 +12,14 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from ..checks import check_counts
 from ..models.feedforward import draw_
 from ..models.grouped import GroupLinear, initialize, two_layers
+from ..models.recurrent import lstm_step
 from .gated_layers import GATINGS, Gated
 
 # %% auto #0
-__all__ = ['recurrent_size', 'lstm_step', 'Cell', 'GroupCell', 'GatedRecurrent']
+__all__ = ['recurrent_size', 'Cell', 'GroupCell', 'GatedRecurrent']
 
 # %% ../../nbs/systems/04_gated_recurrent.ipynb #3539c6cc
 def recurrent_size(
@@ -30,16 +32,6 @@ def recurrent_size(
     h = 4 * width
     b = 4 * M * e + 1
     return (math.isqrt(b * b + 4 * (4 * M + 1) * (5 * h * h + h * (4 * e + 1))) - b) // (2 * (4 * M + 1))
-
-# %% ../../nbs/systems/04_gated_recurrent.ipynb #21dc1daf
-def lstm_step(
-    parts: Tensor, # [..., 4H] gates before their nonlinearity: input, forget, candidate, output
-    c: Tensor, # [..., H] previous cell state
-) -> tuple[Tensor, Tensor]: # next h and c
-    "One step of an LSTM."
-    i, f, g, o = parts.chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    return torch.sigmoid(o) * torch.tanh(c), c
 
 # %% ../../nbs/systems/04_gated_recurrent.ipynb #07d507f2
 class Cell(nn.Module):
@@ -132,8 +124,7 @@ class GatedRecurrent(Gated):
         e = width
         M = self.n_modules
         n_outputs = n_features if n_outputs is None else n_outputs
-        for name, value in dict(n_features=n_features, n_outputs=n_outputs).items():
-            if value < 1: raise ValueError(f"{name}: {value} given; need 1 or more")
+        check_counts(n_features=n_features, n_outputs=n_outputs)
         h = 4 * e if gating == "monolithic" else recurrent_size(M, e)
         if not h: raise ValueError(f"width: {width} given; too small for {M} modules")
         with torch.device("meta"):

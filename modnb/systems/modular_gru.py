@@ -10,7 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..models.feedforward import init_linear, generator_for
+from ..checks import check_counts
+from ..models.feedforward import generator_for, init_linear
 from ..models.grouped import GroupLinear, initialize
 from ..routing.composition import Composition
 from ..routing.layer import ModularLayer
@@ -31,9 +32,7 @@ class GRUPool(Pool):
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        if min(n_modules, n_inputs, width) < 1:
-            raise ValueError(f"n_modules: {n_modules} modules of {n_inputs} inputs and width {width} given; all need "
-                             "to be one or more")
+        check_counts(n_modules=n_modules, n_inputs=n_inputs, width=width)
         self.n_modules = n_modules
         self.width = width
         self.path = path

@@ -305,7 +305,7 @@ def each(value, n: int) -> list:
     "A list of values for n members, or one value for all of them."
     return list(value) if isinstance(value, (list, tuple)) else [value] * n
 
-
+# %% ../../nbs/training/09_ensembles.ipynb #83a0135d
 def make_members(learners: Sequence[Member], measures, steps: int, stop=None, **options) -> list[MemberLoop]:
     "A run for each member; a stop rule with a memory is copied."
     rules = [copy.deepcopy(stop) if hasattr(stop, "state_dict") else stop for _ in learners]

@@ -44,8 +44,8 @@ class GivenLoss(TrainLoss):
 
 class Member(Learner):
     "A learner among others."
-    def __init__(self, *args: Any, **options: Any) -> None:  # of `Learner`
-        super().__init__(*args, **options)
+    def __init__(self, net: nn.Module, *args: Any, **options: Any) -> None:  # as `Learner`
+        super().__init__(net, *args, **options)
         self.losses: GivenLoss = GivenLoss()
         self.failed = ""  # why it was given up; empty: it was not
 
@@ -87,11 +87,11 @@ def stacked_optimizer(
 def give_state(
     made: torch.optim.Optimizer, # of `stacked_optimizer`
     members: Sequence[Member],
-    tensors: Sequence[Tensor], # as there
-    own: Sequence[Sequence[Tensor]], # for each tensor the members' own, whose layout in memory the states take
+    stack: Stack, # of their networks, whose own tensors determine the memory layout of the states
 ):
     "Give the members' optimizers their parts of the state and the current rate."
-    for j, t in enumerate(tensors):
+    own = [stack.own[name] for name in stack.trained]
+    for j, t in enumerate(stack.trained.values()):
         for s, m in enumerate(members):
             state = dict(made.state.get(t, {}))
             for name, v in state.items():
@@ -251,9 +251,7 @@ class Group:
 
     def sync(self) -> None:
         "Let each member's optimizer hold its own part of the state."
-        if self.stack:
-            trained = self.stack.trained
-            give_state(self.optimizer, self.members, list(trained.values()), [self.stack.own[n] for n in trained])
+        if self.stack: give_state(self.optimizer, self.members, self.stack)
 
     def forget(self) -> None:
         "Take the states back."
