@@ -431,5 +431,5 @@ def verdict(frame) -> str:
         f"would by {t.chance['EM']:.2f}; without the router, by {t.agreement[OPEN]:.2f}, and a map that no module "
         f"knows costs {new_map(frame).mean():+.3f} in error beside those that some module does. Two regimes on one "
         f"module share {both:.2f} of what one regime shares with itself, on different modules {none:.2f}. The plain "
-        f"network {what_is_hidden(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the wide "
-        f"one {what_is_hidden(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
+        f"network {what_is_hidden(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the "
+        f"wide one {what_is_hidden(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
