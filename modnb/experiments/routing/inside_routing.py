@@ -428,8 +428,8 @@ def verdict(frame) -> str:
     return (
         f"{outcome(claims(frame), frame.seed.nunique())} Masks and router agree by {t.agreement['given']:.2f} (routing "
         f"given), {t.agreement['EM']:.2f} (EM) and {t.agreement['REINFORCE']:.2f} (REINFORCE), where random masks "
-        f"would by {t.chance['EM']:.2f}; without the router, by {t.agreement[OPEN]:.2f}, and a map that no module knows "
-        f"costs {new_map(frame).mean():+.3f} in error beside those that some module does. Two regimes on one module share "
-        f"{both:.2f} of what one regime shares with itself, on different modules {none:.2f}. The plain network "
-        f"{what_is_hidden(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the wide one "
-        f"{what_is_hidden(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
+        f"would by {t.chance['EM']:.2f}; without the router, by {t.agreement[OPEN]:.2f}, and a map that no module "
+        f"knows costs {new_map(frame).mean():+.3f} in error beside those that some module does. Two regimes on one "
+        f"module share {both:.2f} of what one regime shares with itself, on different modules {none:.2f}. The plain "
+        f"network {what_is_hidden(where['plain'])} ({where['plain'].mean():.2f} of the misalignment of noise), the "
+        f"wide one {what_is_hidden(where['plain, wide'])} ({where['plain, wide'].mean():.2f}).")
