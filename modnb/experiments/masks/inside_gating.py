@@ -315,7 +315,7 @@ def pair_table(frame) -> pd.DataFrame: # row per (gating, seed, pair of rules): 
     alike = pd.Series({(seed, pair): v for seed in seeds for pair, v in likeness(rules, int(seed)).items()})
     single = t.weights["monolithic"]
     t = t.loc[["modular", "modular-op"]]
-    key = t.index.droplevel(0) # without the gating
+    key = t.reset_index("gating").index
     return t.assign(monolithic=single.loc[key].to_numpy(), likeness=alike.loc[key].to_numpy())
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #3bd1b68b
