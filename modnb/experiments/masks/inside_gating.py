@@ -8,13 +8,15 @@ from __future__ import annotations
 from itertools import combinations
 from typing import Literal
 
+import numpy as np
+import pandas as pd
 import torch
 
 from ...checks import choose_device
 from ...data.rules import MLPRules
 from ...data.stream import Stream
-from ...masks import ESTIMATORS, Masks, learn_masks, masked
-from ...masks.study import BatchingParams, check_samples, joined, seeds_of
+from ...masks import Masks, learn_masks, masked
+from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.collapse import mean_gates
 from ...metrics.collapse import measure as gate_metrics
@@ -25,17 +27,18 @@ from ...systems.gated import GATINGS, build
 from ...training import fit
 
 # %% auto #0
-__all__ = ['VERSION', 'TRUNK', 'OVERLAP', 'Params', 'stream_of', 'loss_of', 'errors', 'train', 'find_masks', 'kept_at_units',
-           'activations', 'blocks', 'overlaps', 'in_trunk', 'without', 'error_rows', 'measure', 'one_network', 'run',
-           'metric_table', 'sharing_table', 'summary', 'own_errors', 'pair_table', 'agreement', 'hidden', 'headline',
-           'claims', 'verdict']
+__all__ = ['VERSION', 'TRUNK', 'OVERLAP', 'MATRICES', 'Params', 'stream_of', 'loss_of', 'errors', 'train', 'find_masks',
+           'kept_at_units', 'activations', 'blocks', 'overlaps', 'in_trunk', 'private', 'drawn_from', 'without',
+           'error_rows', 'matrix_rows', 'measure', 'one_network', 'run', 'known_gatings', 'metric_table',
+           'sharing_table', 'summary', 'own_errors', 'likeness', 'pair_table', 'correlation', 'agreement', 'hidden',
+           'headline', 'claims', 'about_hiding', 'verdict']
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #043fa899
 VERSION = 2
 TRUNK = ("first.weight", "second.weight") # the layers that modules are made of
 
 
-class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
+class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     "Settings of the study of masks inside gated networks."
     rules: int = param(3, "number of rules, and of modules", min=2)
     width: int = param(8, "width of the encoders; the trunk is four times as wide", min=1)
@@ -43,17 +46,13 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
     train_steps: int = param(150, "updates of each network", min=1)
     batch_size: int = param(256, "examples per update of a network", min=1)
     lr: float = param(1e-2, "learning rate of the networks (Adam)", min=0)
-    decay: bool = True # let the learning rate fall to zero along a line; False: constant
-    mask_steps: int = param(50, "updates of the masks", min=1)
+    decay: bool = True # let the learning rate fall linearly to zero; False: constant
     mask_batch_size: int = param(64, "examples per update of a mask", min=1)
-    mask_lr: float = param(5e-2, "learning rate of the logits (Adam)", min=0)
-    mask_init: float = 2.0 # first logit of every weight
-    clipping: Literal["own", "published"] = param(
-        "own", "the norm that is clipped: of the logits alone, or of all that the published code counts")
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
-    samples: int = param(2, "masks drawn per step; divides mask_batch_size", min=1)
-    estimator: Literal[tuple(ESTIMATORS)] = "gumbel" # how logits become masks
     examples: int = param(2000, "examples of the evaluation, which are not those of the training", min=1)
+    mask_steps: int = 50
+    mask_lr: float = 5e-2
+    samples: int = 2
     seeds: int = param(1, "number of seeds; each has its own rules and networks", min=1)
 
     presets = {
@@ -69,7 +68,7 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
         check_samples(self, "examples")
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #e061b611
-def stream_of(task: MLPRules, batch_size: int, seed: int, device, rule: int | None = None) -> Stream: # of (inputs, targets)
+def stream_of(task: MLPRules, batch_size: int, seed: int, device, rule: int | None = None) -> Stream: # inputs, targets
     "Endless examples of all rules, or of one."
     probs = None if rule is None else [float(r == rule) for r in range(task.rules)]
     return Stream(lambda generator: task.sample(batch_size, generator, probs=probs)[:2], seed, device)
@@ -88,39 +87,47 @@ def errors(task: MLPRules, net, data) -> dict[str, float]: # rule -> error
     nothing = [float(y[rule == r].abs().mean()) if task.task == "regression" else 50 for r in range(task.rules)]
     return {f"rule {r}": float(task.error(answers[rule == r], y[rule == r])) / nothing[r] for r in range(task.rules)}
 
-
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #ec8d62fc
 def train(params: Params, task: MLPRules, gating: str, seed: int, data, log: Log):
     "The trained network of one gating and seed, and the history of its training."
-    net = build("mlp", gating, params.rules, params.width, seed=seed).to(data[0].device)
+    device = data[0].device
+    net = build("mlp", gating, params.rules, params.width, seed=seed).to(device)
     lr = (lambda step: params.lr * (1 - step / params.train_steps)) if params.decay else params.lr
-    done = fit(net, stream_of(task, params.batch_size, seed, data[0].device), loss_of(task), params.train_steps, lr=lr, evaluate=lambda net: errors(task, net, data),
-               every=max(1, params.train_steps // 8), checkpoint=log.path(f"{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {gating}")])
+    done = fit(
+        net, stream_of(task, params.batch_size, seed, device), loss_of(task), params.train_steps, lr=lr,
+        evaluate=lambda net: errors(task, net, data), every=max(1, params.train_steps // 8),
+        checkpoint=log.path(f"{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {gating}")])
     return net.eval(), done.history
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #00fa9d97
 def find_masks(params: Params, task: MLPRules, net: torch.nn.Module, gating: str, seed: int, data, log: Log):
     "Two masks for each rule."
     names = {f"rule {r}{again}": r for again in ("", " again") for r in range(task.rules)}
-    streams = {f: stream_of(task, params.mask_batch_size, 1000 * (seed + 1) + i, data[0].device, r) for i, (f, r) in enumerate(names.items())}
-    def evaluate(masks): return {f"{f}/error": errors(task, masked(net, m), data)[f.removesuffix(" again")] for f, m in masks.items()}
-    return learn_masks(net, streams, loss_of(task), samples=params.samples, beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, init=params.mask_init, clip=(params.clipping, 1.0), estimator=params.estimator, seed=seed,
-                       batching=params.batching, backend=params.backend,
-                       evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)), checkpoint=log.path(f"masks-{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks of {gating}")])
+    streams = {f: stream_of(task, params.mask_batch_size, 1000 * (seed + 1) + i, data[0].device, r)
+               for i, (f, r) in enumerate(names.items())}
+
+    def evaluate(masks): return {f"{f}/error": errors(task, masked(net, m), data)[f.removesuffix(" again")]
+                                 for f, m in masks.items()}
+
+    return learn_masks(net, streams, loss_of(task), **mask_options(
+        params, beta=params.beta, seed=seed, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)),
+        checkpoint=log.path(f"masks-{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks of {gating}")]))
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #c791a975
 def kept_at_units(
     masks: Masks, # of the trunk, at least
 ) -> torch.Tensor: # [units] weights kept into and out of each hidden unit of the trunk
-    "Where in the trunk a mask lies."
+    "Where in the trunk a mask keeps weights."
     into, out = (masks[name] for name in TRUNK)
     return into.sum(1) + (out.flatten(0, 1).sum(1) if out.dim() == 3 else out.sum(0))
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #90ebf427
-def activations(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) -> dict[str, torch.Tensor]: # name -> [R, M]
+def activations(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) -> dict[str, torch.Tensor]: # [R, M]
     "Matrices of rules and modules: by the gates, by the masks, of modules found in the masks, and in random masks."
     again = [f"rule {r}{a}" for a in ("", " again") for r in range(task.rules)]
+    randoms = [Masks.random_like(masks[f], 1000 * seed + i) for i, f in enumerate(again)]
     both = torch.stack([kept_at_units(masks[f]) for f in again]).chunk(2)
-    chance = torch.stack([kept_at_units(Masks.random_like(masks[f], 1000 * seed + i)) for i, f in enumerate(again)]).chunk(2)
+    chance = torch.stack([kept_at_units(m) for m in randoms]).chunk(2)
     found = {"found modules": found_modules(*both), "found in random masks": found_modules(*chance)}
     if net.gating == "monolithic": return found
     with torch.no_grad(): gates = torch.as_tensor(mean_gates([(net(data[0])[1], data[2])], task.rules))
@@ -128,193 +135,270 @@ def activations(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) -
     return {"gates": gates, "masks": use_of(both[0], blocks, net.n_modules)} | found
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #21428f87
-OVERLAP = ["iou", "iou_chance", "iomin", "iomin_chance", "z"]
-
-
 def blocks(masks: Masks, modules: int) -> dict[str, Masks]: # "trunk", and with several modules also "module 0", ...
     "The parts of the trunk."
     trunk = masks.select(TRUNK)
     if modules < 2: return {"trunk": trunk}
-    into, out = trunk[TRUNK[0]].unflatten(0, (modules, -1)), trunk[TRUNK[1]]
+    into = trunk[TRUNK[0]].unflatten(0, (modules, -1))
+    out = trunk[TRUNK[1]]
     return {"trunk": trunk} | {f"module {m}": Masks({TRUNK[0]: into[m], TRUNK[1]: out[m]}) for m in range(modules)}
 
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #ad00c636
+OVERLAP = ["iou", "iou_chance", "iomin", "iomin_chance", "z"]
 
-def overlaps(masks: dict[str, Masks], rules: int, modules: int = 1):
-    "Overlap of the masks of each two rules, and of the two masks of each rule: mask, function, layer, and the measures."
-    import pandas as pd
-    pairs = [("between", f"{i}|{j}", f"rule {i}", f"rule {j}") for i, j in combinations(range(rules), 2)] + [("again", f"{i}|{i}", f"rule {i}", f"rule {i} again") for i in range(rules)]
+
+def overlaps(masks: dict[str, Masks], rules: int, modules: int = 1) -> pd.DataFrame: # mask, function, layer, OVERLAP
+    "Overlap of the masks of each two rules, and of the two masks of each rule."
+    pairs = [("between", f"{i}|{j}", f"rule {i}", f"rule {j}") for i, j in combinations(range(rules), 2)]
+    pairs += [("again", f"{i}|{i}", f"rule {i}", f"rule {i} again") for i in range(rules)]
     tables = []
     for kind, name, a, b in pairs:
-        layers = overlap(masks[a], masks[b]).query("layer != 'rule.0.weight' and layer != 'total'")
         other = blocks(masks[b], modules)
-        parts = [overlap(m, other[n]).query("layer == 'total'").assign(layer=n) for n, m in blocks(masks[a], modules).items()]
-        tables.append(pd.concat([layers, *parts]).assign(mask=kind, function=name)[["mask", "function", "layer", *OVERLAP]])
-    return pd.concat(tables, ignore_index=True)
+        parts = [overlap(m, other[n]).query("layer == 'total'").assign(layer=n)
+                 for n, m in blocks(masks[a], modules).items()]
+        layers = overlap(masks[a], masks[b]).query("layer != 'rule.0.weight' and layer != 'total'")
+        tables.append(pd.concat([layers, *parts]).assign(mask=kind, function=name))
+    return pd.concat(tables, ignore_index=True)[["mask", "function", "layer", *OVERLAP]]
 
 
-def in_trunk(
-    table, # of `overlaps`
-):  # Series by pair "i|j"
+def in_trunk(table) -> pd.Series: # of `overlaps` -> by pair "i|j"
     "Weights of the trunk in common, between chance (0) and a rule with itself (1)."
     return sharing_index(table[table.layer == "trunk"])
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #9abe8583
-def without(masks: dict[str, Masks], rules: int, seed: int) -> dict[str, Masks]: # "without private ...", "without random ..." -> trunk mask
+def private(masks: dict[str, Masks], rules: int, r: int) -> Masks:
+    "The weights of the trunk that only one rule keeps."
+    found = masks[f"rule {r}"].select(TRUNK)
+    for s in range(rules):
+        if s != r: found = found - masks[f"rule {s}"].select(TRUNK)
+    return found
+
+
+def drawn_from(mask: Masks, like: Masks, generator: torch.Generator) -> Masks:
+    "Random weights of a mask, in each layer as many as another has."
+    found = {}
+    for n, m in mask.items():
+        at = m.flatten().cpu().nonzero().squeeze(1)
+        bits = torch.zeros(m.numel(), dtype=torch.bool)
+        bits[at[torch.randperm(len(at), generator=generator)[:int(like[n].sum())]]] = True
+        found[n] = bits.view(m.shape).to(m.device)
+    return Masks(found)
+
+
+def without(masks: dict[str, Masks], rules: int, seed: int) -> dict[str, Masks]: # name -> trunk mask
     "The trunk without the private weights of each rule, and without as many random weights of its mask in each layer."
-    views, generator = {}, torch.Generator().manual_seed(seed)
+    views = {}
+    generator = torch.Generator().manual_seed(seed)
     for r in range(rules):
-        mine = masks[f"rule {r}"].select(TRUNK)
-        private = mine
-        for s in range(rules):
-            if s != r: private = private - masks[f"rule {s}"].select(TRUNK)
-        drawn = {n: torch.zeros(m.numel(), dtype=torch.bool) for n, m in mine.items()}
-        for n, m in mine.items():
-            at = m.flatten().cpu().nonzero().squeeze(1)
-            drawn[n][at[torch.randperm(len(at), generator=generator)[:int(private[n].sum())]]] = True
-        views[f"without private {r}"] = ~private
-        views[f"without random {r}"] = Masks({n: ~t.view(mine[n].shape).to(mine[n].device) for n, t in drawn.items()})
+        own = private(masks, rules, r)
+        views[f"without private {r}"] = ~own
+        views[f"without random {r}"] = ~drawn_from(masks[f"rule {r}"].select(TRUNK), own, generator)
     return views
 
-
-def error_rows(task: MLPRules, net, masks: dict[str, Masks], data, seed: int):
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #f191296d
+def error_rows(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) -> pd.DataFrame:
     "Error on each rule of the full network, under its masks, and without private weights."
-    import pandas as pd
     views = {"full": net} | {f: masked(net, m) for f, m in (masks | without(masks, task.rules, seed)).items()}
     table = [(v, r, e) for v, view in views.items() for r, e in errors(task, view, data).items()]
     return rows("error", pd.DataFrame(table, columns=["mask", "function", "value"]), metric="error")
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #ac892677
-def measure(task: MLPRules, net, masks: dict[str, Masks], data, seed: int):
+def matrix_rows(matrices: dict[str, torch.Tensor]) -> list[pd.DataFrame]:
+    "Entries and metrics of the matrices of rules and modules, and what each two rules have in common."
+    cells: list[tuple] = []
+    numbers: list[tuple] = []
+    pairs: list[tuple] = []
+    for name, P in matrices.items():
+        R, M = P.shape
+        cells += [(name, f"rule {r}", f"module {m}", "share", float(P[r, m])) for r in range(R) for m in range(M)]
+        numbers += [(name, None, None, metric, float(v)) for metric, v in gate_metrics(P).items()]
+        if name in ("gates", "masks"):
+            pairs += [(name, f"{i}|{j}", None, "modules in common", float(torch.minimum(P[i], P[j]).sum()))
+                      for i, j in combinations(range(R), 2)]
+    columns = ["mask", "function", "layer", "metric", "value"]
+    tables = (("activation", cells), ("metrics", numbers), ("pairs", pairs))
+    return [rows(name, pd.DataFrame(values, columns=columns)) for name, values in tables]
+
+
+def measure(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) -> pd.DataFrame:
     "All rows of one network that follow from it and its masks."
-    import pandas as pd
-    modules = 1 if net.gating == "monolithic" else net.n_modules
-    shared, matrices = overlaps(masks, task.rules, modules), activations(task, net, masks, data, seed)
-    cells = [(name, f"rule {r}", f"module {m}", "share", float(p)) for name, P in matrices.items() for (r, m), p in zip(torch.cartesian_prod(*map(torch.arange, P.shape)).tolist(), P.flatten())]
-    numbers = [(name, None, None, metric, float(v)) for name, P in matrices.items() for metric, v in gate_metrics(P).items()]
-    table = lambda values: pd.DataFrame(values, columns=["mask", "function", "layer", "metric", "value"])
+    shared = overlaps(masks, task.rules, 1 if net.gating == "monolithic" else net.n_modules)
+    cells, numbers, pairs = matrix_rows(activations(task, net, masks, data, seed))
     index = in_trunk(shared)
-    pairs = [("trunk", name, None, "weights in common", v) for name, v in index.items()]
-    for kind in ("gates", "masks"):
-        P = matrices.get(kind)
-        if P is not None: pairs += [(kind, f"{i}|{j}", None, "modules in common", float(torch.minimum(P[i], P[j]).sum())) for i, j in combinations(range(task.rules), 2)]
-    kept = pd.concat([m.to_frame().assign(function=f) for f, m in masks.items()])
-    return pd.concat([error_rows(task, net, masks, data, seed), rows("activation", table(cells)), rows("metrics", table(numbers)), rows("pairs", table(pairs)),
-                      rows("overlap", shared.melt(["mask", "function", "layer"], OVERLAP, "metric")), rows("kept", kept.melt(["function", "layer"], ["kept", "total"], "metric"))])
+    trunk = pd.DataFrame({"function": index.index, "metric": "weights in common", "value": index.values})
+    return pd.concat([
+        error_rows(task, net, masks, data, seed), cells, numbers, rows("pairs", trunk, mask="trunk"), pairs,
+        rows("overlap", shared.melt(["mask", "function", "layer"], OVERLAP, "metric")),
+        rows("kept", kept_counts(masks))])
 
-
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #b69e5e00
 def one_network(params: Params, gating: str, seed: int, log: Log): # frame, tensors
     "All rows and tensors of one network."
-    import pandas as pd
     device = choose_device(params.device)
     task = MLPRules(params.rules, seed, params.task)
     data = task.sample(params.examples, torch.Generator(device).manual_seed(1_000_000 + seed))
     net, history = train(params, task, gating, seed, data, log)
     found = find_masks(params, task, net, gating, seed, data, log)
-    frame = pd.concat([measure(task, net, found.masks, data, seed), rows("training", history), rows("mask training", found.history)], ignore_index=True)
-    tensors = {f"{seed}/{gating}/{f}/{n}": l for f, logits in found.logits.items() for n, l in logits.items()}
-    return frame.assign(gating=gating, seed=seed), tensors | {f"{seed}/{gating}/net/{n}": t for n, t in net.state_dict().items()}
+    parts = [measure(task, net, found.masks, data, seed), rows("training", history),
+             rows("mask training", found.history)]
+    tensors = named_tensors(f"{seed}/{gating}", found.logits, net)
+    return pd.concat(parts, ignore_index=True).assign(gating=gating, seed=seed), tensors
 
 
 def run(params: Params, log: Log) -> Result:
-    "All networks of a run; every one goes on from its own checkpoints."
+    "All networks of a run; every one resumes from its own checkpoints."
     return joined(one_network(params, gating, seed, log) for seed in seeds_of(params) for gating in GATINGS)
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #623a464e
-def metric_table(frame, metric: str = "alignment"): # DataFrame: gatings x (gates, masks, found modules, found in random masks)
+MATRICES = ["gates", "masks", "found modules", "found in random masks"]
+
+
+def known_gatings(index) -> list[str]:
+    "The gatings of a table, in their order."
+    return [g for g in GATINGS if g in index]
+
+
+def metric_table(frame, metric: str = "alignment") -> pd.DataFrame: # gatings x MATRICES
     "A metric of the matrices of rules and modules: mean over seeds."
-    table = part(frame, "metrics", metric).pivot_table(index="gating", columns="mask", values="value", sort=False)
-    return table.reindex(index=[g for g in GATINGS if g in table.index], columns=["gates", "masks", "found modules", "found in random masks"]).rename_axis(index=metric, columns=None)
+    t = part(frame, "metrics", metric).pivot_table(index="gating", columns="mask", values="value", sort=False)
+    return t.reindex(index=known_gatings(t.index), columns=MATRICES).rename_axis(index=metric, columns=None)
 
 
-def sharing_table(frame): # DataFrame: gatings x (IoU between, chance, again, sharing)
+def sharing_table(frame) -> pd.DataFrame: # gatings x (IoU between, chance, again, sharing)
     "How much of the trunk rules share: means over pairs of rules, then over seeds."
-    trunk = part(frame, "overlap").query("layer == 'trunk'").pivot_table(index="gating", columns=["metric", "mask"], values="value", sort=False)
+    trunk = part(frame, "overlap").query("layer == 'trunk'")
+    trunk = trunk.pivot_table(index="gating", columns=["metric", "mask"], values="value", sort=False)
     index = part(frame, "pairs", "weights in common").groupby("gating").value.mean()
-    table = {"IoU, two rules": trunk["iou", "between"], "chance": trunk["iou_chance", "between"], "IoU, one rule twice": trunk["iou", "again"], "chance (one rule)": trunk["iou_chance", "again"], "sharing": index}
-    import pandas as pd
-    return pd.DataFrame(table).reindex([g for g in GATINGS if g in trunk.index]).rename_axis(index=None)
+    table = {"IoU, two rules": trunk["iou", "between"], "chance": trunk["iou_chance", "between"],
+             "IoU, one rule twice": trunk["iou", "again"], "chance (one rule)": trunk["iou_chance", "again"],
+             "sharing": index}
+    return pd.DataFrame(table).reindex(known_gatings(trunk.index)).rename_axis(index=None)
 
 
-def summary(result: Result):
+def summary(result: Result) -> pd.DataFrame:
     "The table that the command line prints."
     return sharing_table(result.frame).join(metric_table(result.frame).add_prefix("alignment: "))
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #d842b3be
-def own_errors(frame): # DataFrame: row per (gating, seed); columns full, mask, private, random, others
-    "Errors of the worst rule in full and under its own mask; means over rules without private or random weights, and of the other rules then."
-    import pandas as pd
-    e = part(frame, "error").assign(number=lambda t: t["mask"].str.extract(r"(\d+)", expand=False), own=lambda t: t.function.str.extract(r"(\d+)", expand=False))
-    by = lambda t: t.groupby(["gating", "seed"], sort=False).value
-    named = lambda start, own: e[e["mask"].str.startswith(start) & ((e.number == e.own) == own)]
-    single = named("rule", True)
-    return pd.DataFrame({"full": by(e[e["mask"] == "full"]).max(), "mask": by(single[~single["mask"].str.endswith("again")]).max(), "private": by(named("without private", True)).mean(),
-                         "others": by(named("without private", False)).mean(), "random": by(named("without random", True)).mean()})
+def own_errors(frame) -> pd.DataFrame: # row per (gating, seed)
+    """Errors of the worst rule in full (full) and under its own mask (mask); means over rules without private or random
+    weights (private, random), and of the other rules then (others)."""
+    e = part(frame, "error")
+    number = e["mask"].str.extract(r"(\d+)", expand=False)
+    own = number == e.function.str.extract(r"(\d+)", expand=False)
+
+    def by(which): return e[which].groupby(["gating", "seed"], sort=False).value
+
+    def named(start): return e["mask"].str.startswith(start)
+
+    first = named("rule") & ~e["mask"].str.endswith("again")
+    return pd.DataFrame({
+        "full": by(e["mask"] == "full").max(), "mask": by(first & own).max(),
+        "private": by(named("without private") & own).mean(), "others": by(named("without private") & ~own).mean(),
+        "random": by(named("without random") & own).mean()})
+
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #c291920a
+def likeness(rules: int, seed: int) -> dict[str, float]: # pair "i|j" -> cosine
+    "How similar the rules of a seed are: cosine of their coefficients."
+    unit = torch.nn.functional.normalize(torch.stack([*MLPRules(rules, seed).parameters.values()]), dim=0)
+    return {f"{i}|{j}": float(unit[:, i] @ unit[:, j]) for i, j in combinations(range(rules), 2)}
 
 
-def pair_table(frame): # DataFrame: row per (gating, seed, pair of rules); columns gates, weights, monolithic, likeness
-    "What two rules have in common: gates and weights of networks that learn their gates, weights of the monolithic network, and the cosine of the rules' coefficients."
-    import pandas as pd
-    t = part(frame, "pairs").query("mask in ('gates', 'trunk')").pivot_table(index=["gating", "seed", "function"], columns="mask", values="value").rename(columns={"trunk": "weights"})
-    n, likeness = part(frame, "activation").function.nunique(), {}
-    for seed in frame.seed.unique():
-        unit = torch.nn.functional.normalize(torch.stack([*MLPRules(n, int(seed)).parameters.values()]), dim=0)
-        likeness |= {(seed, f"{i}|{j}"): float(unit[:, i] @ unit[:, j]) for i, j in combinations(range(n), 2)}
+def pair_table(frame) -> pd.DataFrame: # row per (gating, seed, pair of rules): gates, weights, monolithic, likeness
+    """What two rules have in common: gates and weights of networks that learn their gates, weights of the monolithic
+    network, and the cosine of the rules' coefficients."""
+    t = part(frame, "pairs").query("mask in ('gates', 'trunk')").rename(columns={"mask": "kind"})
+    t = t.pivot_table(index=["gating", "seed", "function"], columns="kind", values="value")
+    t = t.rename(columns={"trunk": "weights"}).rename_axis(columns="mask")
+    rules = part(frame, "activation").function.nunique()
+    seeds = frame.seed.unique()
+    alike = pd.Series({(seed, pair): v for seed in seeds for pair, v in likeness(rules, int(seed)).items()})
     single = t.weights["monolithic"]
     t = t.loc[["modular", "modular-op"]]
-    key = t.index.droplevel("gating")
-    return t.assign(monolithic=single.loc[key].to_numpy(), likeness=pd.Series(likeness).loc[key].to_numpy())
+    key = t.reset_index("gating").index
+    return t.assign(monolithic=single.loc[key].to_numpy(), likeness=alike.loc[key].to_numpy())
+
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #3bd1b68b
+def correlation(t, given: str | None = None) -> float: # a table with gates, weights and the given column
+    "Correlation of gates and weights; or of what is left of both when a column has explained what it can."
+    def left(y): return y - np.polyval(np.polyfit(t[given], y, 1), t[given]) if given else y
+
+    return np.corrcoef(left(t["gates"]), left(t["weights"]))[0, 1]
 
 
-def agreement(frame, given: str | None = None): # Series by seed
-    "Correlation, over pairs of rules where gates are learned, of gates and weights in common; or of what is left of both when a column of `pair_table` has explained what it can."
-    import numpy as np
-    def correlation(t):
-        g, w = t["gates"], t["weights"]
-        if given: g, w = (y - np.polyval(np.polyfit(t[given], y, 1), t[given]) for y in (g, w))
-        return np.corrcoef(g, w)[0, 1]
-    return pair_table(frame).groupby("seed")[["gates", "weights", "monolithic", "likeness"]].apply(correlation)
+def agreement(frame, given: str | None = None) -> pd.Series: # by seed
+    "Correlation, over pairs of rules where gates are learned, of gates and weights in common; see `correlation`."
+    columns = ["gates", "weights", "monolithic", "likeness"]
+    return pair_table(frame).groupby("seed")[columns].apply(lambda t: correlation(t, given))
 
 
-def hidden(frame, gating: str = "monolithic"): # Series by seed
-    "Misalignment of the modules that were found in masks, relative to those found in random masks: 0 are modules, 1 is noise."
-    t = part(frame, "metrics", "alignment").query("gating == @gating").pivot(index="seed", columns="mask", values="value")
+def hidden(frame, gating: str = "monolithic") -> pd.Series: # by seed: 0 are modules, 1 is noise
+    "Misalignment of the modules that were found in masks, relative to those found in random masks."
+    t = part(frame, "metrics", "alignment").query("gating == @gating")
+    t = t.pivot(index="seed", columns="mask", values="value")
     return t["found modules"] / t["found in random masks"]
 
-
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #e53d7315
 def headline(frame) -> dict[str, float]: # name -> number
     "The numbers by which the runs of a grid are compared; means over the seeds of a run."
-    shared, aligned = sharing_table(frame).sharing, metric_table(frame)
-    numbers = {f"{kind}: {g}": float(v) for kind, s in {"sharing": shared, "alignment of gates": aligned.gates.dropna(), "alignment of masks": aligned["masks"].dropna()}.items() for g, v in s.items()}
-    return numbers | {"agreement": float(agreement(frame).mean()), "agreement beyond the monolithic network": float(agreement(frame, "monolithic").mean())} | {f"hidden modules: {g}": float(hidden(frame, g).mean()) for g in GATINGS}
+    aligned = metric_table(frame)
+    tables = {"sharing": sharing_table(frame).sharing, "alignment of gates": aligned["gates"].dropna(),
+              "alignment of masks": aligned["masks"].dropna()}
+    numbers = {f"{kind}: {g}": float(v) for kind, values in tables.items() for g, v in values.items()}
+    numbers |= {"agreement": float(agreement(frame).mean()),
+                "agreement beyond the monolithic network": float(agreement(frame, "monolithic").mean())}
+    return numbers | {f"hidden modules: {g}": float(hidden(frame, g).mean()) for g in GATINGS}
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #ec503b8f
-def claims(frame): # DataFrame of `claims_table`
+def claims(frame) -> pd.DataFrame: # of `claims_table`
     "Each claim with its worst seed."
-    error, aligned = own_errors(frame), part(frame, "metrics", "alignment").pivot(index="seed", columns=["gating", "mask"], values="value")
+    error = own_errors(frame).groupby("seed")[["full", "mask"]].max()
+    aligned = part(frame, "metrics", "alignment").pivot(index="seed", columns=["gating", "mask"], values="value")
     shared = part(frame, "pairs", "weights in common").groupby(["seed", "gating"]).value.mean().unstack()
-    order = (aligned["modular", "gates"] - aligned["modular-op", "gates"]) * (aligned["modular", "masks"] - aligned["modular-op", "masks"])
+    gates, masks = (aligned["modular", kind] - aligned["modular-op", kind] for kind in ("gates", "masks"))
     return claims_table([
-        ("the networks have learned the rules", "trained until they solve them", "largest relative error of a rule", "<= 0.05", error["full"].groupby("seed").max()),
-        ("a rule's mask suffices for it", "–", "largest relative error under the own mask", "<= 0.3", error["mask"].groupby("seed").max()),
-        ("masks find modules that are known", "given gates are perfectly aligned", "alignment of the masks, gt-modular", "<= 0.05", aligned["gt-modular", "masks"]),
+        ("the networks have learned the rules", "trained until they solve them", "largest relative error of a rule",
+         "<= 0.05", error["full"]),
+        ("a rule's mask suffices for it", "–", "largest relative error under the own mask", "<= 0.3", error["mask"]),
+        ("masks find modules that are known", "given gates are perfectly aligned", "alignment of the masks, gt-modular",
+         "<= 0.05", aligned["gt-modular", "masks"]),
         ("given modules share no weights", "–", "sharing in the trunk, gt-modular", "<= 0", shared["gt-modular"]),
-        ("rules that share gates share weights", "–", "correlation over pairs of rules, learned gates", ">= 0.5", agreement(frame)),
-        ("gates explain what a monolithic network does not share", "–", "the same, given the weights in common of the monolithic network", ">= 0.5", agreement(frame, "monolithic")),
-        ("masks order the learned gatings as gates do", "op specializes slightly better than modular", "product of the two differences in alignment", "> 0", order),
-        ("a monolithic network hides modules", "–", "misalignment of modules found, random masks = 1", "<= 0.5", hidden(frame))])
+        ("rules that share gates share weights", "–", "correlation over pairs of rules, learned gates", ">= 0.5",
+         agreement(frame)),
+        ("gates explain what a monolithic network does not share", "–",
+         "the same, given the weights in common of the monolithic network", ">= 0.5", agreement(frame, "monolithic")),
+        ("masks order the learned gatings as gates do", "op specializes slightly better than modular",
+         "product of the two differences in alignment", "> 0", gates * masks),
+        ("a monolithic network hides modules", "–", "misalignment of modules found, random masks = 1", "<= 0.5",
+         hidden(frame))])
+
+# %% ../../../nbs/experiments/masks/inside_gating.ipynb #9978e34a
+def about_hiding(ratio) -> str: # of `hidden`
+    "In words, whether monolithic networks hide modules."
+    if ratio.max() <= 0.5: return "A monolithic network hides modules"
+    if ratio.min() > 0.9: return "A monolithic network hides no modules"
+    if ratio.min() > 0.5: return "A monolithic network leans toward modules without having them"
+    return "Some monolithic networks hide modules"
 
 
 def verdict(frame) -> str:
     "What the numbers say about the two questions."
-    shared, aligned, n = sharing_table(frame).sharing, metric_table(frame), frame.seed.nunique()
-    listed = lambda s: ", ".join(f"{v:.2f} ({g})" for g, v in s.items())
+    shared = ", ".join(f"{v:.2f} ({g})" for g, v in sharing_table(frame).sharing.items())
     per_seed = part(frame, "pairs", "weights in common").groupby(["seed", "gating"]).value.mean().unstack()
-    differs = lambda gating: f"{(d := per_seed[gating] - per_seed['monolithic']).mean():+.2f} [{d.min():+.2f}, {d.max():+.2f}]"
-    where, pairs = hidden(frame), pair_table(frame)
-    answer = "does" if where.max() <= 0.5 else "does not" if where.min() > 0.9 else "hardly" if where.min() > 0.5 else "sometimes"
-    hides = {"does": "A monolithic network hides modules", "does not": "A monolithic network hides no modules", "hardly": "A monolithic network leans toward modules without having them", "sometimes": "Some monolithic networks hide modules"}[answer]
-    return (f"{outcome(claims(frame), n)} Of the trunk weights that a rule's two masks have in common beyond chance, two rules share {listed(shared)}; "
-            f"where gates are learned, {differs('modular')} (modular) and {differs('modular-op')} (modular-op) beside the monolithic network of the same seed. "
-            f"{hides}: units grouped by one set of masks are misaligned with the other {where.mean():.2f} times as much as random masks would be. "
-            f"Over pairs of rules, gates in common and weights in common correlate by {agreement(frame).mean():.2f} where gates are learned, but by {agreement(frame, 'monolithic').mean():.2f} once the weights in common "
-            f"of the monolithic network with the same rules are accounted for: with these the modular networks' correlate by {pairs.weights.corr(pairs.monolithic):.2f}, and with the likeness of the rules (cosine of their coefficients) by {pairs.weights.corr(pairs.likeness):.2f}.")
+
+    def differs(gating):
+        d = per_seed[gating] - per_seed["monolithic"]
+        return f"{d.mean():+.2f} [{d.min():+.2f}, {d.max():+.2f}]"
+
+    where = hidden(frame)
+    pairs = pair_table(frame)
+    return (
+        f"{outcome(claims(frame), frame.seed.nunique())} Of the trunk weights that a rule's two masks have in common "
+        f"beyond chance, two rules share {shared}; where gates are learned, {differs('modular')} (modular) and "
+        f"{differs('modular-op')} (modular-op) compared with the monolithic network of the same seed. "
+        f"{about_hiding(where)}: units grouped by one set of masks are misaligned with the other {where.mean():.2f} "
+        f"times as much as random masks would be. Over pairs of rules, gates in common and weights in common correlate "
+        f"by {agreement(frame).mean():.2f} where gates are learned, but by {agreement(frame, 'monolithic').mean():.2f} "
+        f"once the weights in common of the monolithic network with the same rules are accounted for: with these the "
+        f"modular networks' correlate by {pairs.weights.corr(pairs.monolithic):.2f}, and with the likeness of the "
+        f"rules (cosine of their coefficients) by {pairs.weights.corr(pairs.likeness):.2f}.")
