@@ -29,9 +29,10 @@ class Threshold(Estimator):
 LAW = '''
 from dataclasses import dataclass
 
-from modnb.routing.laws import Law, categorical, take
+from modnb.routing.laws import LAWS, Law, categorical, take
 
 
+@LAWS.register("contributed_greedy")
 @dataclass(frozen=True)
 class Greedy(Law):
     "One module; scores count twice."
@@ -57,9 +58,9 @@ class Best(RoutingEstimator):
     "Trains the best routing of each example alone."
 
     def objective(self, batch, more):
-        view = self.view(batch)
-        value = compared(view, view.everything()).scored.joint.max(0).values
-        return view, value, {"likelihood": value.mean(-1)}
+        candidates = self.candidates(batch)
+        value = compared(candidates, candidates.everything()).scored.joint.max(0).values
+        return candidates, value, {"likelihood": value.mean(-1)}
 '''
 
 SYSTEM = '''
@@ -136,20 +137,28 @@ def test_mask_estimator(contribute):
 
 
 def test_law(contribute):
-    from modnb.routing.laws import make_law
+    from modnb.routing.laws import LAWS
+    from modnb.routing.router import Router
 
-    Greedy = contribute("contributed_law", LAW).Greedy
-    law = make_law(Greedy(3), 3)
-    scores = torch.tensor([[1.0, 0.5, 0.0]])
-    assert torch.allclose(law.inclusion(scores), (2 * scores[0]).softmax(-1))
+    contribute("contributed_law", LAW)
+    try:
+        router = Router(3, law="contributed_greedy", n_inputs=2, seed=0)
+        scores = torch.tensor([[1.0, 0.5, 0.0]])
+        assert torch.allclose(router.law.inclusion(scores), (2 * scores[0]).softmax(-1))
+        assert router(torch.ones(5, 2)).probs().shape == (5, 1, 1, 3)
+    finally:
+        del LAWS.entries["contributed_greedy"]
 
 
 def test_routing_estimator(contribute):
+    from modnb.routing.candidates import Batch, Table
     from modnb.routing.estimators import ESTIMATORS, make_estimator
 
     contribute("contributed_routing", ROUTING)
     try:
-        assert isinstance(make_estimator("contributed_best", lambda batch: None), ESTIMATORS["contributed_best"])
+        ll, lp = torch.tensor([[-1.0], [-3.0]]), torch.full((2, 1), 0.5).log()
+        estimator = make_estimator("contributed_best", lambda batch: Table(ll, lp))
+        assert torch.allclose(estimator.step(Batch(None)).loss, 1 - lp[0, 0])
     finally:
         del ESTIMATORS.entries["contributed_best"]
 
