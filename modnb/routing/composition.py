@@ -213,7 +213,7 @@ class RoutedNetwork(nn.Module):
 
 # %% ../../nbs/routing/05_composition.ipynb #23228e18
 def passed(net: RoutedNetwork, x, tape: Tape): # [(S,) B, ...]
-    "The network's output, with a tape in every modular layer."
+    "The network's output, with a tape in every modular layer. Raises `ValueError` naming `slots`."
     layers = modular_layers(net.net)
     for layer in layers: layer.tape = tape
     try: h = called(net.net, x if net.chained else repeated_rows(x, tape.lead))

@@ -125,7 +125,8 @@ def top_k(
     return best.indices, take((scores / temperature).softmax(-1), best.indices)
 
 # %% ../../nbs/routing/04_layer.ipynb #0e73e5bc
-def one_score_each(law: Law) -> bool: # whether each module has one score, and K are chosen
+def one_score_each(law: Law) -> bool:
+    "Whether each module has one score, and K are chosen."
     return law.shape == (1, law.n_modules) and not isinstance(law, Bernoulli)
 
 # %% ../../nbs/routing/04_layer.ipynb #9debdf8d
@@ -282,7 +283,7 @@ def tape_alone(layer: ModularLayer, z: tuple) -> Tape:
 
 # %% ../../nbs/routing/04_layer.ipynb #ed5ecf39
 def decided_for(tape: Tape, layer: ModularLayer, z: tuple) -> tuple[int, ...]: # (S B,), or (S B, T)
-    "The axes of the next decisions: rows, or tokens."
+    "The axes of the next decisions: rows, or tokens. Raises `ValueError` naming `slots` if there are no more."
     router, l = tape.asked(layer)
     if router is not None and l >= router.slots:
         raise ValueError(f"slots: {router.slots} given; the network makes more decisions")
@@ -300,7 +301,7 @@ def check_router(router: Router | None, n_modules: int):
 
 # %% ../../nbs/routing/04_layer.ipynb #043c245a
 def routed(layer: ModularLayer, z: tuple):
-    "The layer's output for what its tape decides; alone, `layer.last` keeps the distribution."
+    "The layer's output for what its tape decides; alone, `layer.last` keeps it. Raises `ValueError` naming `combine`."
     tape = tape_alone(layer, z) if layer.tape is None else layer.tape
     axes = decided_for(tape, layer, z)
     folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, z)
@@ -348,9 +349,8 @@ class ModularLayer(nn.Module):
         weights: Tensor | None = None, # [R, K], or [N, M] of all modules
     ): # [R, ...]
         "The combined output."
-        if a is None and weights is not None:
-            return combined(self.pool.all(*z), "weighted", weights[:, : self.pool.n_modules])
-        assert a is not None # otherwise there are weights
+        if a is None:
+            return combined(self.pool.all(*z), "weighted", None if weights is None else weights[:, : self.pool.n_modules])
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
         return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 

@@ -68,7 +68,9 @@ def picked(
     return across(pick, out)
 
 # %% ../../nbs/routing/03_pools.ipynb #89a07cb6
-def side_by_side(parts: list[Tensor]) -> Tensor: return torch.stack(parts, 1)
+def side_by_side(parts: list[Tensor]) -> Tensor: # M of [N, ...] -> [N, M, ...]
+    "Outputs of modules, on a second axis."
+    return torch.stack(parts, 1)
 
 
 def naive(runners: list[Callable], z: tuple, a: Tensor): # [R, K, ...]
