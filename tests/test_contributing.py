@@ -50,11 +50,11 @@ class Greedy(Law):
 '''
 
 ROUTING = '''
-from modnb.routing.estimators import ESTIMATORS, RoutingEstimator, compared
+from modnb.routing.estimators import ESTIMATORS, Estimator, compared
 
 
 @ESTIMATORS.register("contributed_best")
-class Best(RoutingEstimator):
+class Best(Estimator):
     "Trains the best routing of each example alone."
 
     def objective(self, batch, more):

@@ -4,27 +4,27 @@
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'HEADS', 'LAWS', 'SETTINGS', 'Batch', 'Buffer', 'Buffered', 'Chain', 'Composition', 'ExactMarginal',
-           'GumbelSoftmax', 'Head', 'KirschEM', 'Law', 'LookAt', 'MLPPool', 'ModularLayer', 'ModulePool', 'Noise',
-           'NoisyTopK', 'Pool', 'Reinforce', 'Router', 'RoutingDistribution', 'RoutingEstimator', 'SoftOutput',
-           'Stacked', 'Supervised', 'make_buffered', 'make_estimator', 'make_head', 'make_law']
+           'Gumbel', 'Head', 'KirschEM', 'Law', 'LookAt', 'MLPPool', 'ModularLayer', 'ModulePool', 'Noise', 'NoisyTopK',
+           'Pool', 'Reinforce', 'Router', 'RoutingDistribution', 'Estimator', 'SoftOutput', 'Stacked', 'Supervised',
+           'make_buffered', 'make_estimator', 'make_head', 'make_law']
 
 # %% ../../nbs/routing/00_routing.ipynb #a70f4e23
 from .buffered import SETTINGS, Buffered, make_buffered
 from .buffers import Buffer
 from .candidates import Batch, Noise
 from .composition import Chain, Composition
-from .estimators import ESTIMATORS, ExactMarginal, KirschEM, Reinforce, RoutingEstimator, Supervised
+from .estimators import ESTIMATORS, ExactMarginal, KirschEM, Reinforce, Estimator, Supervised
 from .estimators import make_estimator
 from .heads import HEADS, Head, make_head
 from .laws import LAWS, Law, make_law
 from .layer import ModularLayer
 from .pools import MLPPool, ModulePool, Pool
-from .relaxed import GumbelSoftmax, NoisyTopK, SoftOutput
+from .relaxed import Gumbel, NoisyTopK, SoftOutput
 from .rollouts import LookAt
 from .router import Router, RoutingDistribution
 from .stacked import Stacked
 
 _all_ = ["ESTIMATORS", "HEADS", "LAWS", "SETTINGS", "Batch", "Buffer", "Buffered", "Chain", "Composition",
-         "ExactMarginal", "GumbelSoftmax", "Head", "KirschEM", "Law", "LookAt", "MLPPool", "ModularLayer",
-         "ModulePool", "Noise", "NoisyTopK", "Pool", "Reinforce", "Router", "RoutingDistribution", "RoutingEstimator",
+         "ExactMarginal", "Gumbel", "Head", "KirschEM", "Law", "LookAt", "MLPPool", "ModularLayer",
+         "ModulePool", "Noise", "NoisyTopK", "Pool", "Reinforce", "Router", "RoutingDistribution", "Estimator",
          "SoftOutput", "Stacked", "Supervised", "make_buffered", "make_estimator", "make_head", "make_law"]

@@ -15,8 +15,7 @@ from torch import Tensor
 from ..checks import check_choice
 from .buffers import EMPTY, Buffer, ranking
 from .candidates import Batch, Candidates, Compared, Scored, View, at_places, check_finite, compared, first_of
-from .estimators import ESTIMATORS, REWARDS, NoBaseline, RoutingEstimator, at_least, make_baseline
-from .estimators import make_buffer
+from .estimators import ESTIMATORS, REWARDS, Estimator, NoBaseline, at_least, make_baseline, make_buffer
 from .estimators import remembered
 
 # %% auto #0
@@ -226,7 +225,7 @@ def keep_best(
     return order, real, 1 - candidates.same(new, old).to(score.dtype).mean((0, -1))
 
 # %% ../../nbs/routing/14_buffered.ipynb #51e207fe
-class Remembering(RoutingEstimator):
+class Remembering(Estimator):
     "What `Buffered` does with samples and a buffer."
     terms: tuple[Term, ...]
     buffer: Any # a `Buffer`, or None

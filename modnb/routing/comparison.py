@@ -17,7 +17,7 @@ from ..metrics.claims import rows
 from ..metrics.routed import buffer_measures, gradient_noise, measure
 from .buffered import make_buffered
 from .dense import DenseStack, Look, gaussian, stack_for
-from .estimators import RoutingEstimator, make_estimator
+from .estimators import Estimator, make_estimator
 from .training import Minibatches, train
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def make_row(
     look: Callable,
     examples: int, # N of each seed
     **more, # options for all rows
-) -> RoutingEstimator:
+) -> Estimator:
     "The estimator of a row, for a dense stack. Raises `ValueError` naming `row`."
     check_choice("row", row, ROWS)
     _, name, options = ROWS[row]

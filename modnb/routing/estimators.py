@@ -20,9 +20,9 @@ from .candidates import Batch, Candidates, Scored, View, check_finite, check_siz
 from .candidates import Compared, one_slot_changed, total
 
 # %% auto #0
-__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'RoutingEstimator', 'at_least', 'make_buffer', 'make_estimator',
-           'Supervised', 'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic',
-           'make_baseline', 'Reinforce', 'propose', 'remembered', 'KirschEM', 'e_full']
+__all__ = ['ESTIMATORS', 'BASELINES', 'REWARDS', 'Step', 'Estimator', 'at_least', 'make_buffer', 'make_estimator', 'Supervised',
+           'log_marginal', 'ExactMarginal', 'NoBaseline', 'LeaveOneOut', 'MovingAverage', 'Critic', 'make_baseline',
+           'Reinforce', 'propose', 'remembered', 'KirschEM', 'e_full']
 
 # %% ../../nbs/routing/13_estimators.ipynb #14f3eaba
 class Step(NamedTuple):
@@ -31,7 +31,7 @@ class Step(NamedTuple):
     metrics: dict[str, Tensor] # name -> scalar, or [R] for stacked seeds
 
 
-class RoutingEstimator:
+class Estimator:
     "Base of all estimators: `objective` says what is maximized."
     detach = False # stop the router's gradient into what it sees, for a view that leaves it open
 
@@ -100,7 +100,7 @@ def make_estimator(
     examples: int | None = None, # N, for those that remember routings
     seed: int | Sequence[int] = 0, # of the first routings, and of own parameters; several: of stacked seeds
     **options, # of the estimator
-) -> RoutingEstimator:
+) -> Estimator:
     "An estimator by name. Raises `ValueError` naming `estimator` or `examples`."
     make = ESTIMATORS[name]
     takes = inspect.signature(make).parameters
@@ -110,7 +110,7 @@ def make_estimator(
 
 # %% ../../nbs/routing/13_estimators.ipynb #969d1616
 @ESTIMATORS.register("supervised")
-class Supervised(RoutingEstimator):
+class Supervised(Estimator):
     "Train on the true routing."
     def __init__(self,
         look: View,
@@ -143,7 +143,7 @@ def log_marginal(
 
 
 @ESTIMATORS.register("exact_marginal")
-class ExactMarginal(RoutingEstimator):
+class ExactMarginal(Estimator):
     "Sum over all routings."
     def __init__(self,
         look: View,
@@ -228,7 +228,7 @@ REWARDS: dict[str, Callable[[Tensor], Tensor]] = {"log_prob": torch.Tensor.clone
 
 
 @ESTIMATORS.register("reinforce")
-class Reinforce(RoutingEstimator):
+class Reinforce(Estimator):
     "The score-function estimator."
     detach = True
 
@@ -302,7 +302,7 @@ def remembered(
 
 # %% ../../nbs/routing/13_estimators.ipynb #0519f572
 @ESTIMATORS.register("kirsch_em")
-class KirschEM(RoutingEstimator):
+class KirschEM(Estimator):
     "Generalized Viterbi EM: remember the best routing of each example, train on it."
     def __init__(self,
         look: View,

@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .estimators import ESTIMATORS, RoutingEstimator
+from .estimators import ESTIMATORS, Estimator
 from .laws import wide
 
 # %% auto #0
-__all__ = ['soft', 'gumbel', 'top_k', 'load', 'variation', 'importance_loss', 'switch_loss', 'z_loss', 'SoftOutput',
-           'GumbelSoftmax', 'used_modules', 'noise_sizes', 'noise_weights', 'NoisyTopK']
+__all__ = ['soft', 'gumbel', 'top_k', 'load', 'variation', 'importance_loss', 'switch_loss', 'z_loss', 'SoftOutput', 'Gumbel',
+           'used_modules', 'noise_sizes', 'noise_weights', 'NoisyTopK']
 
 # %% ../../nbs/routing/15_relaxed.ipynb #fcc43787
 def soft(scores: Tensor) -> Tensor: # [..., K, M] -> [..., M], sums to K
@@ -90,7 +90,7 @@ def z_loss(
 
 # %% ../../nbs/routing/15_relaxed.ipynb #aafd633b
 @ESTIMATORS.register("soft_output")
-class SoftOutput(RoutingEstimator):
+class SoftOutput(Estimator):
     "Mix the outputs of all modules by their probabilities."
     def objective(self, batch, more):
         view = self.candidates(batch)
@@ -99,7 +99,7 @@ class SoftOutput(RoutingEstimator):
 
 # %% ../../nbs/routing/15_relaxed.ipynb #384b9a33
 @ESTIMATORS.register("gumbel")
-class GumbelSoftmax(RoutingEstimator):
+class Gumbel(Estimator):
     "Gumbel-softmax samples in the place of choices; straight-through where `hard`."
     def __init__(self, look,
         hard: bool = True, # one-hot forward, relaxed backward
@@ -158,7 +158,7 @@ def noise_weights(
 
 # %% ../../nbs/routing/15_relaxed.ipynb #e01aa149
 @ESTIMATORS.register("noisy_top_k")
-class NoisyTopK(RoutingEstimator):
+class NoisyTopK(Estimator):
     "Sparsely gated mixture of experts (Shazeer et al. 2017)."
     def __init__(self, look,
         n_inputs: Sequence[int] | None = None, # features that each slot's router sees, flattened; None: those of the network

@@ -18,7 +18,7 @@ from ..checks import check_count
 from .candidates import Batch
 from .composition import Composition, modular_layers
 from .dense import DenseStack
-from .estimators import RoutingEstimator
+from .estimators import Estimator
 from .router import across, leaves
 from ..training.checkpoint import load_same_run, save
 from ..training.events import Event
@@ -180,7 +180,7 @@ class _Course:
 # %% ../../nbs/routing/19_training.ipynb #38977bb6
 def train(
     net: DenseStack | nn.Module, # trained in place: a stack of seeds, or any network with modular layers in it
-    estimator: RoutingEstimator,
+    estimator: Estimator,
     data: Minibatches, # of as many seeds; anything with `data[i]` and `data.apart(i)`
     steps: int,
     lr: float = 1e-2, # of Adam
