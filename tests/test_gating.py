@@ -160,7 +160,7 @@ def test_noise_is_for_training_alone(gating):
     (_, task, net, watch, curve), = study.train(params, gating, Log.memory(), "cpu")
     quiet = study.make_net(study.Params(**SMALL, rules=4), task, gating, 0).eval()
     quiet.load_state_dict(net.state_dict())
-    assert not net.training and study.Watch(task, watch.batches)(quiet)["error"] == curve[-1][1]
+    assert not net.training and study.BestSoFar(task, watch.batches)(quiet)["error"] == curve[-1][1]
     rows, matrix = study.measure(params, task, net, gating, "cpu")
     expected, plain = study.measure(study.Params(**SMALL, rules=4), task, quiet, gating, "cpu")
     assert rows == expected and np.array_equal(matrix.gates, plain.gates)

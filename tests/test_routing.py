@@ -68,7 +68,7 @@ def test_import_is_light():
     code = f"""
 import sys, torch
 before = set(sys.modules)
-from modnb.routing import ESTIMATORS, Batch, Buffer, Composition, KirschEM, LookAt, ModularLayer, Router, Stacked, make_estimator
+from modnb.routing import ESTIMATORS, Batch, Buffer, Composition, KirschEM, RolloutView, ModularLayer, Router, Stacked, make_estimator
 print(sorted(m for m in set(sys.modules) - before if m.split(".")[0] in {heavy}))
 """
     done = python("-c", code)

@@ -19,12 +19,12 @@ from .timing import interleaved, ratio
 from ..files import write_whole
 from ..routing.candidates import Batch
 from ..routing.composition import Composition
-from ..routing.dense import Look, stack_for
+from ..routing.dense import DenseView, stack_for
 from ..routing.layer import ModularLayer
 from ..routing.estimators import make_estimator
 from ..routing.comparison import make_row
 from ..routing.pools import MLPPool
-from ..routing.rollouts import LookAt
+from ..routing.rollouts import RolloutView
 from ..routing.router import Router
 from ..data.toy_maps import regimes
 from ..routing.training import Minibatches
@@ -52,7 +52,7 @@ def setting(
     net = Composition(nn.Sequential(ModularLayer(pool)), Router(modules, slots=1, k=k, n_inputs=features, seed=1))
     batch = Batch(torch.randn(rows, features, generator=g), torch.randn(rows, features, generator=g),
                   torch.arange(rows))
-    return net, make_estimator("kirsch_em", LookAt(net), rows, samples=samples), batch
+    return net, make_estimator("kirsch_em", RolloutView(net), rows, samples=samples), batch
 
 # %% ../../nbs/bench/06_routing.ipynb #93290afd
 def our_step(net, estimator, batch) -> Callable:
@@ -131,7 +131,7 @@ def seeds_step(count: int, row: str = "Kirsch EM, E every step") -> Callable:
     "A training step of some seeds of the eight-maps toy."
     task = regimes(range(count), 8, 8, 1000, 6.0)
     net = stack_for(task, range(count))
-    estimator = make_row(row, Look(net), 1000)
+    estimator = make_row(row, DenseView(net), 1000)
     data = Minibatches(task.x, task.y, range(count), 100, task.rule)
     at = iter(range(10**9))
     optimizer = torch.optim.Adam([*net.parameters(), *estimator.parameters()], 1e-2, fused=True)

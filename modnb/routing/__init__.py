@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ESTIMATORS', 'HEADS', 'LAWS', 'SETTINGS', 'Batch', 'Buffer', 'Buffered', 'Chain', 'Composition', 'ExactMarginal',
-           'GumbelSoftmax', 'Head', 'KirschEM', 'Law', 'LookAt', 'MLPPool', 'ModularLayer', 'ModulePool', 'Noise',
+           'GumbelSoftmax', 'Head', 'KirschEM', 'Law', 'RolloutView', 'MLPPool', 'ModularLayer', 'ModulePool', 'Noise',
            'NoisyTopK', 'Pool', 'Reinforce', 'Router', 'RoutingDistribution', 'RoutingEstimator', 'SoftOutput',
            'Stacked', 'Supervised', 'make_buffered', 'make_estimator', 'make_head', 'make_law']
 
@@ -20,11 +20,11 @@ from .laws import LAWS, Law, make_law
 from .layer import ModularLayer
 from .pools import MLPPool, ModulePool, Pool
 from .relaxed import GumbelSoftmax, NoisyTopK, SoftOutput
-from .rollouts import LookAt
+from .rollouts import RolloutView
 from .router import Router, RoutingDistribution
 from .stacked import Stacked
 
 _all_ = ["ESTIMATORS", "HEADS", "LAWS", "SETTINGS", "Batch", "Buffer", "Buffered", "Chain", "Composition",
-         "ExactMarginal", "GumbelSoftmax", "Head", "KirschEM", "Law", "LookAt", "MLPPool", "ModularLayer",
+         "ExactMarginal", "GumbelSoftmax", "Head", "KirschEM", "Law", "RolloutView", "MLPPool", "ModularLayer",
          "ModulePool", "Noise", "NoisyTopK", "Pool", "Reinforce", "Router", "RoutingDistribution", "RoutingEstimator",
          "SoftOutput", "Stacked", "Supervised", "make_buffered", "make_estimator", "make_head", "make_law"]

@@ -17,7 +17,7 @@ from ..data.toy_maps import Task
 from ..metrics.claims import rows
 from ..metrics.routed import buffer_measures, gradient_noise, measure
 from .buffered import make_buffered
-from .dense import DenseStack, Look, gaussian, stack_for
+from .dense import DenseStack, DenseView, gaussian, stack_for
 from .estimators import RoutingEstimator, make_estimator
 from .training import Batches, Minibatches, train
 
@@ -50,7 +50,7 @@ ROWS: dict[str, tuple] = { # row -> (group, estimator, options)
 # %% ../../nbs/routing/22_comparison.ipynb #67335c75
 def make_row(
     row: str, # one of `ROWS`
-    view: Look,
+    view: DenseView,
     examples: int, # N of each seed
     **more, # options for all rows
 ) -> RoutingEstimator:
@@ -134,7 +134,7 @@ def trial(
     "Train one row on a task, and measure it."
     import pandas as pd
     net = stack_for(task, seeds)
-    estimator = make_row(row, Look(net, gaussian(sigma)), task.x.shape[1])
+    estimator = make_row(row, DenseView(net, gaussian(sigma)), task.x.shape[1])
     data = Minibatches(task.x, task.y, seeds, batch_size, task.rule)
     when = max(every, steps // 10 // every * every)
     evaluate = evaluation(task, net, estimator, data, when if noise else None)

@@ -18,7 +18,7 @@ from .candidates import Batch, Noise, Table
 
 # %% auto #0
 __all__ = ['first_weights', 'every_routing', 'mixture', 'favorites', 'stacked', 'DenseStack', 'stack_for', 'gaussian', 'Seen',
-           'Look']
+           'DenseView']
 
 # %% ../../nbs/routing/16_dense.ipynb #5c1fa2be
 def first_weights(
@@ -134,7 +134,7 @@ def gaussian(sigma: float = 1.0) -> Callable: # (h [..., d], y [..., d]) -> [...
 # %% ../../nbs/routing/16_dense.ipynb #990a6c46
 class Seen(Table):
     "The candidates of a minibatch of a dense stack."
-    def __init__(self, view: Look, batch: Batch):
+    def __init__(self, view: DenseView, batch: Batch):
         self.of = view
         self.batch = batch
         self.noise = view.noise
@@ -159,7 +159,7 @@ class Seen(Table):
         return self.of.log_likelihood(self.of.net.mixed(self.batch.x, gate), self.batch.y)
 
 # %% ../../nbs/routing/16_dense.ipynb #a78ef116
-class Look:
+class DenseView:
     "From a minibatch to its candidates."
     def __init__(self,
         net: DenseStack,

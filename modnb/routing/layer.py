@@ -350,7 +350,8 @@ class ModularLayer(nn.Module):
     ): # [R, ...]
         "The combined output."
         if a is None:
-            return combined(self.pool.all(*z), "weighted", None if weights is None else weights[:, : self.pool.n_modules])
+            shares = None if weights is None else weights[:, : self.pool.n_modules]
+            return combined(self.pool.all(*z), "weighted", shares)
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
         return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 

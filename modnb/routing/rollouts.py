@@ -27,8 +27,8 @@ from ..training.fit import in_mode
 
 # %% auto #0
 __all__ = ['mentions_training', 'reads_mode', 'is_hooked', 'mode_matters', 'all_finite', 'first_broken', 'first_not_finite',
-           'NetworkCandidates', 'router_of', 'features_seen', 'Rollouts', 'UniformRoutings', 'LookAt',
-           'EnsembleRollouts', 'LookAtAll']
+           'NetworkCandidates', 'router_of', 'features_seen', 'Rollouts', 'UniformRoutings', 'RolloutView',
+           'EnsembleRollouts', 'EnsembleView']
 
 # %% ../../nbs/routing/20_rollouts.ipynb #90a9ed1c
 def mentions_training(code: Any) -> bool: # of a function
@@ -237,7 +237,7 @@ class UniformRoutings:
         return self.law.sample(self.scores.expand(*shape, *self.scores.shape), 1, generator)[0]
 
 # %% ../../nbs/routing/20_rollouts.ipynb #acf6c96b
-class LookAt:
+class RolloutView:
     "From a minibatch to its candidates, for a composition and a head."
     def __init__(self,
         net: Composition,
@@ -305,7 +305,7 @@ class EnsembleRollouts(Rollouts):
         return f"{seed}: {first_not_finite(self.of.nets.nets[r], x, a, task) or 'look for bad values in the data'}"
 
 # %% ../../nbs/routing/20_rollouts.ipynb #b6fb84a1
-class LookAtAll:
+class EnsembleView:
     "From a minibatch [R, B] to its candidates; the trainer's `SeededNet`, too."
     def __init__(self,
         nets: Stacked | InTurn,

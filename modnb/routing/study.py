@@ -13,7 +13,7 @@ from ..metrics.claims import part
 from ..metrics.routed import of_rows
 from .comparison import ROWS, cost_of, timed
 from .estimators import make_estimator
-from .rollouts import LookAtAll
+from .rollouts import EnsembleView
 from .training import Minibatches, train
 from ..runs.log import Log
 from ..runs.params import Params, SeedParams, ThreadParams, param
@@ -82,7 +82,7 @@ def row_options(
 # %% ../../nbs/routing/23_study.ipynb #249efee2
 def train_row(
     row: str,
-    look: LookAtAll,
+    view: EnsembleView,
     data: Minibatches,
     params: Any, # with samples, steps, lr and every
     measure: Callable[[int], dict[str, Tensor]], # steps done -> metric -> [R]
@@ -90,9 +90,9 @@ def train_row(
 ) -> tuple[pd.DataFrame, float, list[str]]: # curve, milliseconds per update, warnings
     "Train the networks of a row, and measure them on the way."
     name, options = row_options(row, params.samples)
-    estimator = make_estimator(name, look, data.N, data.seeds, **options)
+    estimator = make_estimator(name, view, data.N, data.seeds, **options)
     messages: list[str] = []
-    curve = train(look, estimator, data, params.steps, params.lr, timed(measure), params.every, log.path(f"{row}.pt"),
+    curve = train(view, estimator, data, params.steps, params.lr, timed(measure), params.every, log.path(f"{row}.pt"),
                   [log.callback(row)], row, messages)
     return *cost_of(curve), messages
 

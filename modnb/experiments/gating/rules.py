@@ -40,11 +40,11 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['VERSION', 'GATINGS', 'CELL', 'SCHEDULES', 'CHECKPOINT', 'EVALUATION', 'KEYS', 'COLUMNS', 'WHERE', 'PAIR',
            'CLAIM_COLUMNS', 'Remedies', 'Params', 'n_steps', 'group_size', 'make_task', 'make_net', 'halving', 'cosine',
-           'warmup', 'make_lr', 'make_loss', 'Watch', 'Bests', 'make_streams', 'Member', 'averaged', 'members_of',
-           'evaluation_batches', 'train', 'test', 'sampled_adaptation', 'measure', 'training_rows', 'checkpoint_rows',
-           'one_network', 'run', 'performance', 'gate_metric', 'differences', 'below', 'gaps', 'grows', 'nearer',
-           'about_errors', 'about_gates', 'about_learning', 'problems', 'claims', 'verdict_of', 'verdict',
-           'score_table', 'summary', 'regime_means', 'headline']
+           'warmup', 'make_lr', 'make_loss', 'BestSoFar', 'Bests', 'make_streams', 'CellMember', 'averaged',
+           'members_of', 'evaluation_batches', 'train', 'test', 'sampled_adaptation', 'measure', 'training_rows',
+           'checkpoint_rows', 'one_network', 'run', 'performance', 'gate_metric', 'differences', 'below', 'gaps',
+           'grows', 'nearer', 'about_errors', 'about_gates', 'about_learning', 'problems', 'claims', 'verdict_of',
+           'verdict', 'score_table', 'summary', 'regime_means', 'headline']
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #3075c3fe
 VERSION = 2
@@ -164,7 +164,7 @@ def make_loss(params: Params, task) -> Callable[[tuple, Tensor], Tensor]: # (out
     return loss
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #7d9e92fe
-class Watch:
+class BestSoFar:
     "The error of a network in training, and its weights where the error was smallest."
     def __init__(self,
         task, # of `make_task`
@@ -198,7 +198,7 @@ class Bests:
     ):
         self.path = path
         self.every = every
-        self.watches: list[Watch] = []
+        self.watches: list[BestSoFar] = []
 
     def found(self, n: int) -> list: # for each of n networks
         "Error and weights, or None."
@@ -228,7 +228,7 @@ def make_streams(params: Params, tasks, nets, seeds: list[int], device: str): # 
     return [Stream(partial(noisy, t, n), seed, device) for t, n, seed in zip(tasks, nets, seeds)]
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #ba79b304
-class Member(NamedTuple):
+class CellMember(NamedTuple):
     "One network of a regime."
     gating: str
     data_seed: int
@@ -243,9 +243,11 @@ def averaged(callback: Callable) -> Callable:
     return send
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #02e97c57
-def members_of(params: Params, gating: str, device: str) -> tuple[list[Member], list, list]: # with tasks and networks
+def members_of(
+    params: Params, gating: str, device: str
+) -> tuple[list[CellMember], list, list]: # with tasks and networks
     "The networks of one regime, one for each pair of seeds."
-    members = [Member(gating, d, s) for d, s in product(range(params.data_seeds), range(params.model_seeds))]
+    members = [CellMember(gating, d, s) for d, s in product(range(params.data_seeds), range(params.model_seeds))]
     tasks = [make_task(params, m.data_seed) for m in members]
     nets = [make_net(params, t, gating, m.model_seed).to(device).eval() for t, m in zip(tasks, members)]
     return members, tasks, nets
@@ -262,13 +264,13 @@ def train(
     gating: str, # one of `GATINGS`
     log: Log,
     device: str, # where networks and batches are
-) -> list: # (Member, task, network, its `Watch`, history: step and error) for every pair of seeds
+) -> list: # (CellMember, task, network, its `BestSoFar`, history: step and error) for every pair of seeds
     "All networks of one regime."
     members, tasks, nets = members_of(params, gating, device)
     streams = make_streams(params, tasks, nets, [m.model_seed for m in members], device)
     bests = Bests(log.path(f"best-{gating}.pt"), params.every)
     batches = {m.data_seed: evaluation_batches(t, device) for m, t in zip(members, tasks)}
-    watches = bests.watches = [Watch(t, batches[m.data_seed], best)
+    watches = bests.watches = [BestSoFar(t, batches[m.data_seed], best)
                                for m, t, best in zip(members, tasks, bests.found(len(members)))]
     start = [w(net)["error"] for w, net in zip(watches, nets)]
     try:
@@ -374,7 +376,7 @@ def checkpoint_rows(params: Params, task, net, gating: str, checkpoint: str, dev
         yield matrix.assign(part="activation", metric="gate", checkpoint=checkpoint)
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #05c4508c
-def one_network(params: Params, member: Member, task, net, watch: Watch, curve, device: str): # DataFrame
+def one_network(params: Params, member: CellMember, task, net, watch: BestSoFar, curve, device: str): # DataFrame
     "All rows of one network."
     import pandas as pd
     frames = [training_rows(net, curve, task.zero_loss() if params.task == "regression" else 50.0)]

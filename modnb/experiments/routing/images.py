@@ -22,7 +22,7 @@ from ...models.feedforward import generator_for, init_linear
 from ...routing.comparison import ROWS
 from ...routing.composition import Composition
 from ...routing.layer import ModularLayer
-from ...routing.rollouts import LookAtAll
+from ...routing.rollouts import EnsembleView
 from ...routing.router import Router
 from ...routing.stacked import InTurn
 from ...routing.study import as_list, check_rows, chosen_rows, collected, final_table, row_means, train_row
@@ -148,7 +148,7 @@ def build(params: Params, row: str, shape: tuple[int, int, int], classes: int, s
 
 # %% ../../../nbs/experiments/routing/images.ipynb #cc79a857
 def predictions(
-    look: LookAtAll,
+    view: EnsembleView,
     mixture: bool, # of all modules, not the routers' favorites
     x: Tensor, # [R, N, C, H, W]
     rows: int = 500, # images at once
@@ -156,25 +156,25 @@ def predictions(
     "Outputs, favorites, and what the routers say."
     found = []
     for some in x.split(rows, 1):
-        h, a, q = look.nets.rollout(some)
-        if mixture: h = look.nets.relaxed(some)[0]
+        h, a, q = view.nets.rollout(some)
+        if mixture: h = view.nets.relaxed(some)[0]
         found.append((h, a[..., 0], q.probs()[..., 0, :]))
     h, a, p = (torch.cat(t, 1) for t in zip(*found))
     return h, a, p
 
 # %% ../../../nbs/experiments/routing/images.ipynb #2e4d4c13
 @torch.no_grad()
-def measure(look: LookAtAll, mixture: bool, sets: dict) -> dict[str, Tensor]: # metric -> [R]
+def measure(view: EnsembleView, mixture: bool, sets: dict) -> dict[str, Tensor]: # metric -> [R]
     "Accuracy and loss on training and test images; entropies and what modules tell about the class, on the last set."
     found = {}
     for name, (x, y) in sets.items():
-        h, a, p = predictions(look, mixture, x)
+        h, a, p = predictions(view, mixture, x)
         found[f"{name} accuracy"] = (h.argmax(-1) == y).double().mean(-1)
-        found[f"{name} nats"] = -look.head.log_prob(h, y).double().mean(-1)
-    if look.modules[0] == 1: return found
-    report = selection_entropies(p, sizes=look.modules)
-    share = [rule_information(y, a[..., l], h.shape[-1], m).double() for l, m in enumerate(look.modules)]
-    most = sum(map(math.log, look.modules)) / len(look.modules)
+        found[f"{name} nats"] = -view.head.log_prob(h, y).double().mean(-1)
+    if view.modules[0] == 1: return found
+    report = selection_entropies(p, sizes=view.modules)
+    share = [rule_information(y, a[..., l], h.shape[-1], m).double() for l, m in enumerate(view.modules)]
+    most = sum(map(math.log, view.modules)) / len(view.modules)
     for name in ("H_a", "H_b"): found[name] = torch.as_tensor(getattr(report, name)).double().mean(-1)
     found["H_b share"] = found["H_b"] / most
     found["dead"] = torch.as_tensor(report.dead).double().sum(-1)
@@ -182,13 +182,13 @@ def measure(look: LookAtAll, mixture: bool, sets: dict) -> dict[str, Tensor]: # 
 
 # %% ../../../nbs/experiments/routing/images.ipynb #3faecc0c
 @torch.no_grad()
-def by_layer(look: LookAtAll, x: Tensor, y: Tensor, seeds): # DataFrame, [R, L, classes, M] a class's share of modules
+def by_layer(view: EnsembleView, x: Tensor, y: Tensor, seeds): # DataFrame, [R, L, classes, M] a class's share of modules
     "Entropies of each layer, and which module gets which class."
     import pandas as pd
-    _, a, p = predictions(look, False, x)
-    report = selection_entropies(p, sizes=look.modules)
+    _, a, p = predictions(view, False, x)
+    report = selection_entropies(p, sizes=view.modules)
     found = [(f"layer {l + 1}", n, s, float(getattr(report, n)[r, l]))
-             for n in ("H_a", "H_b", "dead") for r, s in enumerate(seeds) for l in range(len(look.modules))]
+             for n in ("H_a", "H_b", "dead") for r, s in enumerate(seeds) for l in range(len(view.modules))]
     has = nn.functional.one_hot(y).float()
     took = nn.functional.one_hot(a, p.shape[-1]).float()
     shares = torch.einsum("rbc,rblm->rlcm", has, took) / has.sum(1)[:, None, :, None]
@@ -200,10 +200,10 @@ def one_row(params: Params, row: str, images: ImageSet, sets: dict, whole: tuple
     import pandas as pd
     c, h, w = whole[0].shape[2:]
     nets = [net.to(images.device) for net in build(params, row, (c, h, w), len(images.classes), seeds)]
-    look = LookAtAll(InTurn(nets), seeds, "categorical")
+    view = EnsembleView(InTurn(nets), seeds, "categorical")
     data = Minibatches(whole[0], whole[1], seeds, params.batch_size)
-    curve, cost, messages = train_row(row, look, data, params,
-                                      lambda step: measure(look, row == "soft output", sets), log)
+    curve, cost, messages = train_row(row, view, data, params,
+                                      lambda step: measure(view, row == "soft output", sets), log)
     sizes = (("ms per step", cost), ("parameters", count(nets[0], row not in PLAIN)))
     constant = pd.DataFrame([(s, m, v) for s in seeds for m, v in sizes], columns=["seed", "metric", "value"])
     frames = [tidy("curve", curve, ["seed"]), tidy("final", curve[curve.step == params.steps], ["seed"]),
@@ -211,7 +211,7 @@ def one_row(params: Params, row: str, images: ImageSet, sets: dict, whole: tuple
     tensors = {}
     if row not in PLAIN:
         x, y = sets["test"]
-        layered, tensors[f"{row}/shares"] = by_layer(look, x, y, seeds)
+        layered, tensors[f"{row}/shares"] = by_layer(view, x, y, seeds)
         frames.append(tidy("layers", layered, ["seed"]))
     frame = pd.concat([f.assign(layer=f.layer.astype(object).where(f.layer.notna(), "")) for f in frames])
     return frame.assign(function=row), tensors, messages

@@ -16,7 +16,7 @@ from ...metrics.claims import claims_table, outcome, part, rows as tidy
 from ...metrics.entropy import rule_information, selection_entropies
 from ...metrics.routed import of_rows
 from ...routing.comparison import ROWS
-from ...routing.rollouts import LookAtAll
+from ...routing.rollouts import EnsembleView
 from ...routing.stacked import InTurn, Stacked
 from ...routing.study import as_list, check_rows, chosen_rows, collected, final_table, row_means, train_row
 from ...routing.training import Minibatches
@@ -136,7 +136,7 @@ CELLS = 4_000_000 # logits that are held at once while measuring
 
 
 def nats(
-    look: LookAtAll,
+    view: EnsembleView,
     how: str, # "given", "mixture" or "favorite"
     tokens: int, # V
     x: Tensor, # [R, N, T]
@@ -149,9 +149,9 @@ def nats(
     for i in range(0, x.shape[1], rows):
         some = slice(i, i + rows)
         routing = given[:, some, :, None] if how == "given" and given is not None else None
-        h, a, q = look.nets.rollout(x[:, some], a=routing, own=True)
-        if how == "mixture": h = look.nets.relaxed(x[:, some], "soft", own=True)[0]
-        found.append((look.head.log_prob(h, y[:, some]), a[..., 0], q.probs().mean(-2)))
+        h, a, q = view.nets.rollout(x[:, some], a=routing, own=True)
+        if how == "mixture": h = view.nets.relaxed(x[:, some], "soft", own=True)[0]
+        found.append((view.head.log_prob(h, y[:, some]), a[..., 0], q.probs().mean(-2)))
     log_p, a, p = (torch.cat(t, 1) for t in zip(*found))
     return -log_p.double().mean(-1) / x.shape[-1], a, p
 
@@ -167,7 +167,7 @@ def module_information(a: Tensor, modules: int, test: tuple) -> dict[str, Tensor
 # %% ../../../nbs/experiments/routing/language.ipynb #37ef7218
 @torch.no_grad()
 def measure(
-    look: LookAtAll,
+    view: EnsembleView,
     how: str, # see `nats`
     tokens: int, # V
     sets: dict[str, tuple], # "valid" and "test"
@@ -176,14 +176,14 @@ def measure(
     "Loss as the row is used and by the router's favorites, entropies, and what modules tell."
     test = sets["test"]
     valid = sets["valid"]
-    M = look.modules[0]
+    M = view.modules[0]
     known = best is not None # regimes
-    loss, a, p = nats(look, how, tokens, test[0], test[1], test[3] if known else None)
-    found = {"valid": nats(look, how, tokens, valid[0], valid[1], valid[3] if known else None)[0]}
+    loss, a, p = nats(view, how, tokens, test[0], test[1], test[3] if known else None)
+    found = {"valid": nats(view, how, tokens, valid[0], valid[1], valid[3] if known else None)[0]}
     found |= {"nats": loss, "perplexity": loss.exp()}
     if best is not None: found["excess"] = loss - best
     if M == 1: return found
-    favorite, a, p = (loss, a, p) if how == "favorite" else nats(look, "favorite", tokens, test[0], test[1], None)
+    favorite, a, p = (loss, a, p) if how == "favorite" else nats(view, "favorite", tokens, test[0], test[1], None)
     report = selection_entropies(p.flatten(1, 2).unsqueeze(-2))
     for name in ("H_a", "H_b", "dead"): found[name] = torch.as_tensor(getattr(report, name)).double().mean(-1)
     found["nats, favorite"] = favorite
@@ -197,13 +197,13 @@ KEPT = 40 # test windows whose routings are kept
 def one_row(params: Params, row: str, sets: dict, best, tokens: int, seeds, log: Log):
     "Train a row and measure it on the way: tidy rows, favorites on the first test windows, warnings."
     train = sets["train"]
-    look = LookAtAll(build(params, row, tokens, seeds, train[0].device), seeds, "sequence", pooled=True)
+    view = EnsembleView(build(params, row, tokens, seeds, train[0].device), seeds, "sequence", pooled=True)
     oracle = train[3] if best is not None and params.k == 1 else None
     data = Minibatches(train[0], train[1], seeds, params.batch_size, oracle)
     curve, cost, messages = train_row(
-        row, look, data, params, lambda step: measure(look, HOW.get(row, "favorite"), tokens, sets, best), log)
-    favorites = look.nets.rollout(sets["test"][0][:, :KEPT], own=True)[1][..., 0].to(torch.int16).cpu()
-    size = sum(t.numel() for t in look.nets.state(0).values())
+        row, view, data, params, lambda step: measure(view, HOW.get(row, "favorite"), tokens, sets, best), log)
+    favorites = view.nets.rollout(sets["test"][0][:, :KEPT], own=True)[1][..., 0].to(torch.int16).cpu()
+    size = sum(t.numel() for t in view.nets.state(0).values())
     return frame_of_row(curve, row, cost, size), {f"{row}/module": favorites}, messages
 
 # %% ../../../nbs/experiments/routing/language.ipynb #14cd78fa

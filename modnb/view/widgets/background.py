@@ -16,14 +16,14 @@ from ...training.events import Event, History
 from ...training.trackers import Progress
 
 # %% auto #0
-__all__ = ['Stopped', 'Pace', 'Messages', 'run_work', 'Background']
+__all__ = ['Stopped', 'NewestLine', 'Messages', 'run_work', 'Background']
 
 # %% ../../../nbs/view/widgets/01_background.ipynb #f8ce30b0
 class Stopped(KeyboardInterrupt):
     "A stop was requested."
 
 
-class Pace(Progress):
+class NewestLine(Progress):
     "The newest line of progress: stage, step, rate, time left."
     out: Any # itself
 
@@ -46,7 +46,7 @@ class Messages:
 
     def __init__(self, rows: Iterable[tuple] = ()): # rows to begin with
         self.history = History(rows)
-        self.pace = Pace()
+        self.pace = NewestLine()
         self.event: Event | None = None
         self.step = Event("step", -1, 0)
 

@@ -24,7 +24,7 @@ from .background import Background
 # %% auto #0
 __all__ = ['DRAWING', 'WORDS', 'STYLES', 'png', 'blank', 'Still', 'Picture', 'note', 'problem', 'guarded', 'heading', 'control',
            'table', 'status', 'train_button', 'stop_button', 'show_status', 'show_work', 'show_buttons', 'Trainer',
-           'Explorer', 'TimeSlider', 'Work', 'Choice', 'TrainingExplorer']
+           'Explorer', 'TimeSlider', 'Trainable', 'TrainingSettings', 'TrainingExplorer']
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f1e76c44
 DRAWING = threading.RLock()
@@ -329,7 +329,7 @@ class TimeSlider:
         if follow: self.step.value = step
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f65331bc
-class Work(Protocol):
+class Trainable(Protocol):
     "What a `TrainingExplorer` trains, and can show at any measured step."
     every: int # updates between two measurements
 
@@ -337,12 +337,12 @@ class Work(Protocol):
     def at(self, step: int) -> int: ... # the last measured step that is not after a step
 
 
-class Choice(Protocol):
+class TrainingSettings(Protocol):
     "The settings of a `TrainingExplorer`."
     all: dict[str, w.Widget] # setting -> control
     widget: w.Widget
 
-    def work(self) -> Any: ... # a `Work` with the chosen settings
+    def work(self) -> Any: ... # a `Trainable` with the chosen settings
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #f8c9269f
 class TrainingExplorer(Explorer):
@@ -350,7 +350,7 @@ class TrainingExplorer(Explorer):
 
     def __init__(self,
         title: str, question: str, # that the pictures answer
-        choice: Choice,
+        choice: TrainingSettings,
         time: TimeSlider,
         pictures: list[Picture], # of a step
     ):

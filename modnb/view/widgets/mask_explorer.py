@@ -23,14 +23,14 @@ from .masks import (KINDS, STUDIES, WHERE, MaskStudy, MaskWork, at_threshold, cu
                                       render, render_curves, render_cut, render_layer, render_overlap)
 
 # %% auto #0
-__all__ = ['OWN', 'MaskSettings', 'MaskView', 'checkbox', 'MaskCuts', 'overlap_text', 'accuracy_text', 'MaskPanel', 'MaskViewer',
-           'study_called', 'MaskExplorer', 'mask_explorer']
+__all__ = ['OWN', 'MaskStudySettings', 'MaskView', 'checkbox', 'MaskCuts', 'overlap_text', 'accuracy_text', 'MaskPanel',
+           'MaskViewer', 'study_called', 'MaskExplorer', 'mask_explorer']
 
 # %% ../../../nbs/view/widgets/04_mask_explorer.ipynb #85a9b7d3
 OWN = "your own network"
 
 
-class MaskSettings:
+class MaskStudySettings:
     "What is trained, and how long."
 
     def __init__(self, studies: list[str], study: str):
@@ -155,7 +155,7 @@ class MaskPanel(Explorer):
     def __init__(self, studies: list[str], name: str, study: MaskStudy):
         super().__init__()
         self.work = MaskWork(study)
-        self.settings = MaskSettings(studies, name)
+        self.settings = MaskStudySettings(studies, name)
         self.view = MaskView()
         self.cuts = MaskCuts()
         self.layer = Picture(render_layer, "layer", "390px")

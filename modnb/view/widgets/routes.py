@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...checks import check_choice
-from ...routing.dense import DenseStack, Look, stack_for
+from ...routing.dense import DenseStack, DenseView, stack_for
 from ...metrics.routed import measure
 from ...routing.comparison import make_row
 from ...data.toy_maps import Task, regimes
@@ -78,7 +78,7 @@ class Side:
         self.task = task
         self.net = stack_for(task, range(len(task.x)))
         self.states: dict[int, list] = {} # step -> parameters
-        self.training = RoutedLearner(self.net, make_row(row, Look(self.net), task.x.shape[1]), lr)
+        self.training = RoutedLearner(self.net, make_row(row, DenseView(self.net), task.x.shape[1]), lr)
 
     def update(self, data: Minibatches):
         "One step."
