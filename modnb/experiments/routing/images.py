@@ -182,7 +182,7 @@ def measure(view: EnsembleView, mixture: bool, sets: dict) -> dict[str, Tensor]:
 
 # %% ../../../nbs/experiments/routing/images.ipynb #3faecc0c
 @torch.no_grad()
-def by_layer(view: EnsembleView, x: Tensor, y: Tensor, seeds): # DataFrame, [R, L, classes, M] a class's share of modules
+def by_layer(view: EnsembleView, x: Tensor, y: Tensor, seeds): # DataFrame, [R, L, classes, M] shares of modules
     "Entropies of each layer, and which module gets which class."
     import pandas as pd
     _, a, p = predictions(view, False, x)
