@@ -49,6 +49,24 @@ class Greedy(Law):
     def log_prob(self, scores, a): return take(self.normalize(scores), a).sum(-1)
 '''
 
+HEAD = '''
+import math
+from dataclasses import dataclass
+
+from modnb.routing.heads import HEADS, Head, same_shape
+
+
+@HEADS.register("contributed_laplace")
+@dataclass(frozen=True)
+class Laplace(Head):
+    "Absolute error with a scale."
+    scale: float = 1.0
+
+    def log_prob(self, h, y):
+        same_shape(h, y)
+        return self.total(-(y - h).abs() / self.scale - math.log(2 * self.scale))
+'''
+
 ROUTING = '''
 from modnb.routing.estimators import ESTIMATORS, RoutingEstimator, compared
 
@@ -148,6 +166,18 @@ def test_law(contribute):
         assert router(torch.ones(5, 2)).probs().shape == (5, 1, 1, 3)
     finally:
         del LAWS.entries["contributed_greedy"]
+
+
+def test_head(contribute):
+    from modnb.routing.heads import HEADS, make_head
+
+    contribute("contributed_head", HEAD)
+    try:
+        h, y = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, -1.0]])
+        expected = torch.distributions.Laplace(h, 0.5).log_prob(y).sum(-1)
+        assert torch.allclose(make_head("contributed_laplace", scale=0.5).log_prob(h, y), expected)
+    finally:
+        del HEADS.entries["contributed_laplace"]
 
 
 def test_routing_estimator(contribute):
