@@ -15,7 +15,8 @@ from modnb.experiments.masks import add_mul, scan
 from modnb.runs import run
 
 SOURCES = sorted(p for p in (ROOT / "modnb" / "experiments").glob("*/*.py") if p.stem != "__init__")
-WANTED = {"learn_masks": {"batching", "backend"}, "choose_beta": {"batching", "backend"}, "fit_ensemble": {"group"}} # what a call has to say
+MASKS = {"batching", "backend"}
+WANTED = {"learn_masks": MASKS, "learn_each": MASKS, "choose_beta": MASKS, "fit_ensemble": {"group"}} # what a call has to say
 SMALL = {"add_mul": dict(layer_sizes=(16, 16), train_steps=30, mask_steps=50), "rules": dict(gatings=("modular", "monolithic"), steps=30, tokens=500),
          "scan": dict(net="transformer", width=16, ff=16, layers=1, max_actions=5, length_cut=3, train_steps=20, mask_steps=8, tested=20, baselines=False, dropout=0.3)}
 
@@ -52,11 +53,13 @@ def test_busy_machine_and_other_threads_change_no_digit(module, tmp_path, reques
     assert all(torch.equal(t, again.result.tensors[name]) for name, t in alone.result.tensors.items())
 
 
-def said(call, module):
-    "The arguments that a call names, with those of a function of the module whose dictionary it unpacks."
-    names = {k.arg: k.value for k in call.keywords if k.arg}
-    for made in (k.value for k in call.keywords if k.arg is None and isinstance(k.value, ast.Call)):
-        names |= dict.fromkeys(getattr(module, made.func.id)(module.Params()))
+def said(call, module, variables):
+    "The arguments that a call names, with those of a dictionary that it unpacks: of a call, or of a variable that holds one."
+    names = {k.arg for k in call.keywords if k.arg}
+    unpacked = [k.value for k in call.keywords if k.arg is None]
+    for made in [variables.get(v.id) if isinstance(v, ast.Name) else v for v in unpacked]:
+        if isinstance(made, ast.Call):
+            names |= set(getattr(module, made.func.id)(module.Params()))
     return names
 
 
@@ -64,12 +67,14 @@ def said(call, module):
 def test_experiment_leaves_nothing_to_a_race(path):
     module = importlib.import_module(f"modnb.experiments.{path.parent.name}.{path.stem}")
     assert module.Params().threads == 1 and module.Params.make(preset="quick").threads == 1
-    calls = [n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)]
-    for call in calls:
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    variables = {n.targets[0].id: n.value for n in nodes if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Name)}
+    for call in (n for n in nodes if isinstance(n, ast.Call)):
         wanted = WANTED.get(getattr(call.func, "id", None), set())
-        given = said(call, module) if wanted else {}
-        assert wanted <= given.keys(), f"{path.name}:{call.lineno} does not say {', '.join(sorted(wanted - given.keys()))}"
-        assert not any(isinstance(v, ast.Constant) and v.value == "auto" for v in given.values()), f"{path.name}:{call.lineno} says 'auto'"
+        missing = wanted - said(call, module, variables) if wanted else set()
+        assert not missing, f"{path.name}:{call.lineno} does not say {', '.join(sorted(missing))}"
+        automatic = [k.arg for k in call.keywords if wanted and isinstance(k.value, ast.Constant) and k.value.value == "auto"]
+        assert not automatic, f"{path.name}:{call.lineno} says 'auto' for {', '.join(automatic)}"
 
 
 def test_smoke_and_presets_name_a_route_and_kernels():

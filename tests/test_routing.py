@@ -16,7 +16,7 @@ def collapsed(tmp_path_factory):
     "Eight maps, long enough for REINFORCE to settle on some of its modules; what was warned of meanwhile, and the run."
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        rows = [*eight_maps.FEW, "REINFORCE, S=1"]
+        rows = [*eight_maps.Params().rows, "REINFORCE, S=1"]
         done = run("eight_maps", rows=rows, steps=600, seeds=3, progress=False, runs=tmp_path_factory.mktemp("runs"))
     return [w for w in heard if issubclass(w.category, CollapseWarning)], done
 

@@ -18,6 +18,7 @@ from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner
 from modnb.masks.learning import learn_masks
 from modnb.masks.network import model_hash, select, unwrapped
 from modnb.masks.settings import MaskSettings
+from modnb.masks.study import learn_each, named_tensors
 from modnb.masks.units import frozen_parameters, make_units
 from modnb.models.copies import full_copy, structural_copy
 from modnb.training.ensembles import fit_ensemble
@@ -101,6 +102,8 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     ablate: [lambda net, batch: ablate(net, masks(net), lambda view: {"score": score(view)})],
     variants: [lambda net, batch: [view(batch[0].clone()) for view in variants(net, masks(net)).values()]],
     pruned: [lambda net, batch: pruned(net, WEIGHT)(batch[0].clone())],
+    learn_each: [lambda net, batch: learn_each([net], [{"a": [batch]}], F.cross_entropy, samples=2, steps=2, where=linear)],
+    named_tensors: [lambda net, batch: named_tensors("0", {}, net)],
     choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
     MaskLearner: [one_step], Batched: [both_ways],
     FunctionLogits: [lambda net, batch: FunctionLogits(net, ["a"], MaskSettings(clip="published"))],

@@ -264,7 +264,8 @@ def _wrong_dtype(net: nn.Module, inputs: Any) -> ValueError | None:
 
 # %% ../../nbs/masks/05_algebra.ipynb #8a272347
 def watched_call(view: masked, args: tuple, kwargs: dict[str, Any]) -> Any:
-    "Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask."
+    """Watch one forward pass for parameters that it writes, and for masked ones that it reads without their mask.
+    Raises `ValueError` naming `net`."""
     modes = [m.training for m in view._net.modules()]
     put_weights(view._places, view._weights())
     try:

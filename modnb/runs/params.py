@@ -251,6 +251,7 @@ def checked(cls: type[Params]) -> type[Params]:
     described(cls)
     dataclasses.dataclass(frozen=True, kw_only=True, repr=False)(cls)
     in_order(cls)
+    cls.__init__.__annotations__ = typing.get_type_hints(cls) # a base may know other names
     names = [f.name for f in dataclasses.fields(cls)]
     if bare := [f.name for f in dataclasses.fields(cls) if f.default is dataclasses.MISSING]:
         raise TypeError(f"{cls.__name__}: give {', '.join(bare)} a default")

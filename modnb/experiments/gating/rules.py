@@ -136,13 +136,19 @@ def make_net(
     return build(params.arch[:3], gating, params.rules, params.width, seed=seed, **options)
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #99db81ba
-def halving(t: float) -> float: return 0.5 ** int(4 * t) # t in [0, 1], the share of the run that is done
+def halving(t: float) -> float: # t in [0, 1], the share of the run that is done
+    "Half the learning rate after every quarter of a run."
+    return 0.5 ** int(4 * t)
 
 
-def cosine(t: float) -> float: return 0.505 + 0.495 * math.cos(math.pi * t)
+def cosine(t: float) -> float:
+    "From 1 to 0.01 along a cosine."
+    return 0.505 + 0.495 * math.cos(math.pi * t)
 
 
-def warmup(t: float) -> float: return min(10 * t + 1e-3, 1) * cosine(t)
+def warmup(t: float) -> float:
+    "The same after a tenth of a run that rises from almost 0."
+    return min(10 * t + 1e-3, 1) * cosine(t)
 
 
 SCHEDULES = {"halving": halving, "cosine": cosine, "warmup": warmup}

@@ -177,10 +177,12 @@ def status(job: Background) -> str:
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #5e5be423
 def train_button(name: str) -> w.Button:
+    "The button that starts a training."
     return w.Button(description=name, icon="play", button_style="primary", tooltip="train in the background")
 
 
 def stop_button() -> w.Button:
+    "The button that ends a training and keeps what it reached."
     return w.Button(description="Stop", icon="stop", tooltip="stop here and keep what was learned")
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #6ef4e72b
