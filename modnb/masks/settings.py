@@ -100,7 +100,7 @@ def per_weight(
 
 # %% ../../nbs/masks/10_settings.ipynb #2d980313
 def checksums(value: float | Mapping[str, Tensor]) -> float | dict[str, str]:
-    "What a checkpoint compares: a number, or a checksum for each tensor of a mapping."
+    "What a checkpoint compares: a number, or a checksum for each tensor [*shape] of a mapping."
     if not isinstance(value, Mapping): return value
     return {n: hashlib.sha256(t.cpu().contiguous().numpy().tobytes()).hexdigest()[:16] for n, t in value.items()}
 

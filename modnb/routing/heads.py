@@ -55,7 +55,7 @@ class Head:
 # %% ../../nbs/routing/08_heads.ipynb #ce1a6390
 def drawn(
     how: Callable, # `torch.rand` or `torch.randn`
-    like: Tensor,
+    like: Tensor, # of any shape
     generator: torch.Generator, # numbers are drawn on its device
 ) -> Tensor: # in the shape of `like`
     "Random numbers in the shape, dtype and device of a tensor."

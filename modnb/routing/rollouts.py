@@ -67,7 +67,7 @@ def all_finite(values: Any) -> bool: # nested outputs or inputs
 # %% ../../nbs/routing/20_rollouts.ipynb #cce82c91
 @torch.no_grad()
 def first_broken(net: Composition, x: Any, a: Tensor, task: Tensor | None = None) -> tuple[str, str, int] | None:
-    "Name and class of the first part whose outputs are not finite, and its slot; arguments as in `first_not_finite`."
+    "Name and class of the first part whose outputs are not finite, and its slot, of one routing [B, L, K]."
     found: list[tuple[str, str, int]] = []
     done: list[str] = []
     def note(name: str, module: nn.Module, inputs, output):

@@ -194,7 +194,7 @@ def matrices(frame) -> tuple[list[str], dict[str, np.ndarray]]: # classes, mask 
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #331cdf94
 def drop_of(classes: list[str], c: int, before: np.ndarray, after: np.ndarray) -> tuple:
-    "A row of `drops` without its seed, from the shares of each class that were recognized."
+    "A row of `drops` without its seed, from the shares [classes] of each class that were recognized."
     change = (after - before) / np.maximum(before, 1e-9)
     rest = np.delete(np.arange(len(classes)), c)
     worst = rest[np.argmin(change[rest])]

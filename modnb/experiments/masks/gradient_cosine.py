@@ -110,7 +110,7 @@ def cosine(u: Tensor, v: Tensor) -> float: # NaN where one of them is zero
 
 def cosines(
     a: Mapping[str, Tensor], # parameter -> gradient
-    b: Mapping[str, Tensor],
+    b: Mapping[str, Tensor], # of the same names and shapes
     kept: Mapping[str, Tensor] | None = None, # parameter -> weights that count; None: all
 ) -> dict[str, float]: # parameter, or "total" -> cosine
     "Cosine of two gradients on the kept weights, per tensor and over all."

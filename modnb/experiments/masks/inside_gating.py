@@ -204,7 +204,7 @@ def error_rows(task: MLPRules, net, masks: dict[str, Masks], data, seed: int) ->
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #ac892677
 def matrix_rows(matrices: dict[str, torch.Tensor]) -> list[pd.DataFrame]:
-    "Entries and metrics of the matrices of rules and modules, and what each two rules have in common."
+    "Entries and metrics of the matrices [rules, modules], and what each two rules have in common."
     cells: list[tuple] = []
     numbers: list[tuple] = []
     pairs: list[tuple] = []

@@ -128,7 +128,7 @@ def prepare(params: Params, data: ImageSet, p: int, seed: int, new_init: float, 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #706a7d67
 @torch.no_grad()
 def accuracy(net: nn.Module, weights: Mapping[str, Tensor], mask: Mapping[str, Tensor], valid) -> float:
-    "Share of images that a network with these weights gets right under a mask."
+    "Share of images that a network with these weights (name -> [*shape]) gets right under a mask."
     x, y = valid # [B, ...], [B]
     outputs = torch.func.functional_call(net, {name: w * mask[name] for name, w in weights.items()}, x)
     return float((outputs.argmax(-1) == y).float().mean())
