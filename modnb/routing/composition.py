@@ -177,6 +177,7 @@ class RoutedNetwork(nn.Module):
         net: nn.Module, # with modular layers somewhere in it
         router: Router | None = None, # of all slots; None: each layer's own, or none
         slots: int | None = None, # calls of modular layers in one pass (or tokens); None: each layer once
+        routings: Tensor | None = None, # int [A, L, K] all that the network's masks allow; None: it masks nothing
     ):
         super().__init__()
         check_parts(net, router, slots)
@@ -184,17 +185,24 @@ class RoutedNetwork(nn.Module):
         self.net = net
         self.router = router
         self.slots = slots or (len(layers) if router is None else router.slots)
+        self.allowed = routings
         self.sizes = tuple(layer.pool.n_modules for layer in layers) * (self.slots // len(layers))
         if router is not None and router.sizes != self.sizes:
             raise ValueError(f"router: made for modules {router.sizes}; the slots of the network have {self.sizes}")
         self.law = law_of(layers, router, max(self.sizes))
         self.routed = not isinstance(self.law, Given)
-        self.sequential = router is None or router.when == "sequential"
+        self.sequential = router is None or router.when == "sequential" or routings is not None
         self.chained = isinstance(net, nn.Sequential) and len(layers) == sum(isinstance(m, ModularLayer) for m in net)
         if self.law.repeats != "sum":
             for layer in layers: layer.repeats = self.law.repeats
 
     def adjust(self, l: int, scores: Tensor, z: tuple, tape: Tape) -> Tensor: return scores # before a choice
+
+    def routings(self, limit: int = 4096) -> Tensor: # int [A, L, K]
+        "Every routing that can be drawn. Raises `ValueError` naming `limit` if there are more."
+        if self.allowed is None: return all_routings(self.law, self.sizes, limit)
+        if len(self.allowed) <= limit: return self.allowed
+        raise ValueError(f"limit: {limit} given; there are {len(self.allowed)} routings")
 
     def scores(self, x, task=None, detach=None) -> Tensor: # [B, L, *law.shape]
         "Scores of a router that decides upfront."
@@ -325,9 +333,9 @@ class Composition(RelaxedNetwork):
 
     def tree(self, x, task: Tensor | None = None, limit: int = 4096, detach: bool | None = None) -> tuple:
         "Outputs [A, B, ...], all routings [A, L, K], log-probabilities [A, B]. Raises `ValueError` naming `limit`."
-        a = all_routings(self.law, self.sizes, limit).to(leaves(x)[0].device)
+        a = self.routings(limit).to(leaves(x)[0].device)
         by_prefix = self.chained and not self.adjusts and len(modular_layers(self.net)) == self.slots
-        if by_prefix and isinstance(x, Tensor):
+        if by_prefix and self.allowed is None and isinstance(x, Tensor):
             h, log_p = tree_of_chain(self, self.tape(x, task=task, detach=detach), x, limit)
             return h, a, log_p
         h, given, scores = self.run(x, a[:, None].expand(-1, rows_of(x), -1, -1), task=task, detach=detach)
@@ -398,8 +406,6 @@ class Chain(Composition):
         "Modules applied before HALT."
         return (a.squeeze(-1) != self.halt).sum(-1)
 
-    def tree(self, x, task=None, limit=4096, detach=None):
-        "Every routing's output and log-probability, as in `Composition`. Raises `ValueError` naming `limit`."
-        a = chain_routings(self.halt, self.slots, limit).to(leaves(x)[0].device)
-        h, given, q = self.rollout(x, a=a[:, None], task=task, detach=detach, checked=True)
-        return h, a, q.log_prob(given)
+    def routings(self, limit: int = 4096) -> Tensor: # int [A, L, 1]
+        "Every routing, padded with HALT. Raises `ValueError` naming `limit` if there are more."
+        return chain_routings(self.halt, self.slots, limit)

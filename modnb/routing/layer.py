@@ -23,7 +23,7 @@ from .router import rows_of
 # %% auto #0
 __all__ = ['COMBINE', 'HOW', 'DRAWN', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'deciding', 'check_temperature',
            'relaxed_draw', 'top_k', 'one_score_each', 'Plan', 'by_row', 'decision', 'Tape', 'unfolded', 'easiest',
-           'output_for', 'tape_alone', 'decided_for', 'check_router', 'routed', 'ModularLayer']
+           'output_for', 'tape_alone', 'decided_for', 'check_router', 'checked_mask', 'routed', 'ModularLayer']
 
 # %% ../../nbs/routing/04_layer.ipynb #3cd2cfdc
 COMBINE = ("sum", "concat", "weighted")
@@ -199,8 +199,8 @@ class Tape(Plan):
         self.scores: list[Tensor] = [] # [(S,) B, *law.shape]
         self.weights: list[Tensor] = [] # by module, [(S,) B, M]
 
-    def score(self, layer: ModularLayer, z: tuple) -> Tensor | None: # [B or S, B, (T,) *law.shape]
-        "Scores of the next slots; None without a router."
+    def score(self, layer: ModularLayer, z: tuple, mask: Tensor | None = None) -> Tensor | None:
+        "Scores of the next slots [B or S, B, (T,) *law.shape], -inf where the mask forbids; None without a router."
         router, l = self.asked(layer)
         if self.decided is None and router is None: return None
         if self.decided is not None: s = self.part(self.decided, 2)
@@ -210,12 +210,18 @@ class Tape(Plan):
             s = router.score(l, x, self.task, seen, self.detach)
             s = F.pad(s, (0, self.law.shape[1] - s.shape[-1]), value=-math.inf)
             s = by_row(s, self.rows, self.tokens, self.lead)
+        if mask is not None:
+            if self.decided is not None:
+                raise ValueError("mask: given where the router decides upfront; let it decide in sequence "
+                                 "(`when='sequential'`), or give the composition its `routings`")
+            mask = F.pad(mask, (0, self.law.shape[1] - mask.shape[-1]))
+            s = s.masked_fill(~by_row(mask, self.rows, self.tokens, self.lead), -math.inf)
         return s if self.adjust is None else self.adjust(self.at, s, z)
 
-    def choose(self, layer: ModularLayer, z: tuple) -> tuple[Tensor | None, Tensor | None]:
+    def choose(self, layer: ModularLayer, z: tuple, mask: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         "Routing [R, K] and weights [R, K or M] of the next slots. Raises `ValueError` naming `a` without a router."
         a = None if self.a is None else self.part(self.a, 1)
-        s = self.score(layer, z)
+        s = self.score(layer, z, mask)
         w = None
         if s is None:
             if a is None: raise ValueError("a: None given; without a router the routing must be given")
@@ -300,15 +306,31 @@ def check_router(router: Router | None, n_modules: int):
         raise ValueError(f"router: made for {router.sizes} modules; the layer has one slot of {n_modules}")
 
 # %% ../../nbs/routing/04_layer.ipynb #043c245a
-def routed(layer: ModularLayer, z: tuple):
+def checked_mask(mask: Tensor | None, law: Law, axes: tuple[int, ...], n_modules: int) -> Tensor | None:
+    "The mask [R, *law.shape] of all decisions. Raises `ValueError` naming `mask`."
+    if mask is None: return None
+    shape = (law.shape[0], n_modules if law.shape[1] == law.n_modules else law.shape[1])
+    if mask.dtype != torch.bool or tuple(mask.shape) != (*axes, *shape):
+        raise ValueError(f"mask: {mask.dtype} of shape {tuple(mask.shape)} given; need bool {[*axes, *shape]}")
+    mask = mask.flatten(0, len(axes) - 1)
+    none_left = ~mask.any(-1)
+    try: broken = mask.device.type == "cpu" and not isinstance(law, Bernoulli) and bool(none_left.any())
+    except RuntimeError: broken = False # inside of `vmap` values cannot be read
+    if broken: raise ValueError(f"mask: forbids every module in decision {int(none_left.nonzero()[0, 0])}")
+    return mask
+
+# %% ../../nbs/routing/04_layer.ipynb #x1-250142
+def routed(layer: ModularLayer, z: tuple, sees: Any = None, mask: Tensor | None = None):
     "The layer's output for what its tape decides; alone, `layer.last` keeps it. Raises `ValueError` naming `combine`."
-    tape = tape_alone(layer, z) if layer.tape is None else layer.tape
-    axes = decided_for(tape, layer, z)
-    folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, z)
+    seen = z if sees is None else (sees,)
+    tape = tape_alone(layer, seen) if layer.tape is None else layer.tape
+    axes = decided_for(tape, layer, seen)
+    seen, folded = across(lambda t: t.flatten(0, len(axes) - 1) if t.dim() else t, (seen, z))
     if layer.tape is not None: tape.tokens = math.prod(axes[1:])
-    a, weights = tape.choose(layer, folded)
+    a, weights = tape.choose(layer, seen, checked_mask(mask, tape.law, axes, layer.pool.n_modules))
     if a is None and layer.combine == "concat":
         raise ValueError("combine: 'concat' has no soft version; choose another `how`")
+    layer.choice = None if a is None else unfolded(a, axes)
     if layer.tape is None:
         scores = unfolded(tape.stacked(tape.scores, 2), axes)
         layer.last = RoutingDistribution(tape.law, (layer.pool.n_modules,), scores)
@@ -319,6 +341,7 @@ class ModularLayer(nn.Module):
     "One slot: `layer(z)` is the combined output of the chosen modules for z."
     tape: Tape | None # of the composition that runs it
     last: RoutingDistribution | None # alone: what it decided last
+    choice: Tensor | None # int [R, K], or [R, T, K]: the modules of the last call; None if it mixed them softly
 
     def __init__(self,
         modules: Pool | Iterable[nn.Module], # M modules of one signature
@@ -338,7 +361,7 @@ class ModularLayer(nn.Module):
         self.how = how or easiest(router, combine)
         self.temperature = temperature
         self.generator = generator
-        self.tape = self.last = None
+        self.tape = self.last = self.choice = None
         for name, allowed in {"combine": COMBINE, "repeats": REPEATS, "how": HOW}.items():
             check_choice(name, getattr(self, name), allowed)
         check_temperature(temperature)
@@ -358,10 +381,14 @@ class ModularLayer(nn.Module):
     def forward(self,
         *z, # [N, ...] each, also nested; [N, T, ...] if the router reads tokens
         a: Tensor | None = None, # int [N, K], or [S N, K], or [N, T, K]; -1 is no module
+        sees=None, # [N, n] what a router of features sees; None: z
+        mask: Tensor | None = None, # bool [N, *law.shape]; False: a module that cannot be chosen
     ):
-        "Output of the slot. Raises `ValueError` naming `a`, `combine` or `z`."
+        "Output of the slot. Raises `ValueError` naming `a`, `combine`, `mask` or `z`."
         rows_of(z, "z")
-        return routed(self, z) if a is None else output_for(self, z, a)
+        if a is None: return routed(self, z, sees, mask)
+        if mask is not None: raise ValueError("mask: given together with `a`, which is chosen already")
+        return output_for(self, z, a)
 
     def extra_repr(self): return f"combine={self.combine!r}, repeats={self.repeats!r}, how={self.how!r}"
-    def __getstate__(self): return self.__dict__ | {"tape": None, "last": None} # a graph cannot be copied
+    def __getstate__(self): return self.__dict__ | {"tape": None, "last": None, "choice": None} # a graph cannot be copied

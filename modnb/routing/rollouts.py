@@ -225,15 +225,18 @@ class Rollouts(NetworkCandidates):
 
 # %% ../../nbs/routing/20_rollouts.ipynb #039c45ae
 class UniformRoutings:
-    "Routings of a law, all equally likely."
+    "Routings of a law, all equally likely; of a network that masks modules, those that it allows."
     def __init__(self, net: Composition | Stacked | InTurn, device: torch.device) -> None:
         self.law = net.law
+        self.allowed = None if net.allowed is None else net.allowed.to(device) # [A, L, K]
         self.largest = max(net.sizes) - 1
         lacks = lacking(self.law, net.sizes).to(device)
         self.scores = torch.zeros(lacks.shape, device=device).masked_fill(lacks, -math.inf) # [L, *law.shape]
 
     def __call__(self, shape: tuple, generator: torch.Generator) -> Tensor: # int64 [*shape, L, K]
         "Draws of every slot."
+        if self.allowed is not None:
+            return self.allowed[torch.randint(len(self.allowed), shape, generator=generator, device=generator.device)]
         return self.law.sample(self.scores.expand(*shape, *self.scores.shape), 1, generator)[0]
 
 # %% ../../nbs/routing/20_rollouts.ipynb #acf6c96b

@@ -68,6 +68,7 @@ class SideBySide:
         self.law = compositions[0].law
         self.sizes = compositions[0].sizes
         self.slots = compositions[0].slots
+        self.allowed = compositions[0].allowed
         self.sequential = compositions[0].sequential
         self.routed = compositions[0].routed
 
