@@ -5,7 +5,8 @@
 # %% ../../nbs/models/08_stacked.ipynb #45ea37c0
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any
@@ -194,6 +195,16 @@ class Stack:
             for slot, own in zip(slots, self.own[name]):
                 if slot.data_ptr() != own.data_ptr(): own.copy_(slot.data)
                 slot.data = own
+
+    @contextlib.contextmanager
+    def apart(self) -> Iterator[None]:
+        "In this context the networks have tensors of their own: last bits depend on where numbers are stored."
+        self.release()
+        try: yield
+        finally:
+            for name, own in self.own.items():
+                for value, t in zip(self.tensors[name].detach(), own): value.copy_(t)
+            self.show()
 
     def losses(self,
         loss: Callable, # (outputs, targets) of one network -> scalar

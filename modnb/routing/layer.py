@@ -391,4 +391,4 @@ class ModularLayer(nn.Module):
         return output_for(self, z, a)
 
     def extra_repr(self): return f"combine={self.combine!r}, repeats={self.repeats!r}, how={self.how!r}"
-    def __getstate__(self): return self.__dict__ | {"tape": None, "last": None, "choice": None} # a graph cannot be copied
+    def __getstate__(self): return self.__dict__ | {"tape": None, "last": None, "choice": None} # graphs

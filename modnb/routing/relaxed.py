@@ -185,7 +185,7 @@ class NoisyTopK(RoutingEstimator):
         self.weights = noise_weights(noise_sizes(view, n_inputs, n_modules), seed, view)
 
     def disturb(self, l: int, clean: Tensor, z: Tensor, candidates) -> tuple: # noisy scores, balance loss
-        "Noisy scores of one slot, and what its imbalance costs. Raises `ValueError` naming `mask` if it forbids modules."
+        "Noisy scores of one slot, and what its imbalance costs. Raises `ValueError` naming `mask` if there is one."
         if clean.device.type == "cpu" and bool(clean.isinf().any()):
             raise ValueError("mask: given; noisy top-k gating balances all modules; use another estimator")
         std = F.softplus(z.to(self.weights[l].dtype) @ self.weights[l]) if self.noisy else None

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MemberLoop', 'kinds_of', 'arrange', 'leave', 'give_up', 'update_group', 'check_members', 'across', 'ensemble_state',
-           'restore_ensemble', 'EnsembleLoop', 'member_checkpoint', 'plot_members', 'EnsembleFit', 'each',
-           'make_members', 'fit_ensemble']
+           'evaluated_alone', 'restore_ensemble', 'EnsembleLoop', 'member_checkpoint', 'plot_members', 'EnsembleFit',
+           'each', 'make_members', 'fit_ensemble']
 
 # %% ../../nbs/training/09_ensembles.ipynb #4f3ef46f
 class MemberLoop(FitLoop):
@@ -122,6 +122,14 @@ def ensemble_state(loop: EnsembleLoop) -> dict:
     failed = [m.learner.failed for m in loop.members]
     return {"members": members, "groups": [list(m) for m in loop.groups], "failed": failed}
 
+
+def evaluated_alone(loop: EnsembleLoop) -> dict[int, dict]: # member -> values
+    "What each member's evaluation finds, with tensors of its own as in `fit`."
+    with contextlib.ExitStack() as apart:
+        for group in loop.groups.values():
+            if group.stack: apart.enter_context(group.stack.apart())
+        return {i: loop.members[i].evaluate() for i in loop.active()}
+
 # %% ../../nbs/training/09_ensembles.ipynb #a0b99200
 def restore_ensemble(loop: EnsembleLoop, state: dict) -> None:
     "Put an ensemble where `ensemble_state` found it. Raises `CheckpointError` if it had other members."
@@ -181,7 +189,7 @@ class EnsembleLoop(Loop):
         return across(losses, len(self.members))
 
     def evaluate(self) -> dict:
-        self.found = {i: self.members[i].evaluate() for i in self.active()}
+        self.found = evaluated_alone(self)
         return across(self.found, len(self.members))
 
     def record(self, found: dict | None) -> None:
