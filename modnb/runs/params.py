@@ -28,7 +28,7 @@ from ..checks import nearest
 __all__ = ['SCALARS', 'SPECS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar',
            'one_choice', 'one', 'read', 'comments', 'read_annotations', 'specs', 'known', 'described', 'in_order',
            'checked', 'Params', 'preset_values', 'one_preset', 'describe', 'given_by_papermill', 'overwritten',
-           'preset_of', 'from_notebook', 'signature', 'SeedParams', 'DeviceParams', 'ThreadParams']
+           'preset_of', 'from_notebook', 'signature', 'SeedParams', 'seeds_of', 'DeviceParams', 'ThreadParams']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
 class ParameterError(ValueError):
@@ -401,6 +401,11 @@ class SeedParams(Params):
     "Which seeds are run."
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
+
+
+def seeds_of(params: Any) -> range: # of a class with `seed` and `seeds`
+    "The seeds of a run."
+    return range(params.seed, params.seed + params.seeds)
 
 
 class DeviceParams(Params):
