@@ -323,11 +323,11 @@ def learn_classes(
     net: nn.Module,
     stream: Callable[..., Iterable], # of the images
     classes: Mapping[str, Sequence[int] | None], # function -> its classes; None: all
-    seed: int, # of the batches
+    data_seed: int, # of the batches
     **options: Unpack[MaskOptions], # of `learn_masks`
 ) -> FoundMasks:
     "A mask for each set of classes."
-    streams = {f: stream(params.mask_batch_size, classes=c, seed=1234 + seed) for f, c in classes.items()}
+    streams = {f: stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in classes.items()}
     return learn_masks(net, streams, F.cross_entropy, **mask_options(
         params, **{"where": lambda name, p: True, "every": min(1000, params.mask_steps), **options}))
 
@@ -336,7 +336,7 @@ def from_first(
     logits: Mapping[str, Tensor], # parameter -> logits of the first mask
     init: float, # first logit elsewhere
     keep: bool = True, # False: nowhere
-) -> MaskOptions:
+) -> dict[str, Any]: # options of `learn_masks`
     "Give masks the output layer of a first mask, and keep it."
     fixed = [n for n in logits if n.startswith("out_layer") and keep]
     return {"init": {n: l if n in fixed else torch.full_like(l, init) for n, l in logits.items()}, "fixed": fixed}
