@@ -294,12 +294,14 @@ class Params:
     @classmethod
     def make(
         cls,
-        overrides: dict | None = None, # explicit values; they win over the preset
+        overrides: dict | None = None, # explicit values; they win over the preset, which may be among them by name
         preset: str | None = None, # one of `presets`; None and "smoke" are the defaults unless the class says otherwise
+        base: Params | None = None, # complete parameters, instead of a preset's
     ) -> Params: # raises ParameterError
         "Defaults, then the preset, then the overrides."
-        made = cls(**preset_values(cls, preset) | (overrides or {}))
-        object.__setattr__(made, "preset", preset)
+        preset, given = one_preset(preset, overrides or {})
+        made = cls(**(preset_values(cls, preset) if base is None else base.to_dict()) | given)
+        object.__setattr__(made, "preset", base.preset if base is not None and preset is None else preset)
         return made
 
     def __repr__(self) -> str:

@@ -120,7 +120,8 @@ def study(params: Params, log: Log) -> FunctionStudy:
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed resumes from its own checkpoints."
-    return joined(study(params, log).results(seeds_of(params)))
+    found = study(params, log).results(seeds_of(params))
+    return joined(found)
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
