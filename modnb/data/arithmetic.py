@@ -140,6 +140,12 @@ class AddMul(DigitCode):
         "Share of problems with all digits right."
         return (self.predict(logits) == y).all(-1).float().mean()
 
+    def accuracies(self, logits: Tensor, x: Tensor, y: Tensor) -> dict[str, float]: # "all", or operation -> share
+        "The accuracy on all problems and on those of each operation; x are the inputs."
+        right = (self.predict(logits) == y).all(-1).float()
+        op = self.decode(x)[2]
+        return {"all": float(right.mean())} | {name: float(right[op == i].mean()) for i, name in enumerate(self.ops)}
+
     def operations(self,
         logits: Tensor, # [n, n_outputs]
         x: Tensor, # [n, n_inputs]

@@ -129,3 +129,8 @@ class DoubleAdd(PairCode):
     def solved(self, logits: Tensor, y: Tensor) -> Tensor: # outputs of the network, int64 [n, 2, digits] -> bool [n, 2]
         "Whether all digits of a sum are right."
         return (self.predict(logits) == y).all(-1)
+
+    def accuracies(self, logits: Tensor, x: Tensor, y: Tensor) -> dict[str, float]: # "all", or pair -> share
+        "Share of problems whose sums are both right, and of those whose sum of each pair is."
+        solved = self.solved(logits, y)
+        return {"all": float(solved.all(1).float().mean())} | dict(zip(self.pairs, solved.float().mean(0).tolist()))

@@ -9,14 +9,16 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..checks import check_choice
+from ..data.toy_maps import Task
 from ..metrics.claims import part
 from ..metrics.routed import of_rows
-from .comparison import ROWS, cost_of, timed
+from .comparison import ROWS, cost_of, timed, trial
+from .dense import DenseStack
 from .estimators import make_estimator
 from .rollouts import EnsembleView
 from .training import Minibatches, train
 from ..runs.log import Log
-from ..runs.params import Params, SeedParams, ThreadParams, param
+from ..runs.params import Params, SeedParams, ThreadParams, param, seeds_of
 from ..runs.store import Result
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MOST_ROUTINGS', 'TrialParams', 'LikelihoodParams', 'chosen_rows', 'check_rows', 'row_options', 'train_row',
-           'collected', 'TaskLog', 'final_table', 'row_means', 'as_list']
+           'collected', 'TaskLog', 'trial_row', 'on', 'final_table', 'row_means', 'as_list']
 
 # %% ../../nbs/routing/23_study.ipynb #c1650684
 class TrialParams(SeedParams, ThreadParams):
@@ -126,6 +128,27 @@ class TaskLog:
 
     def callback(self, stage: str):
         return self.log.callback(f"{self.task}: {stage}")
+
+# %% ../../nbs/routing/23_study.ipynb #7fb5d25c
+def trial_row(
+    params: Any, # `TrialParams`; with `lr` and `sigma`, unless the settings have them
+    task: Task,
+    row: str, # of the comparison
+    log: Log,
+    name: str = "", # of the task, in a study with several: column `mask`
+    **settings: Any, # of `trial`; they win
+) -> tuple[pd.DataFrame, DenseStack, list[str]]: # frame, trained stack, warnings
+    "Train a row of the comparison on a toy task."
+    here = [n for n in ("steps", "lr", "sigma", "batch_size", "every") if n not in settings]
+    given = {"seeds": seeds_of(params), **{n: getattr(params, n) for n in here}, **settings}
+    frame, net, messages = trial(task, row, log=TaskLog(log, name) if name else log, **given)
+    if not name: return frame, net, messages
+    return frame.assign(mask=name), net, [f"{name}: {text}" for text in messages]
+
+
+def on(frame: pd.DataFrame, name: str) -> pd.DataFrame:
+    "The rows of one task."
+    return frame[frame["mask"] == name]
 
 # %% ../../nbs/routing/23_study.ipynb #142288a2
 def final_table(

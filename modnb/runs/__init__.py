@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Busy', 'DeviceParams', 'Experiment', 'Grid', 'Log', 'NotDone', 'ParameterError', 'Params', 'PoolGone', 'Result',
            'Run', 'RunFolder', 'Runs', 'SeedParams', 'ThreadParams', 'experiment', 'from_notebook', 'header', 'param',
-           'plan', 'run', 'run_here', 'signature']
+           'plan', 'run', 'run_here', 'seeds_of', 'signature']
 
 # %% ../../nbs/runs/00_runs.ipynb #9e91d39e
 from .dispatch import PoolGone
@@ -13,7 +13,7 @@ from .grid import Grid
 from .lock import Busy
 from .log import Log
 from modnb.runs.params import (
-    DeviceParams, ParameterError, Params, SeedParams, ThreadParams, from_notebook, param, signature
+    DeviceParams, ParameterError, Params, SeedParams, ThreadParams, from_notebook, param, seeds_of, signature
 )
 from .report import header, run_here
 from .runner import Experiment, Run, experiment, plan, run
@@ -22,4 +22,4 @@ from .table import Runs
 
 _all_ = ["Busy", "DeviceParams", "Experiment", "Grid", "Log", "NotDone", "ParameterError", "Params", "PoolGone",
          "Result", "Run", "RunFolder", "Runs", "SeedParams", "ThreadParams", "experiment", "from_notebook", "header",
-         "param", "plan", "run", "run_here", "signature"]
+         "param", "plan", "run", "run_here", "seeds_of", "signature"]

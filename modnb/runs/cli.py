@@ -17,28 +17,29 @@ from typing import TYPE_CHECKING, Any
 from ..files import write_whole
 from ..checks import Missing, need
 from .lock import Busy
-from .params import ParameterError, describe, known, one_preset, specs
+from .params import ParameterError, describe, known, one_preset
 from .report import ReportError, report
 from .catalog import catalog
 from .clusters import job_script
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
-from .runner import Experiment, experiment, run
+from .runner import Experiment, experiment, plan_given
 from .store import storable
-from .sweeps import Values, in_words, load_sweep, parse_yaml
+from .sweeps import Values, load_sweep, parse_yaml
 from .table import Runs
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['TOUR', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run', 'command_report',
-           'command_table', 'command_status', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid',
-           'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
+__all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
+           'command_report', 'command_table', 'command_status', 'command_list', 'about', 'grid_of', 'grid_file',
+           'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser',
+           'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #b57cbec5
-def split_words(words: list[str]) -> tuple[str | None, dict[str, Any]]: # preset, parameters; raises ParameterError
-    "Read the words `name=value` that follow the experiment's name in a shell."
+def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
+    "The words `name=value` that follow the experiment's name in a shell."
     given: dict[str, Any] = {}
     for word in words:
         name, equals, value = word.partition("=")
@@ -46,7 +47,12 @@ def split_words(words: list[str]) -> tuple[str | None, dict[str, Any]]: # preset
             raise ParameterError(f"{word!r} is not name=value")
         if name in given: raise ParameterError(f"{name}: given twice")
         given[name] = value
-    return one_preset(None, given)
+    return given
+
+
+def split_words(words: list[str]) -> tuple[str | None, dict[str, Any]]: # raises ParameterError
+    "The preset, and the other parameters."
+    return one_preset(None, read_words(words))
 
 # %% ../../nbs/runs/06_cli.ipynb #995d4143
 def show(
@@ -92,9 +98,8 @@ def named(name: str, given: dict[str, Any]) -> Experiment: # raises ParameterErr
 # %% ../../nbs/runs/06_cli.ipynb #dbb6cafb
 def command_run(args: argparse.Namespace) -> None:
     "compute a run (or find it computed) and print its table"
-    preset, given = split_words(args.words)
-    done = run(named(args.name, given), preset=preset, runs=args.runs, force=args.force, resume=not args.restart,
-               progress=None if sys.stderr.isatty() else "plain", **given)
+    run = plan_given(args.name, read_words(args.words), runs=args.runs)
+    done = run.compute(not args.restart, args.force, None if sys.stderr.isatty() else "plain")
     show(done.summary())
     print(f"\n{done.folder.path}")
 
@@ -141,9 +146,8 @@ def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
     lists = {name: Values(parse_yaml(text, f"{name}: {text!r}"), None) for name, text in given.items()}
     preset = preset or args.preset
     if Path(args.name).suffix not in (".yaml", ".yml"):
-        found = named(args.name, lists)
-        values: dict[str, Any] = in_words(specs(found.Params), lists)
-        return Grid(found, preset=preset, runs=args.runs, ask=not args.yes, **values)
+        values: dict[str, Any] = {**lists}
+        return Grid(named(args.name, lists), preset=preset, runs=args.runs, ask=not args.yes, **values)
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
     sweep = dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
 from .catalog import catalog
-from .params import ParameterError, Spec, known, one_preset, read, signature, specs
-from .runner import Experiment, Run, experiment
+from .params import ParameterError, Spec, known, one_preset, read, specs
+from .runner import Experiment, Run, experiment, run_of
 from .store import as_json
 from .sweeps import Sweep, Values, in_words, load_sweep, values_of
 from .table import Runs, count_states, results_frame, run_state
@@ -52,7 +52,9 @@ def given_values(
 ) -> dict[str, list[Any]]: # as `checked`
     "The values given for each parameter of an experiment, as lists of plain values."
     known(found.Params, lists)
-    return checked(specs(found.Params), {n: v if isinstance(v, Values) else Values(v, None) for n, v in lists.items()})
+    fields = specs(found.Params)
+    words = in_words(fields, {n: v for n, v in lists.items() if isinstance(v, Values)})
+    return checked(fields, {n: words.get(n, Values(v, None)) for n, v in lists.items()})
 
 # %% ../../nbs/runs/13_grid.ipynb #001ec24c
 def planned(
@@ -69,7 +71,7 @@ def planned(
         except ParameterError as error:
             raise ParameterError(f"{error} (in the run with "
                                  f"{', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
-        yield Run(found, params, store.folder(found.name, signature(found.name, params, found.version)), preset)
+        yield run_of(found, params, store)
 
 # %% ../../nbs/runs/13_grid.ipynb #f5d6ea3a
 def agreed(
@@ -251,7 +253,7 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
     found = experiment(name) if name else claimant(sweep)
     fields = specs(found.Params)
     named = translated(sweep, found.sweep) if sweep.foreign else sweep.parameters
-    lists: dict[str, Any] = in_words(fields, named)
+    lists: dict[str, Any] = {**named}
     known(found.Params, lists)
     preset = preset or sweep.preset or ("paper" if sweep.foreign and "paper" in found.Params.presets else None)
     if sweep.seeds is not None:

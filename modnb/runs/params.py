@@ -28,7 +28,7 @@ from ..checks import nearest
 __all__ = ['SCALARS', 'SPECS', 'RESERVED', 'ParameterError', 'param', 'Spec', 'spec', 'plain', 'parse', 'split_list', 'scalar',
            'one_choice', 'one', 'read', 'comments', 'read_annotations', 'specs', 'known', 'described', 'in_order',
            'checked', 'Params', 'preset_values', 'one_preset', 'describe', 'given_by_papermill', 'overwritten',
-           'preset_of', 'from_notebook', 'signature', 'SeedParams', 'DeviceParams', 'ThreadParams']
+           'preset_of', 'from_notebook', 'signature', 'SeedParams', 'seeds_of', 'DeviceParams', 'ThreadParams']
 
 # %% ../../nbs/runs/01_params.ipynb #5e7b06e4
 class ParameterError(ValueError):
@@ -294,12 +294,14 @@ class Params:
     @classmethod
     def make(
         cls,
-        overrides: dict | None = None, # explicit values; they win over the preset
+        overrides: dict | None = None, # explicit values; they win over the preset, which may be among them by name
         preset: str | None = None, # one of `presets`; None and "smoke" are the defaults unless the class says otherwise
+        base: Params | None = None, # complete parameters, instead of a preset's
     ) -> Params: # raises ParameterError
         "Defaults, then the preset, then the overrides."
-        made = cls(**preset_values(cls, preset) | (overrides or {}))
-        object.__setattr__(made, "preset", preset)
+        preset, given = one_preset(preset, overrides or {})
+        made = cls(**(preset_values(cls, preset) if base is None else base.to_dict()) | given)
+        object.__setattr__(made, "preset", base.preset if base is not None and preset is None else preset)
         return made
 
     def __repr__(self) -> str:
@@ -401,6 +403,11 @@ class SeedParams(Params):
     "Which seeds are run."
     seed: int = 0 # first seed
     seeds: int = param(1, "number of seeds; each trains its own networks", min=1)
+
+
+def seeds_of(params: Any) -> range: # of a class with `seed` and `seeds`
+    "The seeds of a run."
+    return range(params.seed, params.seed + params.seeds)
 
 
 class DeviceParams(Params):

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from .catalog import PACKAGE, locate
 from .lock import Busy, Lock
 from .log import Log
-from .params import ParameterError, Params, one_preset, signature
+from .params import ParameterError, Params, signature
 from .store import Result, RunFolder, begin, complete, finish, read_result
 from .table import Runs
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'plan', 'fixed_threads', 'fixed_seeds', 'Lost', 'attempt', 'run']
+__all__ = ['Experiment', 'from_object', 'experiment', 'Run', 'run_of', 'plan_given', 'plan', 'fixed_threads', 'fixed_seeds',
+           'Lost', 'attempt', 'run']
 
 # %% ../../nbs/runs/04_runner.ipynb #18cae27f
 @dataclasses.dataclass(frozen=True)
@@ -149,24 +150,40 @@ class Run:
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(repr(self))}</p>" + (self.result._repr_html_() if self.done else "")
 
+# %% ../../nbs/runs/04_runner.ipynb #b8b531e3
+def run_of(
+    found: Experiment,
+    params: Params, # of its class
+    store: Runs,
+) -> Run:
+    "The run of an experiment with complete parameters, computed or not."
+    return Run(found, params, store.folder(found.name, signature(found.name, params, found.version)), params.preset)
+
 # %% ../../nbs/runs/04_runner.ipynb #bcf96e15
+def plan_given(
+    what: str | Experiment | Any, # experiment: a name, a module or an object
+    given: dict[str, Any], # parameters by name, and the preset
+    params: Params | None = None, # complete parameters, instead of a preset
+    preset: str | None = None, # of the experiment's `Params`
+    runs: str | Path | Runs | None = None, # folder of all runs; see `modnb.runs.store.runs_root`
+) -> Run: # raises ParameterError
+    "The run of an experiment with these parameters, computed or not."
+    found = experiment(what)
+    made = found.Params.make(given, preset, params)
+    return run_of(found, made, runs if isinstance(runs, Runs) else Runs(runs))
+
+
 def plan(
     what: str | Experiment | Any, # experiment: a name, a module or an object
     /,
     *,
     params: Params | None = None, # complete parameters, instead of a preset
     preset: str | None = None, # of the experiment's `Params`
-    runs: str | Path | Runs | None = None, # folder of all runs; see `modnb.runs.store.runs_root`
+    runs: str | Path | Runs | None = None, # folder of all runs
     **overrides, # parameters by name
 ) -> Run: # raises ParameterError
-    "The run of an experiment with these parameters, computed or not."
-    found = experiment(what)
-    preset, overrides = one_preset(preset, overrides)
-    if preset is None and params is not None:
-        preset = params.preset
-    given = found.Params.make(overrides, preset) if params is None else found.Params(**params.to_dict() | overrides)
-    store = runs if isinstance(runs, Runs) else Runs(runs)
-    return Run(found, given, store.folder(found.name, signature(found.name, given, found.version)), preset)
+    "`plan_given`, with the parameters as arguments."
+    return plan_given(what, overrides, params, preset, runs)
 
 # %% ../../nbs/runs/04_runner.ipynb #d19f6a3c
 _counted = threading.Lock()

@@ -5,6 +5,7 @@
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #7bd0d55a
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, Optional
 
 import pandas as pd
@@ -14,20 +15,17 @@ from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import Masks, ablate, halves, masked, variants
 from ...masks.study import (
-    MaskParams, check_samples, joined, kept_counts, learn_each, mask_options, named_tensors, seeds_of, single_seeds,
-    train_mask_measure)
+    SWEEP_NAMES, FunctionStudy, MaskParams, accuracies, check_samples, joined, kept_counts, single_seeds)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...metrics.statistics import summarize
 from ...models.feedforward import FeedForward
 from ...models.recurrent import LSTMClassifier
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training import fit
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
-__all__ = ['VERSION', 'SWEEP', 'FUNCTIONS', 'CLAIMS', 'Params', 'build', 'accuracies', 'train', 'find_masks', 'answers',
-           'half_masks', 'measure', 'one_seed', 'study', 'run', 'run_many', 'accuracy_table', 'summary', 'headline',
-           'claims', 'verdict']
+__all__ = ['VERSION', 'SWEEP', 'CLAIMS', 'Params', 'build', 'answers', 'half_masks', 'measure', 'study', 'run', 'run_many',
+           'accuracy_table', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #33b74da5
 VERSION = 2
@@ -63,12 +61,11 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
         check_samples(self, "problems")
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #e8995cf4
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "task": {"addmul_ff": {"net": "ff"}, "addmul": {"net": "lstm"}}, "layer_sizes": "layer_sizes",
-    "state_size": "hidden_size", "n_layers": "n_layers", "n_digits": "digits", "stop_after": "train_steps",
-    "batch_size": "batch_size", "lr": "lr", "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size",
-    "mask_lr": "mask_lr", "mask_init": "mask_init", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed",
-    "name": None, "log": None, "bias_no_mask": None, # biases are never masked here
+    "state_size": "hidden_size", "n_layers": "n_layers", "n_digits": "digits", "batch_size": "batch_size", "lr": "lr",
+    "mask_batch_size": "mask_batch_size", "mask_init": "mask_init",
+    "bias_no_mask": None, # biases are never masked here
 }
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #96af0119
@@ -76,49 +73,6 @@ def build(params: Params, task: AddMul, seed: int) -> torch.nn.Module:
     "The network of one seed."
     if params.net == "ff": return FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed)
     return LSTMClassifier(task.n_inputs, params.hidden_size, task.n_outputs, params.n_layers, steps=3, seed=seed)
-
-# %% ../../../nbs/experiments/masks/add_mul.ipynb #8e6b568a
-@torch.no_grad()
-def accuracies(task: AddMul, net, data) -> dict[str, float]: # operation, or "all" -> share solved
-    "Accuracy on all problems and on each operation."
-    x, y = data
-    right = (task.predict(net(x)) == y).all(1).float()
-    op = task.decode(x)[2]
-    return {"all": float(right.mean())} | {name: float(right[op == i].mean()) for i, name in enumerate(task.ops)}
-
-# %% ../../../nbs/experiments/masks/add_mul.ipynb #783d2d18
-def train(params: Params, task: AddMul, seed: int, data, log: Log):
-    "The trained network of one seed, and the history of its training."
-    device = data[0].device
-    net = build(params, task, seed).to(device)
-
-    def enough(values): return min(values[op] for op in task.ops) >= params.stop_accuracy
-
-    done = fit(
-        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
-        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
-        stop=None if params.stop_accuracy is None else enough, checkpoint=log.path(f"net-{seed}.pt"),
-        callbacks=[log.callback(f"seed {seed}: network")])
-    return net.eval(), done.history
-
-# %% ../../../nbs/experiments/masks/add_mul.ipynb #02e76280
-FUNCTIONS = ("all", "add", "mul")
-
-
-def find_masks(params: Params, task: AddMul, nets: list[torch.nn.Module], seeds: list[int], data, log: Log): # `Found`s
-    "One mask for all problems and one for each operation, for every network; several networks in one pass."
-    def streams(seed): return {
-        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
-        for f in FUNCTIONS}
-
-    def measured(net, masks): return {
-        f"{f}/accuracy on {op}": a
-        for f, m in masks.items() for op, a in accuracies(task, masked(net, m), data).items()}
-
-    name = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]}-{seeds[-1]}"
-    return learn_each(nets, [streams(s) for s in seeds], task.loss, measured, **mask_options(
-        params, beta=params.beta, seed=seeds, every=min(1000, max(1, params.mask_steps // 5)),
-        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"seed {name}: masks")]))
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #ba5bf28b
 def answers(task: AddMul, net, masks, data) -> pd.DataFrame: # mask, function, metric, value
@@ -132,7 +86,7 @@ def answers(task: AddMul, net, masks, data) -> pd.DataFrame: # mask, function, m
     return pd.DataFrame(found, columns=["mask", "function", "metric", "value"])
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #ca9655c2
-def half_masks(params: Params, task: AddMul, net, control: Masks, data) -> pd.DataFrame: # mask, function, value
+def half_masks(params: Params, task: AddMul, data, net, control: Masks) -> pd.DataFrame: # mask, function, value
     "Accuracy with the control mask on only half of the tensors; random halves where there is no order."
     ordered = params.net == "ff"
     names = ("early", "late") if ordered else ("one", "other")
@@ -143,7 +97,7 @@ def half_masks(params: Params, task: AddMul, net, control: Masks, data) -> pd.Da
     return frame.groupby(["mask", "function"], sort=False, as_index=False).mean()
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #89bcd35d
-def measure(params: Params, task: AddMul, net, masks: dict[str, Masks], data) -> pd.DataFrame:
+def measure(params: Params, task: AddMul, data, net, masks: dict[str, Masks]) -> pd.DataFrame:
     "All rows of one seed that follow from a network and its masks."
     found = {op: masks[op] for op in task.ops}
     shared = sharing(found).melt(["function", "layer"], ["fraction", "fraction_chance", "z"], "metric")
@@ -152,38 +106,28 @@ def measure(params: Params, task: AddMul, net, masks: dict[str, Masks], data) ->
     accuracy = ablate(net, masks, lambda view: accuracies(task, view, data)).rename(columns={"metric": "function"})
     return pd.concat([
         rows("accuracy", accuracy, metric="accuracy"), rows("answers", answers(task, net, masks, data)),
-        rows("half", half_masks(params, task, net, masks["all"], data), metric="accuracy"),
+        rows("half", half_masks(params, task, data, net, masks["all"]), metric="accuracy"),
         rows("kept", kept_counts(masks)), rows("overlap", common), rows("sharing", shared)])
 
-# %% ../../../nbs/experiments/masks/add_mul.ipynb #86f61f85
-def one_seed(params: Params, task: AddMul, seed: int, data, trained, found): # frame, tensors
-    "All rows and tensors of one seed, from what `train` and `find_masks` returned."
-    net, history = trained
-    parts = [measure(params, task, net, found.masks, data), rows("training", history),
-             rows("mask training", found.history)]
-    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
-
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #4d968779
-def study(params: Params, seeds: list[int], log: Log, stacked: bool = False) -> list: # frame and tensors of each seed
-    "Train, mask, measure; the masks of several networks one network after the other, or stacked in one pass."
+def study(params: Params, log: Log) -> FunctionStudy:
+    "Networks, data and measurements."
     task = AddMul(params.digits)
     data = task.dataset("valid", device=choose_device(params.device))
-    return train_mask_measure(
-        seeds, stacked=stacked,
-        train=lambda seed: train(params, task, seed, data, log),
-        find_masks=lambda group, trained: find_masks(params, task, [net for net, _ in trained], group, data, log),
-        measure=lambda seed, trained, found: one_seed(params, task, seed, data, trained, found))
+    return FunctionStudy(params, task, task.ops, data, log, partial(build, params, task),
+                         partial(measure, params, task, data), params.beta)
 
 
 def run(params: Params, log: Log) -> Result:
     "All seeds of a run; every seed resumes from its own checkpoints."
-    return joined(study(params, list(seeds_of(params)), log))
+    found = study(params, log).results(seeds_of(params))
+    return joined(found)
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
     """Runs of one seed each that differ in the seed only: their masks are learned in one pass.
     Raises `ValueError` if a run has several seeds."""
-    return [Result(frame, tensors) for frame, tensors in study(many[0], single_seeds(many), log, stacked=True)]
+    return [joined([found]) for found in study(many[0], log).results(single_seeds(many), stacked=True)]
 
 # %% ../../../nbs/experiments/masks/add_mul.ipynb #6ec7114b
 def accuracy_table(frame) -> pd.DataFrame: # operations x masks, in percent

@@ -5,6 +5,7 @@
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #75a9d410
 from __future__ import annotations
 
+from functools import partial
 from typing import Optional
 
 import pandas as pd
@@ -15,21 +16,19 @@ from ...checks import choose_device
 from ...data.arithmetic import AddMul
 from ...masks import Masks, ablate
 from ...masks.choice import NoPrice, choose_beta
-from ...masks.study import MaskParams, check_samples, kept_counts, learn_each, mask_options, seeds_of
+from ...masks.study import (
+    FunctionStudy, MaskParams, accuracies, check_samples, kept_counts, learn_each, mask_options, recorded)
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.sharing import sharing
 from ...models.feedforward import FeedForward
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training import fit
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
-__all__ = ['VERSION', 'FUNCTIONS', 'PAPER', 'NUMBERS', 'TOLERANCE', 'CLAIMS', 'Params', 'accuracies', 'train', 'learn', 'measure',
-           'choose', 'choice_rows', 'run', 'sweep_table', 'working', 'choices', 'summary', 'headline', 'claims',
-           'verdict']
+__all__ = ['VERSION', 'PAPER', 'NUMBERS', 'TOLERANCE', 'CLAIMS', 'Params', 'measure', 'study', 'learn', 'choose', 'choice_rows',
+           'run', 'sweep_table', 'working', 'choices', 'summary', 'headline', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #4173932c
 VERSION = 2
-FUNCTIONS = ("all", "add", "mul")
 PAPER = (1e-5, 1.5e-5, 2e-5, 3e-5, 4e-5, 5e-5, 6e-5, 7e-5, 8e-5, 9e-5, 1e-4, 1.1e-4, 1.25e-4, 1.5e-4, 1.75e-4, 2e-4,
          2.5e-4, 3e-4, 4e-4, 5e-4, 6e-4, 7e-4, 8e-4, 9e-4, 1e-3)
 
@@ -71,44 +70,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
         if not 0 < self.low < self.high: raise ValueError(f"low: need 0 < low < high, got {self.low} and {self.high}")
 
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #23613e2a
-@torch.no_grad()
-def accuracies(task: AddMul, net, data) -> dict[str, float]: # operation, or "all" -> share solved
-    "Accuracy on all problems and on each operation."
-    x, y = data
-    right = (task.predict(net(x)) == y).all(1).float()
-    op = task.decode(x)[2]
-    return {"all": float(right.mean())} | {name: float(right[op == i].mean()) for i, name in enumerate(task.ops)}
-
-# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #1301a735
-def train(params: Params, task: AddMul, seed: int, data, log: Log) -> tuple[nn.Module, pd.DataFrame]:
-    "The trained network of one seed, and the history of its training."
-    device = data[0].device
-    net = FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed).to(device)
-
-    def enough(values): return min(values[op] for op in task.ops) >= params.stop_accuracy
-
-    done = fit(
-        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
-        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
-        stop=None if params.stop_accuracy is None else enough, checkpoint=log.path(f"net-{seed}.pt"),
-        callbacks=[log.callback(f"seed {seed}: network")])
-    return net.eval(), done.history.assign(seed=seed)
-
-# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #de67b800
-def learn(params: Params, task: AddMul, nets: list[nn.Module], seeds: list[int], beta: float, data, log: Log):
-    "The three masks of every network at one price: per network, function -> masks."
-    def streams(seed): return {
-        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
-        for f in FUNCTIONS}
-
-    name = f"beta {beta:.3g}, seed {', '.join(map(str, seeds))}"
-    found = learn_each(nets, [streams(s) for s in seeds], task.loss, **mask_options(
-        params, beta=beta, seed=seeds, every=max(100, params.mask_steps // 4),
-        checkpoint=log.path(f"masks-{beta:.9g}-{seeds[0]}-{seeds[-1]}.pt"), callbacks=[log.callback(name)]))
-    return [f.masks for f in found]
-
-# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #6173d1d9
-def measure(task: AddMul, net, masks: dict[str, Masks], data) -> pd.DataFrame:
+def measure(task: AddMul, data, net, masks: dict[str, Masks]) -> pd.DataFrame:
     "Accuracy under each mask and its inverse, weights kept, and the sharing of the two operations."
     kept = kept_counts(masks).groupby(["metric", "function"], sort=False, as_index=False).value.sum()
     shared = sharing({op: masks[op] for op in task.ops}).query("layer == 'total'")
@@ -117,15 +79,36 @@ def measure(task: AddMul, net, masks: dict[str, Masks], data) -> pd.DataFrame:
     return pd.concat([rows("accuracy", accuracy, metric="accuracy"), rows("kept", kept, layer="total"),
                       rows("sharing", shared)])
 
+
+def study(params: Params, log: Log) -> FunctionStudy:
+    "Networks, data and measurements."
+    task = AddMul(params.digits)
+    data = task.dataset("valid", n=params.valid, device=choose_device(params.device))
+
+    def build(seed): return FeedForward(task.n_inputs, params.layer_sizes, task.n_outputs, seed=seed)
+
+    return FunctionStudy(params, task, task.ops, data, log, build, partial(measure, task, data))
+
+# %% ../../../nbs/experiments/masks/beta_sweep.ipynb #de67b800
+def learn(networks: FunctionStudy, nets: list[nn.Module], seeds: list[int], beta: float) -> list[dict[str, Masks]]:
+    "The three masks of every network at one price: per network, function -> masks."
+    params = networks.params
+    stage = f"beta {beta:.3g}, seed {', '.join(map(str, seeds))}"
+    found = learn_each(nets, [networks.streams(s) for s in seeds], networks.task.loss, **mask_options(
+        params, beta=beta, seed=seeds, every=max(100, params.mask_steps // 4),
+        **recorded(networks.log, f"masks-{beta:.9g}-{seeds[0]}-{seeds[-1]}", stage)))
+    return [f.masks for f in found]
+
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #47f7a292
-def choose(params: Params, task: AddMul, net, seed: int, data, log: Log): # `Choice`; None if no price is good enough
+def choose(networks: FunctionStudy, net: nn.Module, seed: int): # `Choice`; None if no price is good enough
     "The price that `choose_beta` finds for a network."
-    stream = task.stream(params.mask_batch_size, seed=1234 + seed, device=data[0].device)
+    params = networks.params
     options = mask_options(params, every=max(100, params.mask_steps // 4), seed=seed,
-                           checkpoint=log.path(f"choice-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: choice")])
+                           **recorded(networks.log, f"choice-{seed}", f"seed {seed}: choice"))
     try:
-        return choose_beta(net, stream, task.loss, lambda view: accuracies(task, view, data)["all"],
-                           tolerance=params.tolerance, low=params.low, high=params.high, ratio=params.ratio, **options)
+        return choose_beta(
+            net, networks.streams(seed)["all"], networks.task.loss, lambda view: networks.test(view)["all"],
+            tolerance=params.tolerance, low=params.low, high=params.high, ratio=params.ratio, **options)
     except NoPrice:
         return None
 
@@ -140,19 +123,18 @@ def choice_rows(choice) -> pd.DataFrame:
 # %% ../../../nbs/experiments/masks/beta_sweep.ipynb #17961d4b
 def run(params: Params, log: Log) -> Result:
     "Networks, sweep and choice, each from its own checkpoint; masks at the chosen prices are the tensors."
-    task = AddMul(params.digits)
-    data = task.dataset("valid", n=params.valid, device=choose_device(params.device))
+    networks = study(params, log)
     seeds = list(seeds_of(params))
-    nets, histories = zip(*(train(params, task, seed, data, log) for seed in seeds))
-    frames = [rows("training", h, ["seed"]) for h in histories]
+    nets, histories = zip(*map(networks.train, seeds))
+    frames = [rows("training", h.assign(seed=seed), ["seed"]) for seed, h in zip(seeds, histories)]
     tensors: dict[str, torch.Tensor] = {}
     for beta in params.betas:
-        found = learn(params, task, list(nets), seeds, beta, data, log)
-        frames += [measure(task, n, m, data).assign(beta=beta, seed=s) for s, n, m in zip(seeds, nets, found)]
+        found = learn(networks, list(nets), seeds, beta)
+        frames += [networks.measure(n, m).assign(beta=beta, seed=s) for s, n, m in zip(seeds, nets, found)]
     for seed, net in zip(seeds, nets):
-        if (choice := choose(params, task, net, seed, data, log)) is None: continue
-        masks = learn(params, task, [net], [seed], choice.beta, data, log)[0]
-        at = measure(task, net, masks, data).assign(beta=choice.beta)
+        if (choice := choose(networks, net, seed)) is None: continue
+        masks = learn(networks, [net], [seed], choice.beta)[0]
+        at = networks.measure(net, masks).assign(beta=choice.beta)
         frames += [choice_rows(choice).assign(seed=seed), at.assign(part="chosen " + at.part, seed=seed)]
         tensors |= {f"{seed}/{f}/{n}": t for f, m in masks.items() for n, t in m.items()}
     return Result(pd.concat(frames, ignore_index=True), tensors)

@@ -5,22 +5,24 @@
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #c743ad2e
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal, Optional
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import Masks, halves, learn_masks, masked
-from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
+from ...masks import Masks, halves, masked
+from modnb.masks.study import (
+    SWEEP_NAMES, MaskParams, check_samples, fit_classifier, from_first, joined, kept_counts, learn_classes, recorded,
+    seed_result)
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.classification import confusion, normalize
 from ...metrics.sharing import remaining
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training.classifiers import image_net, predict, spread, train_classifier
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
+from ...training.classifiers import image_net, predict, spread
 
 # %% auto #0
 __all__ = ['VERSION', 'RESNET', 'SWEEP', 'Params', 'build', 'train', 'removals', 'beta_of', 'learn', 'find_masks', 'confusions',
@@ -77,12 +79,10 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
 RESNET = dict(
     net="resnet", train_split="full", test_split="test", augment=True, train_steps=64_000, lr=0.1,
     lr_drops=(32_000, 48_000), sgd=True, weight_decay=1e-4, mask_batch_size=256, beta_batch=128)
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "task": {"cifar10_class_removal": {"net": "cnn"}}, "profile": {"cifar10_resnet_hp": RESNET},
     "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}},
     "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}},
-    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
-    "sweep_id_for_grid_search": "seed", "name": None, "log": None,
 }
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #6c4f8ede
@@ -93,14 +93,9 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
-    net = build(params, images, seed)
-    x, y = spread(test, 2000)
-    done = train_classifier(
-        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, drops=params.lr_drops,
-        sgd=params.sgd, weight_decay=params.weight_decay, augment=params.augment, split=params.train_split, test=(x, y),
-        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
-        callbacks=[log.callback(f"seed {seed}: network")])
-    return net, done.history
+    return fit_classifier(
+        params, build(params, images, seed), images, test, log, seed, drops=params.lr_drops, sgd=params.sgd,
+        weight_decay=params.weight_decay, augment=params.augment, split=params.train_split)
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #de8442a5
 def removals(params: Params, images: ImageSet) -> dict[str, list[int]]: # "no cat" -> the other classes
@@ -117,21 +112,16 @@ def beta_of(params: Params) -> float:
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #d38d18f8
 def learn(params: Params, images: ImageSet, net, functions: dict, seed: int, stage: str, log: Log, **options: Any):
     "Masks for some functions: name -> classes whose images they see."
-    streams = {f: images.stream(params.mask_batch_size, params.train_split, classes=c, augment=params.augment,
-                                seed=1234 + seed) for f, c in functions.items()}
-    return learn_masks(net, streams, F.cross_entropy, **mask_options(
-        params, beta=beta_of(params), where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps),
-        checkpoint=log.path(f"{stage}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {stage}")], **options))
+    stream = partial(images.stream, split=params.train_split, augment=params.augment)
+    return learn_classes(params, net, stream, functions, seed, beta=beta_of(params), seed=seed,
+                         **recorded(log, f"{stage}-{seed}", f"seed {seed}: {stage}"), **options)
 
 
 def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log) -> list: # `Found` of control and classes
     "The control, and a mask for each removed class."
     control = learn(params, images, net, {"all": None}, seed, "control mask", log)
-    logits = control.logits["all"]
-    last = [n for n in logits if n.startswith("out_layer") and params.keep_last_layer]
-    start = {n: l if n in last else torch.full_like(l, params.mask_init) for n, l in logits.items()}
-    classes = learn(params, images, net, removals(params, images), seed, "class masks", log, init=start, fixed=last)
-    return [control, classes]
+    start = from_first(control.logits["all"], params.mask_init, params.keep_last_layer)
+    return [control, learn(params, images, net, removals(params, images), seed, "class masks", log, **start)]
 
 # %% ../../../nbs/experiments/masks/class_removal.ipynb #49c2642e
 def confusions(images: ImageSet, net, masks: dict[str, Masks], test) -> pd.DataFrame: # mask, function, metric, value
@@ -170,10 +160,8 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
     "Train, mask, measure: all rows and tensors of one seed."
     net, history = train(params, images, seed, test, log)
     control, classes = find_masks(params, images, net, seed, log)
-    parts = [measure(images, net, control.masks | classes.masks, test), rows("training", history),
-             rows("mask training", control.history), rows("mask training", classes.history)]
-    tensors = named_tensors(str(seed), control.logits | classes.logits, net)
-    return pd.concat(parts, ignore_index=True).assign(seed=seed), tensors
+    measured = measure(images, net, control.masks | classes.masks, test)
+    return seed_result(str(seed), net, measured, history, control, classes, seed=seed)
 
 
 def run(params: Params, log: Log) -> Result:

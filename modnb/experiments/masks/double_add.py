@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Optional
 
 import pandas as pd
@@ -14,23 +15,21 @@ from torch import nn
 
 from ...checks import choose_device
 from ...data.tuples import DoubleAdd
-from ...masks import Masks, ablate, masked
+from ...masks import Masks, ablate
 from ...masks.study import (
-    MaskParams, check_samples, joined, kept_counts, learn_each, mask_options, named_tensors, seeds_of, single_seeds,
-    train_mask_measure)
+    SWEEP_NAMES, FunctionStudy, MaskParams, accuracies, check_samples, joined, kept_counts, single_seeds)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap, sharing
 from ...models.feedforward import FeedForward
 from ...models.recurrent import LSTMClassifier
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training import fit
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
 __all__ = ['VERSION', 'NETWORKS', 'FUNCTIONS', 'SWEEP', 'ASKED', 'CLAIMS', 'FREE', 'FORCED', 'SCALE', 'Params', 'EveryStep',
-           'task_of', 'build', 'copied', 'accuracies', 'train', 'in_order', 'beta_of', 'find_masks', 'groups', 'views',
-           'accuracy_rows', 'overlap_rows', 'measure', 'one_seed', 'study', 'run', 'run_many', 'accuracy_table',
-           'summary', 'half_table', 'sharing_table', 'hidden_overlap', 'forced_scale', 'network_headline', 'headline',
-           'by_seed', 'claims', 'verdict']
+           'task_of', 'build', 'copied', 'beta_of', 'groups', 'views', 'accuracy_rows', 'overlap_rows', 'in_order',
+           'measure', 'PairStudy', 'study', 'run', 'run_many', 'accuracy_table', 'summary', 'half_table',
+           'sharing_table', 'hidden_overlap', 'forced_scale', 'network_headline', 'headline', 'by_seed', 'claims',
+           'verdict']
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #2a059683
 VERSION = 2
@@ -72,13 +71,11 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
         if not self.networks: raise ValueError(f"networks: none given; choose from {', '.join(NETWORKS)}")
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #34b12ce5
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "task": {"tuple_ff": {"networks": ("ff",)}, "tuple_ff_copyweight": {"networks": ("ff_copied",)}, "tuple": {}},
     "tuple.mode": "networks", "layer_sizes": "layer_sizes", "state_size": "hidden_size", "n_layers": "n_layers",
-    "n_digits": "digits", "stop_after": "train_steps", "batch_size": "batch_size", "lr": "lr",
-    "step_per_mask": "mask_steps", "mask_batch_size": "mask_batch_size", "mask_lr": "mask_lr",
-    "mask_init": "mask_init", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None,
-    "log": None, "bias_no_mask": None, "inv_mask_exclude_io": None,
+    "n_digits": "digits", "batch_size": "batch_size", "lr": "lr", "mask_batch_size": "mask_batch_size",
+    "mask_init": "mask_init", "bias_no_mask": None, "inv_mask_exclude_io": None,
 }
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #c398972b
@@ -110,60 +107,11 @@ def copied(net: nn.Module) -> nn.Module:
         tensor[:half] = tensor[half:]
     return net
 
-# %% ../../../nbs/experiments/masks/double_add.ipynb #d5639429
-@torch.no_grad()
-def accuracies(task: DoubleAdd, net, data) -> dict[str, float]: # "all" (both sums right) or pair -> share solved
-    "Accuracy on each pair and on both."
-    solved = task.solved(net(data[0]), data[1])
-    return {"all": float(solved.all(1).float().mean())} | dict(zip(task.pairs, solved.float().mean(0).tolist()))
-
-# %% ../../../nbs/experiments/masks/double_add.ipynb #6ce321d7
-def train(params: Params, network: str, seed: int, data, log: Log):
-    "The trained network of one seed, and the history of its training."
-    task = task_of(params, network)
-    device = data[0].device
-    net = build(params, network, seed).to(device)
-
-    def enough(values): return min(values[p] for p in task.pairs) >= params.stop_accuracy
-
-    done = fit(
-        net, task.stream(params.batch_size, seed=seed, device=device), task.loss, params.train_steps, lr=params.lr,
-        clip=1.0, evaluate=lambda net: accuracies(task, net, data), every=min(1000, max(1, params.train_steps // 16)),
-        stop=None if params.stop_accuracy is None else enough,
-        checkpoint=log.path(f"{'ff' if network == 'ff_copied' else network}-{seed}.pt"),
-        callbacks=[log.callback(f"{network}, seed {seed}: network")])
-    return (copied(net) if network == "ff_copied" else net).eval(), done.history
-
 # %% ../../../nbs/experiments/masks/double_add.ipynb #2c1d8394
-def in_order(masks: Masks) -> Masks:
-    "The tensors from input to output."
-    return masks.select(sorted(masks, key=lambda n: n.startswith("output")))
-
-
 def beta_of(params: Params, network: str) -> float:
     "The price of keeping a weight of a network."
     if params.beta is not None: return params.beta
     return 4e-4 if network.startswith("ff") else 1e-4
-
-# %% ../../../nbs/experiments/masks/double_add.ipynb #22b12c52
-def find_masks(params: Params, network: str, nets: list[nn.Module], seeds: list[int], data, log: Log): # `Found`s
-    "One mask for both pairs and one for each, for every network; several networks in one pass."
-    task = task_of(params, network)
-
-    def streams(seed): return {
-        f: task.stream(params.mask_batch_size, None if f == "all" else f, seed=1234 + seed, device=data[0].device)
-        for f in FUNCTIONS}
-
-    def measured(net, masks): return {
-        f"{f}/accuracy on {p}": a
-        for f, m in masks.items() for p, a in accuracies(task, masked(net, m), data).items()}
-
-    name = f"{network}-{seeds[0]}" if len(seeds) == 1 else f"{network}-{seeds[0]}-{seeds[-1]}"
-    found = learn_each(nets, [streams(s) for s in seeds], task.loss, measured, **mask_options(
-        params, beta=beta_of(params, network), seed=seeds, every=min(1000, max(1, params.mask_steps // 4)),
-        checkpoint=log.path(f"masks-{name}.pt"), callbacks=[log.callback(f"{name}: masks")]))
-    for each in found: each.masks = {name: in_order(m) for name, m in each.masks.items()}
-    return found
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #be6f49b3
 def groups(network: str, names: list[str]) -> dict[str, list[str]]:
@@ -189,7 +137,7 @@ def views(network: str, masks: dict[str, Masks]) -> tuple[dict[str, Masks], dict
     return {**masks, **inverse, **sharp}, halves
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #f6330811
-def accuracy_rows(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data) -> pd.DataFrame:
+def accuracy_rows(network: str, task: DoubleAdd, data, net, masks: dict[str, Masks]) -> pd.DataFrame:
     "Accuracy of the network on its own and under each of the `views`."
     whole, halves = views(network, masks)
     accuracy = ablate(net, whole | halves, lambda view: accuracies(task, view, data), inverse=False)
@@ -213,42 +161,46 @@ def overlap_rows(network: str, masks: dict[str, Masks]) -> pd.DataFrame:
     return pd.concat([rows("overlap", common.melt(["layer"], measures, "metric")), rows("sharing", shares)])
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #4e73ee05
-def measure(network: str, task: DoubleAdd, net, masks: dict[str, Masks], data) -> pd.DataFrame:
+def in_order(masks: Masks) -> Masks:
+    "The tensors from input to output."
+    return masks.select(sorted(masks, key=lambda n: n.startswith("output")))
+
+
+def measure(network: str, task: DoubleAdd, data, net, masks: dict[str, Masks]) -> pd.DataFrame:
     "All rows of one network that follow from its masks."
-    return pd.concat([accuracy_rows(network, task, net, masks, data), rows("kept", kept_counts(masks)),
+    masks = {f: in_order(m) for f, m in masks.items()}
+    return pd.concat([accuracy_rows(network, task, data, net, masks), rows("kept", kept_counts(masks)),
                       overlap_rows(network, masks)])
 
-
-def one_seed(params: Params, network: str, seed: int, data, trained, found): # frame, tensors
-    "All rows and tensors of one network, from what `train` and `find_masks` returned."
-    net, history = trained
-    parts = [measure(network, task_of(params, network), net, found.masks, data), rows("training", history),
-             rows("mask training", found.history)]
-    frame = pd.concat(parts, ignore_index=True).assign(network=network, seed=seed)
-    return frame, named_tensors(f"{network}/{seed}", found.logits, net)
-
 # %% ../../../nbs/experiments/masks/double_add.ipynb #6e857285
-def study(params: Params, network: str, seeds: list[int], log: Log, stacked: bool = False) -> list: # per seed
-    "Train, mask, measure; the masks of several seeds one after the other, or stacked in one pass."
-    data = task_of(params, network).dataset("valid", n=params.valid, device=choose_device(params.device))
-    return train_mask_measure(
-        seeds, stacked=stacked,
-        train=lambda seed: train(params, network, seed, data, log),
-        find_masks=lambda group, trained: find_masks(params, network, [net for net, _ in trained], group, data, log),
-        measure=lambda seed, trained, found: one_seed(params, network, seed, data, trained, found))
+class PairStudy(FunctionStudy):
+    "The study of one network."
+    def train(self, seed: int) -> tuple[nn.Module, pd.DataFrame]:
+        "The trained network of one seed, and the history of its training."
+        net, history = super().train(seed)
+        return copied(net) if self.network == "ff_copied" else net, history
 
 
+def study(params: Params, log: Log, network: str) -> PairStudy:
+    "Networks, data and measurements."
+    task = task_of(params, network)
+    data = task.dataset("valid", n=params.valid, device=choose_device(params.device))
+    return PairStudy(
+        params, task, task.pairs, data, log, partial(build, params, network), partial(measure, network, task, data),
+        beta_of(params, network), network, "ff" if network == "ff_copied" else network, tests=4)
+
+# %% ../../../nbs/experiments/masks/double_add.ipynb #9d1336f8
 def run(params: Params, log: Log) -> Result:
     "All networks and seeds of a run; each resumes from its own checkpoints."
-    seeds = list(seeds_of(params))
-    return joined(found for network in params.networks for found in study(params, network, seeds, log))
+    studies = [study(params, log, network) for network in params.networks]
+    return joined(found for each in studies for found in each.results(seeds_of(params)))
 
 
 def run_many(many: list[Params], log: Log) -> list[Result]: # one per run
     """Runs of one seed each that differ in the seed only: their masks are learned in one pass.
     Raises `ValueError` if a run has several seeds."""
     seeds = single_seeds(many)
-    found = [study(many[0], network, seeds, log, stacked=True) for network in many[0].networks]
+    found = [study(many[0], log, network).results(seeds, stacked=True) for network in many[0].networks]
     return [joined(networks) for networks in zip(*found)]
 
 # %% ../../../nbs/experiments/masks/double_add.ipynb #e8a915d5

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import Masks, learn_masks, masked, pruned
-from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
+from ...masks import Masks, masked, pruned
+from ...masks.study import (
+    SWEEP_NAMES, MaskParams, check_samples, fit_classifier, joined, kept_counts, learn_classes, recorded, seed_result)
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.statistics import summarize
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training.classifiers import image_net, predict, spread, train_classifier
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
+from ...training.classifiers import image_net, predict, spread
 
 # %% auto #0
 __all__ = ['VERSION', 'SWEEP', 'NAMES', 'Params', 'build', 'train', 'find_masks', 'gradient', 'cosine', 'cosines',
@@ -29,11 +30,9 @@ __all__ = ['VERSION', 'SWEEP', 'NAMES', 'Params', 'build', 'train', 'find_masks'
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #d03a370d
 VERSION = 3
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "task": {"cifar10_grad_cos_distance": {"data": "cifar10"}},
     "cnn.dropout": {0: {"dropout": False}, 1: {"dropout": True}},
-    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
-    "sweep_id_for_grid_search": "seed", "name": None, "log": None,
     "class_removal.keep_last_layer": None, # with a single learned mask there is nothing to copy
 }
 
@@ -75,23 +74,14 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
-    net = build(params, images, seed)
-    x, y = spread(test, 2000)
-    done = train_classifier(
-        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=(x, y),
-        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
-        callbacks=[log.callback(f"seed {seed}: network")])
-    return net, done.history
+    return fit_classifier(params, build(params, images, seed), images, test, log, seed)
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #0721c1af
 def find_masks(params: Params, images: ImageSet, net, seed: int, log: Log):
     "A mask without the removed class, and the control."
     others = [c for c in range(len(images.classes)) if c != params.removed]
-    streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + seed)
-               for f, c in (("all", None), ("without", others))}
-    return learn_masks(net, streams, F.cross_entropy, **mask_options(
-        params, beta=params.beta, where=lambda name, p: True, seed=seed, every=min(1000, params.mask_steps),
-        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
+    return learn_classes(params, net, images.stream, {"all": None, "without": others}, seed, beta=params.beta,
+                         seed=seed, **recorded(log, f"masks-{seed}", f"seed {seed}: masks"))
 
 # %% ../../../nbs/experiments/masks/gradient_cosine.ipynb #6aebdc91
 def gradient(net: torch.nn.Module, x: Tensor, y: Tensor, size: int = 500) -> dict[str, Tensor]: # parameter -> gradient
@@ -176,9 +166,7 @@ def one_seed(params: Params, images: ImageSet, seed: int, test, log: Log): # fra
     "Train, mask, measure: all rows and tensors of one seed."
     net, history = train(params, images, seed, test, log)
     found = find_masks(params, images, net, seed, log)
-    parts = [measure(params, net, found.masks, test, seed), rows("training", history),
-             rows("mask training", found.history)]
-    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
+    return seed_result(str(seed), net, measure(params, net, found.masks, test, seed), history, found, seed=seed)
 
 
 def run(params: Params, log: Log) -> Result:

@@ -16,22 +16,23 @@ from ...checks import choose_device
 from ...data.rules import MLPRules
 from ...data.stream import Stream
 from ...masks import Masks, learn_masks, masked
-from ...masks.study import MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of
+from modnb.masks.study import (
+    MaskParams, check_samples, fit_network, joined, kept_counts, mask_options, random_part, recorded, seed_result,
+    spacing)
 from ...metrics.claims import claims_table, outcome, part, rows
 from ...metrics.collapse import mean_gates
 from ...metrics.collapse import measure as gate_metrics
 from ...metrics.hidden import found_modules, sharing_index, use_of
 from ...metrics.sharing import overlap
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 from ...systems.gated import GATINGS, build
-from ...training import fit
 
 # %% auto #0
 __all__ = ['VERSION', 'TRUNK', 'OVERLAP', 'MATRICES', 'Params', 'stream_of', 'loss_of', 'errors', 'train', 'find_masks',
-           'kept_at_units', 'activations', 'blocks', 'overlaps', 'in_trunk', 'private', 'drawn_from', 'without',
-           'error_rows', 'matrix_rows', 'measure', 'one_network', 'run', 'known_gatings', 'metric_table',
-           'sharing_table', 'summary', 'own_errors', 'likeness', 'pair_table', 'correlation', 'agreement', 'hidden',
-           'headline', 'claims', 'about_hiding', 'verdict']
+           'kept_at_units', 'activations', 'blocks', 'overlaps', 'in_trunk', 'private', 'without', 'error_rows',
+           'matrix_rows', 'measure', 'one_network', 'run', 'known_gatings', 'metric_table', 'sharing_table', 'summary',
+           'own_errors', 'likeness', 'pair_table', 'correlation', 'agreement', 'hidden', 'headline', 'claims',
+           'about_hiding', 'verdict']
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #043fa899
 VERSION = 2
@@ -93,11 +94,10 @@ def train(params: Params, task: MLPRules, gating: str, seed: int, data, log: Log
     device = data[0].device
     net = build("mlp", gating, params.rules, params.width, seed=seed).to(device)
     lr = (lambda step: params.lr * (1 - step / params.train_steps)) if params.decay else params.lr
-    done = fit(
-        net, stream_of(task, params.batch_size, seed, device), loss_of(task), params.train_steps, lr=lr,
-        evaluate=lambda net: errors(task, net, data), every=max(1, params.train_steps // 8),
-        checkpoint=log.path(f"{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: {gating}")])
-    return net.eval(), done.history
+    return fit_network(
+        params, net, stream_of(task, params.batch_size, seed, device), loss_of(task),
+        lambda net: errors(task, net, data), lr=lr, every=max(1, params.train_steps // 8),
+        **recorded(log, f"{gating}-{seed}", f"seed {seed}: {gating}"))
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #00fa9d97
 def find_masks(params: Params, task: MLPRules, net: torch.nn.Module, gating: str, seed: int, data, log: Log):
@@ -110,8 +110,8 @@ def find_masks(params: Params, task: MLPRules, net: torch.nn.Module, gating: str
                                  for f, m in masks.items()}
 
     return learn_masks(net, streams, loss_of(task), **mask_options(
-        params, beta=params.beta, seed=seed, evaluate=evaluate, every=min(1000, max(1, params.mask_steps // 4)),
-        checkpoint=log.path(f"masks-{gating}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks of {gating}")]))
+        params, beta=params.beta, seed=seed, evaluate=evaluate, every=spacing(params.mask_steps, 4),
+        **recorded(log, f"masks-{gating}-{seed}", f"seed {seed}: masks of {gating}")))
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #c791a975
 def kept_at_units(
@@ -174,17 +174,6 @@ def private(masks: dict[str, Masks], rules: int, r: int) -> Masks:
     return found
 
 
-def drawn_from(mask: Masks, like: Masks, generator: torch.Generator) -> Masks:
-    "Random weights of a mask, in each layer as many as another has."
-    found = {}
-    for n, m in mask.items():
-        at = m.flatten().cpu().nonzero().squeeze(1)
-        bits = torch.zeros(m.numel(), dtype=torch.bool)
-        bits[at[torch.randperm(len(at), generator=generator)[:int(like[n].sum())]]] = True
-        found[n] = bits.view(m.shape).to(m.device)
-    return Masks(found)
-
-
 def without(masks: dict[str, Masks], rules: int, seed: int) -> dict[str, Masks]: # name -> trunk mask
     "The trunk without the private weights of each rule, and without as many random weights of its mask in each layer."
     views = {}
@@ -192,7 +181,7 @@ def without(masks: dict[str, Masks], rules: int, seed: int) -> dict[str, Masks]:
     for r in range(rules):
         own = private(masks, rules, r)
         views[f"without private {r}"] = ~own
-        views[f"without random {r}"] = ~drawn_from(masks[f"rule {r}"].select(TRUNK), own, generator)
+        views[f"without random {r}"] = ~random_part(masks[f"rule {r}"].select(TRUNK), own, generator)
     return views
 
 # %% ../../../nbs/experiments/masks/inside_gating.ipynb #f191296d
@@ -239,10 +228,8 @@ def one_network(params: Params, gating: str, seed: int, log: Log): # frame, tens
     data = task.sample(params.examples, torch.Generator(device).manual_seed(1_000_000 + seed))
     net, history = train(params, task, gating, seed, data, log)
     found = find_masks(params, task, net, gating, seed, data, log)
-    parts = [measure(task, net, found.masks, data, seed), rows("training", history),
-             rows("mask training", found.history)]
-    tensors = named_tensors(f"{seed}/{gating}", found.logits, net)
-    return pd.concat(parts, ignore_index=True).assign(gating=gating, seed=seed), tensors
+    measured = measure(task, net, found.masks, data, seed)
+    return seed_result(f"{seed}/{gating}", net, measured, history, found, gating=gating, seed=seed)
 
 
 def run(params: Params, log: Log) -> Result:

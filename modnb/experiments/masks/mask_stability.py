@@ -11,17 +11,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
-from ...masks import ESTIMATORS, Masks, learn_masks, masked
-from ...masks.study import MaskParams, check_samples, joined, mask_options, seeds_of
+from ...masks import ESTIMATORS, Masks, masked
+from ...masks.study import (
+    SWEEP_NAMES, MaskParams, check_samples, fit_classifier, from_first, joined, learn_classes, recorded)
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training.classifiers import image_net, predict, spread, train_classifier
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
+from ...training.classifiers import image_net, predict, spread
 
 # %% auto #0
 __all__ = ['VERSION', 'MEANING', 'COMPARISONS', 'SWEEP', 'COLUMNS', 'Params', 'class_sets', 'build', 'train', 'conditions',
@@ -35,11 +35,10 @@ MEANING = { # comparison: what the masks differ in
     "estimator": "another estimator", "beta": "another price", "network": "another network",
     "functions": "another function"}
 COMPARISONS = tuple(MEANING)[:5]
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "task": {"cifar10_mask_stability": {"data": "cifar10"}},
     "class_removal.keep_last_layer": {0: {"keep_last_layer": False}, 1: {"keep_last_layer": True}},
-    "cnn.dropout": {0: {}}, "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr",
-    "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "cnn.dropout": {0: {}},
 }
 
 
@@ -98,13 +97,7 @@ def build(params: Params, images: ImageSet, seed: int) -> torch.nn.Module:
 
 def train(params: Params, images: ImageSet, seed: int, test, log: Log):
     "The trained network of one seed, and the history of its training."
-    net = build(params, images, seed)
-    x, y = spread(test, 2000)
-    done = train_classifier(
-        net, images, params.train_steps, batch_size=params.batch_size, lr=params.lr, test=(x, y),
-        every=min(1000, max(1, params.train_steps // 8)), seed=seed, checkpoint=log.path(f"net-{seed}.pt"),
-        callbacks=[log.callback(f"seed {seed}: network")])
-    return net, done.history
+    return fit_classifier(params, build(params, images, seed), images, test, log, seed)
 
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #d2beab69
 def conditions(params: Params, seed: int) -> dict[str, dict[str, Any]]: # name -> options of `learn`
@@ -119,10 +112,7 @@ def conditions(params: Params, seed: int) -> dict[str, dict[str, Any]]: # name -
 # %% ../../../nbs/experiments/masks/mask_stability.ipynb #fad6ae59
 def learn(params: Params, images: ImageSet, net, wanted: dict, data_seed: int, stage: str, log: Log, **options: Any):
     "Masks of some functions: name -> classes."
-    streams = {f: images.stream(params.mask_batch_size, classes=c, seed=1234 + data_seed) for f, c in wanted.items()}
-    return learn_masks(net, streams, F.cross_entropy, **mask_options(
-        params, where=lambda name, p: True, every=min(1000, params.mask_steps), checkpoint=log.path(f"{stage}.pt"),
-        callbacks=[log.callback(stage)], **options))
+    return learn_classes(params, net, images.stream, wanted, data_seed, **recorded(log, stage, stage), **options)
 
 
 def find_masks(params: Params, images: ImageSet, net, wanted: dict, seed: int, log: Log) -> dict: # name -> `Found`
@@ -133,9 +123,7 @@ def find_masks(params: Params, images: ImageSet, net, wanted: dict, seed: int, l
         name = next(iter(wanted))
         stage = f"seed {seed} first mask"
         first = learn(params, images, net, {name: wanted[name]}, stage=stage, log=log, **under["base"]).logits[name]
-        last = [n for n in first if n.startswith("out_layer")]
-        start["fixed"] = last
-        start["init"] = {n: l if n in last else torch.full_like(l, params.mask_init) for n, l in first.items()}
+        start = from_first(first, params.mask_init)
     return {name: learn(params, images, net, wanted, stage=f"seed {seed} {name}", log=log, **start, **options)
             for name, options in under.items()}
 

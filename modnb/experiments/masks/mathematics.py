@@ -15,13 +15,14 @@ from ...checks import choose_device
 from ...data import sequences
 from ...data.mathematics import LEVELS, MODULES, SOURCES, Mathematics
 from ...masks import ByLength, Masks, learn_masks, masked, no_embeddings, weights_only
-from ...masks.study import MaskParams, joined, kept_counts, mask_options, named_tensors, seeds_of
+from modnb.masks.study import (
+    SWEEP_NAMES, MaskParams, fit_network, joined, kept_counts, mask_options, random_part, recorded, seed_result,
+    spacing)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import remaining
 from ...metrics.statistics import summarize
 from ...models.transformer import Transformer
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training import fit
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
 __all__ = ['PAPER', 'MODULE_PRESETS', 'VERSION', 'SWEEP', 'TESTS', 'NAMES', 'KINDS', 'CLAIMS', 'mask_rows', 'Params', 'questions',
@@ -101,11 +102,10 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
             raise ValueError(f"tested: {self.tested} of {self.pairs} pairs leaves nothing to train on")
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #6cf39aa2
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "profile": {"deepmind_math": {}}, "dm_math.task": {names[0]: {"module": name} for name, names in MODULES.items()},
     "batch_size": "batch_size", "mask_batch_size": "mask_batch_size", "lr": "lr", "lr_warmup": "warmup",
-    "stop_after": "train_steps", "step_per_mask": "mask_steps", "mask_lr": "mask_lr", "mask_loss_weight": "beta",
-    "sweep_id_for_grid_search": "seed", "test_interval": None, "name": None, "log": None,
+    "test_interval": None,
 }
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #59a48c8e
@@ -157,16 +157,12 @@ def rate(params: Params, step: int) -> float:
 def train(params: Params, task: Mathematics, seed: int, data: dict, log: Log):
     "The trained network of one seed, and the history of its training."
     device = data["test_easy"][0][0].device
-
-    def enough(values): return min(v for n, v in values.items() if n.startswith("test")) >= params.stop_accuracy
-
-    done = fit(
-        build(params, seed).to(device), task.stream("train", params.batch_size, seed, device), task.loss,
-        params.train_steps, optimizer=optimizer, lr=lambda step: rate(params, step), clip=params.clip,
-        evaluate=lambda net: {name: accuracy(net, d) for name, d in data.items()},
-        every=min(5000, max(1, params.train_steps // 10)), stop=None if params.stop_accuracy is None else enough,
-        checkpoint=log.path(f"net-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network")])
-    return done.net.eval(), done.history
+    return fit_network(
+        params, build(params, seed).to(device), task.stream("train", params.batch_size, seed, device), task.loss,
+        lambda net: {name: accuracy(net, d) for name, d in data.items()},
+        [name for name in data if name.startswith("test")], optimizer=optimizer, lr=lambda step: rate(params, step),
+        clip=params.clip, every=spacing(params.train_steps, 10, 5000),
+        **recorded(log, f"net-{seed}", f"seed {seed}: network"))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #b923a8a7
 def price(params: Params) -> float:
@@ -188,20 +184,13 @@ def find_masks(params: Params, task: Mathematics, net: Transformer, seed: int, d
     lengths = ByLength(sequences.by_length, sequences.trim, params.groups) if params.groups > 1 else None
     return learn_masks(net, streams, task.loss, **mask_options(
         params, beta=price(params), where=[weights_only, no_embeddings], clip=(params.clipping, params.clip), seed=seed,
-        by_length=lengths, evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)),
-        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
+        by_length=lengths, evaluate=evaluate, every=spacing(params.mask_steps, 4, 5000),
+        **recorded(log, f"masks-{seed}", f"seed {seed}: masks")))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #c4ffb49b
 def thinned(control: Masks, mask: Masks, seed: int) -> Masks:
     "In each tensor, as many weights of the control as the mask shares with it, at random."
-    generator = torch.Generator().manual_seed(seed)
-    found = {}
-    for name, kept in control.items():
-        places = kept.flatten().nonzero().flatten().cpu()
-        chosen = places[torch.randperm(len(places), generator=generator)[:int((kept & mask[name]).sum())]]
-        bits = torch.zeros(kept.numel(), dtype=torch.bool).index_fill(0, chosen, True)
-        found[name] = bits.view(kept.shape).to(kept.device)
-    return Masks(found, "random", control.model)
+    return random_part(control, control & mask, torch.Generator().manual_seed(seed))
 
 # %% ../../../nbs/experiments/masks/mathematics.ipynb #b6e2e2da
 def measure(params: Params, net: Transformer, masks: dict[str, Masks], data: dict, seed: int) -> pd.DataFrame:
@@ -238,9 +227,7 @@ def one_seed(params: Params, task: Mathematics, seed: int, data: dict, log: Log)
     "Train, mask, measure: all rows and tensors of one seed."
     net, history = train(params, task, seed, data, log)
     found = find_masks(params, task, net, seed, data, log)
-    parts = [measure(params, net, found.masks, data, seed), rows("training", history),
-             rows("mask training", found.history)]
-    return pd.concat(parts, ignore_index=True).assign(seed=seed), named_tensors(str(seed), found.logits, net)
+    return seed_result(str(seed), net, measure(params, net, found.masks, data, seed), history, found, seed=seed)
 
 
 def run(params: Params, log: Log) -> Result:

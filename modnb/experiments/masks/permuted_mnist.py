@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from ...checks import choose_device
 from ...data.images import ImageSet, image_set
 from ...masks.learning import Found
-from ...masks.study import BatchingParams, joined, kept_counts, learn_each, seeds_of
+from ...masks.study import (
+    BatchingParams, check_samples, joined, kept_counts, learn_each, recorded, spacing)
 from ...metrics.claims import claims_table, outcome, part, percent_table, rows
 from ...metrics.sharing import overlap
 from ...metrics.statistics import summarize
 from ...models.feedforward import FeedForward, draw_, generator_for
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
 __all__ = ['VERSION', 'SWEEP', 'Params', 'Classifier', 'build', 'is_reset', 'used_by', 'weights_of', 'prepare', 'accuracy',
@@ -61,9 +62,7 @@ class Params(SeedParams, DeviceParams, BatchingParams, ThreadParams):
 
     def check(self) -> None:
         "What no single parameter can say."
-        if self.batch_size % self.samples:
-            batch = f"batch_size of {self.batch_size} images"
-            raise ValueError(f"samples: {self.samples} masks cannot share the {batch} evenly")
+        check_samples(self, "images", "batch_size")
         if len(set(self.mask_new_init)) < len(self.mask_new_init) or not self.mask_new_init:
             raise ValueError(f"mask_new_init: {self.mask_new_init} given; need one or more different values")
 
@@ -146,8 +145,8 @@ def train(params: Params, data: ImageSet, p: int, nets: list[Classifier], seeds:
         lambda net, masks, weights: {f"{name}/accuracy": accuracy(net, weights, masks[name], valid)},
         samples=params.samples, beta=params.beta, steps=params.steps, lr=params.lr, clip=(params.clipping, 1.0),
         where=lambda name, param: True, seed=numbers, batching=params.batching, backend=params.backend,
-        every=min(5000, max(1, params.steps // 4)), checkpoint=log.path(f"task{p}-{seeds[0]}-{seeds[-1]}.pt"),
-        callbacks=[log.callback(f"{label}: {name}")], **options)
+        every=spacing(params.steps, 4, 5000),
+        **(recorded(log, f"task{p}-{seeds[0]}-{seeds[-1]}", f"{label}: {name}") | options))
 
 # %% ../../../nbs/experiments/masks/permuted_mnist.ipynb #6d4e5609
 def find_masks(params: Params, data: ImageSet, seeds: list[int], log: Log) -> dict[tuple[int, float], list[Found]]:

@@ -16,16 +16,16 @@ from ...data import sequences
 from ...data.scan import Scan, lines, pairs
 from ...data.stream import Stream
 from ...masks import ByLength, Masks, learn_masks, no_embeddings, pruned, weights_only
-from ...masks.study import (
-    MaskParams, check_samples, joined, kept_counts, mask_options, named_tensors, seeds_of)
+from modnb.masks.study import (
+    SWEEP_NAMES, MaskParams, check_samples, fit_network, joined, kept_counts, mask_options, named_tensors, recorded,
+    spacing)
 from ...metrics.claims import claims_table, outcome, part, percent, rows
 from ...metrics.classification import confusion
 from ...metrics.sharing import chance, remaining
 from ...metrics.statistics import summarize
 from ...models.seq2seq import EncoderDecoderLSTM
 from ...models.transformer import Transformer
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
-from ...training import fit
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 
 # %% auto #0
 __all__ = ['VERSION', 'SPLITS', 'SWEEP', 'COLUMNS', 'ASKED', 'CLAIMS', 'ROW_CLAIM', 'Params', 'texts', 'test_sets', 'stream',
@@ -92,11 +92,10 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
             raise ValueError(f"heads: {self.heads} given; need a divisor of the width {self.width}")
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #dc088682
-SWEEP = { # name in a sweep file: ours
+SWEEP = SWEEP_NAMES | { # name in a sweep file: ours
     "profile": {"scan": {"net": "lstm", "baselines": False}, "trafo_scan": {"net": "transformer", "baselines": False}},
     "scan.train_split": "train_split", "analysis.enable": {0: {"masks": False, "baselines": False}},
-    "encoder_decoder.embedding_size": "embedding_size", "stop_after": "train_steps", "step_per_mask": "mask_steps",
-    "mask_lr": "mask_lr", "mask_loss_weight": "beta", "sweep_id_for_grid_search": "seed", "name": None, "log": None,
+    "encoder_decoder.embedding_size": "embedding_size",
 }
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #6137bfce
@@ -174,17 +173,11 @@ def train(params: Params, task: Scan, split: str, seed: int, data: dict, log: Lo
     few = {s: some(data[s], params.tested) for s in SPLITS if split in (s, "simple")}
     trained = f"{split} (trained)"
     if split != "simple": few[trained] = some(data[trained], params.tested)
-    judged = SPLITS if split == "simple" else [trained]
-
-    def enough(values): return min(values[s] for s in judged) >= params.stop_accuracy
-
-    done = fit(
-        build(params, task, seed).to(device), stream(params, task, split, params.batch_size, seed, device), task.loss,
-        params.train_steps, lr=params.lr, clip=5.0,
-        evaluate=lambda net: {s: accuracy(task, net, d) for s, d in few.items()},
-        every=min(1000, max(1, params.train_steps // 8)), stop=None if params.stop_accuracy is None else enough,
-        checkpoint=log.path(f"net-{split}-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: network on {split}")])
-    return done.net.eval(), done.history
+    return fit_network(
+        params, build(params, task, seed).to(device), stream(params, task, split, params.batch_size, seed, device),
+        task.loss, lambda net: {s: accuracy(task, net, d) for s, d in few.items()},
+        SPLITS if split == "simple" else [trained], clip=5.0, every=spacing(params.train_steps, 8),
+        **recorded(log, f"net-{split}-{seed}", f"seed {seed}: network on {split}"))
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #312e86f1
 def with_fault(params: Params, net: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -222,8 +215,8 @@ def find_masks(params: Params, task: Scan, net: torch.nn.Module, seed: int, data
     streams = {s: stream(params, task, s, params.mask_batch_size, 1234 + seed, device) for s in SPLITS}
     return learn_masks(net, streams, task.loss, **mask_options(
         params, beta=beta, where=[weights_only, no_embeddings], clip=(params.clipping, 5.0), seed=seed,
-        by_length=by_length(params), evaluate=evaluate, every=min(5000, max(1, params.mask_steps // 4)),
-        checkpoint=log.path(f"masks-{seed}.pt"), callbacks=[log.callback(f"seed {seed}: masks")]))
+        by_length=by_length(params), evaluate=evaluate, every=spacing(params.mask_steps, 4, 5000),
+        **recorded(log, f"masks-{seed}", f"seed {seed}: masks")))
 
 # %% ../../../nbs/experiments/masks/scan.ipynb #9ae99359
 def output_rows(net, masks: dict[str, Masks]) -> pd.DataFrame: # function (split), layer (token), metric, value

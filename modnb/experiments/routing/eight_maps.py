@@ -12,9 +12,9 @@ import torch
 from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
-from ...routing.comparison import rows_of, trial
-from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected
-from ...runs import Log, Result, param
+from ...routing.comparison import rows_of
+from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected, trial_row
+from ...runs import Log, Result, param, seeds_of
 from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
@@ -41,13 +41,11 @@ class Params(TrialParams, LikelihoodParams):
 # %% ../../../nbs/experiments/routing/eight_maps.ipynb #4e4ef269
 def run(params: Params, log: Log) -> Result:
     "Every row."
-    seeds = range(params.seed, params.seed + params.seeds)
-    task = regimes(seeds, params.rules, params.dimensions, params.examples, params.radius, params.noise,
+    task = regimes(seeds_of(params), params.rules, params.dimensions, params.examples, params.radius, params.noise,
                    modules=params.modules)
 
     def one(row: str):
-        frame, net, messages = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size,
-                                     params.every, log)
+        frame, net, messages = trial_row(params, task, row, log)
         return frame, {f"{row}/module": net.predict(task.x)[1][..., 0].to(torch.int16)}, messages
 
     return collected(map(one, chosen_rows(params.rows)), {"rule": task.rule[..., 0].to(torch.int16)})

@@ -12,14 +12,14 @@ from ...data.toy_maps import Task, compositions, regimes
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, SOLVED
 from ...metrics.statistics import summarize
-from ...routing.comparison import rows_of, trial, ROWS
-from ...routing.study import TaskLog, TrialParams, as_list, chosen_rows, collected
-from ...runs import Log, Result, param
+from ...routing.comparison import rows_of, ROWS
+from ...routing.study import TrialParams, as_list, chosen_rows, collected, on, trial_row
+from ...runs import Log, Result, param, seeds_of
 from ...view.routing import seed_dots
 
 # %% auto #0
-__all__ = ['VERSION', 'TASKS', 'Params', 'Toy', 'one_row', 'run', 'on', 'task_table', 'summary', 'headline', 'by_group',
-           'groups_table', 'task_claims', 'claims', 'verdict']
+__all__ = ['VERSION', 'TASKS', 'Params', 'Toy', 'one_row', 'run', 'task_table', 'summary', 'headline', 'by_group', 'groups_table',
+           'task_claims', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #67ac0c0d
 VERSION = 3
@@ -54,25 +54,18 @@ TASKS = {
 def one_row(params: Params, task: Task, name: str, row: str, log: Log):
     "A row on one of the tasks: frame, no tensors, warnings."
     toy = TASKS[name]
-    seeds = range(params.seed, params.seed + params.seeds)
-    frame, _, messages = trial(task, row, seeds, int(toy.longer * params.steps), toy.lr, toy.sigma, params.batch_size,
-                               params.every, TaskLog(log, name))
-    return frame.assign(mask=name), {}, [f"{name}: {text}" for text in messages]
+    frame, _, messages = trial_row(params, task, row, log, name, steps=int(toy.longer * params.steps), lr=toy.lr,
+                                   sigma=toy.sigma)
+    return frame, {}, messages
 
 
 def run(params: Params, log: Log) -> Result:
     "All rows on all tasks."
-    seeds = range(params.seed, params.seed + params.seeds)
-    tasks = {name: toy.make(seeds, params.examples) for name, toy in TASKS.items()}
+    tasks = {name: toy.make(seeds_of(params), params.examples) for name, toy in TASKS.items()}
     return collected(one_row(params, task, name, row, log) for name, task in tasks.items()
                      for row in chosen_rows(params.rows))
 
 # %% ../../../nbs/experiments/routing/estimator_bench.ipynb #47c09bae
-def on(frame, name: str): # DataFrame
-    "The rows of one task."
-    return frame[frame["mask"] == name]
-
-
 def task_table(frame, name: str): # DataFrame: a row per estimator
     "The table of one task."
     return result_table(on(frame, name), TASKS[name].test)

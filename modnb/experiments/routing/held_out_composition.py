@@ -11,8 +11,7 @@ from torch import Tensor
 from ...data.toy_maps import compositions
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, share_claims
-from ...routing.comparison import trial
-from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected
+from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected, trial_row
 from ...runs import Log, Result, param
 from ...view.routing import seed_dots
 
@@ -83,8 +82,8 @@ def run(params: Params, log: Log) -> Result:
     first = (first_pairs(task, params.choices), before) if before else None
 
     def one(row: str):
-        frame, net, messages = trial(task, row, [params.seed + i for i in networks], params.steps - before, params.lr,
-                                     params.sigma, params.batch_size, params.every, log, first=first)
+        frame, net, messages = trial_row(params, task, row, log, seeds=[params.seed + i for i in networks],
+                                         steps=params.steps - before, first=first)
         frame, kept = best_restart(frame.assign(seed=frame.seed - params.seed), params.restarts, params.seeds)
         choice = choice_by_pair(task, net, params.choices)[kept]
         return frame.assign(seed=frame.seed + params.seed), {f"{row}/choice": choice}, messages

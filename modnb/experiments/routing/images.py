@@ -27,7 +27,7 @@ from ...routing.router import Router
 from ...routing.stacked import InTurn
 from ...routing.study import as_list, check_rows, chosen_rows, collected, final_table, row_means, train_row
 from ...routing.training import Minibatches
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 from ...training.classifiers import spread
 from ...view.routing import entropy_curves, seed_dots
 
@@ -221,7 +221,7 @@ def run(params: Params, log: Log) -> Result:
     "Every row, on the same images."
     device = choose_device(params.device)
     images = image_set(params.data, device)
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
 
     def of(split: str, n: int | None) -> tuple[Tensor, Tensor]:
         x, y = spread(images.dataset(split), n)

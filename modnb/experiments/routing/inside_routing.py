@@ -27,7 +27,7 @@ from ...routing import MLPPool, ModularLayer, Router
 from ...routing.comparison import trial
 from ...routing.dense import DenseStack, stack_for
 from ...routing.study import as_list
-from ...runs import Log, Result, SeedParams, ThreadParams, param
+from ...runs import Log, Result, SeedParams, ThreadParams, param, seeds_of
 from ...training import fit
 
 # %% auto #0
@@ -79,7 +79,7 @@ class Params(SeedParams, BatchingParams, ThreadParams):
 def three_parts(params: Params) -> list[Task]: # for the networks, for the masks, for the evaluation
     "Examples from the same clusters and maps."
     sizes = (params.examples, params.mask_examples, params.test_examples)
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     task = regimes(seeds, params.rules, params.dimensions, sum(sizes), params.radius)
     cut = (t.split(sizes, 1) for t in (task.x, task.y, task.rule))
     return [replace(task, x=x, y=y, rule=rule) for x, y, rule in zip(*cut)]
@@ -139,7 +139,7 @@ def plain(params: Params, task: Task, name: str, r: int, log: Log) -> FeedForwar
 
 def networks(params: Params, task: Task, log: Log) -> tuple[dict[str, list], list[str]]: # one per seed; warnings
     "All networks, trained and frozen."
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     nets: dict[str, list] = {}
     messages: list[str] = []
     for name, (row, how) in NETWORKS.items():
@@ -185,12 +185,12 @@ def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task
     "Two masks for each regime and seed."
     data = [mask_data(params, sets_of(task, r, name, stranger), r) for r in range(params.seeds)]
     for net in nets:
-        if hasattr(net, "last"): net.last = None # what its last call decided is not part of a network
+        if isinstance(net, ModularLayer): net.last = net.choice = None # what its last call decided is not part of it
     return learn_masks(
         nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples,
         beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
         batching=params.batching, backend=params.backend, where=is_masked,
-        seed=list(range(params.seed, params.seed + params.seeds)), checkpoint=log.path(f"masks {name}.pt"),
+        seed=list(seeds_of(params)), checkpoint=log.path(f"masks {name}.pt"),
         callbacks=[log.callback(f"masks: {name}")])
 
 # %% ../../../nbs/experiments/routing/inside_routing.ipynb #814416c0
@@ -297,7 +297,7 @@ def run(params: Params, log: Log) -> Result:
     "All networks, their masks, and what both show."
     import pandas as pd
     learn, search, test = three_parts(params)
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     strangers = regimes([5000 + seed for seed in seeds], params.rules, params.dimensions, params.mask_examples,
                         params.radius)
     nets, messages = networks(params, learn, log)

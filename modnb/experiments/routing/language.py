@@ -20,7 +20,7 @@ from ...routing.rollouts import EnsembleView
 from ...routing.stacked import InTurn, Stacked
 from ...routing.study import as_list, check_rows, chosen_rows, collected, final_table, row_means, train_row
 from ...routing.training import Minibatches
-from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param
+from ...runs import DeviceParams, Log, Result, SeedParams, ThreadParams, param, seeds_of
 from ...systems.modular_gru import modular_gru, width_of_equal_size
 from ...view.routing import entropy_curves, seed_dots
 
@@ -223,7 +223,7 @@ def frame_of_row(curve, row: str, cost: float, size: int): # DataFrame of `train
 def run(params: Params, log: Log) -> Result:
     "Every row."
     device = choose_device(params.device)
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     sets, best, tokens = texts(params, seeds, device)
     known = [r for r in MAIN if best is not None or r != "oracle"]
     tensors = {"tokens": sets["test"][0][:, :KEPT].to(torch.int16).cpu()}

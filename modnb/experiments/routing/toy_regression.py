@@ -13,13 +13,12 @@ from torch import Tensor
 from ...data.toy_maps import regimes
 from ...metrics.claims import claims_table, outcome, part
 from ...metrics.routed import of_rows, result_table, share_claims, SOLVED
-from ...routing.comparison import trial
-from ...routing.study import LikelihoodParams, TaskLog, TrialParams, as_list, chosen_rows, collected
-from ...runs import Log, Result, param
+from ...routing.study import LikelihoodParams, TrialParams, as_list, chosen_rows, collected, on, trial_row
+from ...runs import Log, Result, param, seeds_of
 from ...view.routing import entropy_curves, seed_dots
 
 # %% auto #0
-__all__ = ['VERSION', 'EM', 'MAIN', 'CONTROL', 'USED', 'Params', 'one_row', 'run', 'on', 'summary', 'headline', 'main_claims',
+__all__ = ['VERSION', 'EM', 'MAIN', 'CONTROL', 'USED', 'Params', 'one_row', 'run', 'summary', 'headline', 'main_claims',
            'control_claims', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #43a0f589
@@ -43,16 +42,13 @@ class Params(TrialParams, LikelihoodParams):
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #ea157159
 def one_row(params: Params, task, name: str, row: str, log: Log):
     "A row on one of the tasks: frame, tensors and warnings."
-    seeds = range(params.seed, params.seed + params.seeds)
-    frame, net, messages = trial(task, row, seeds, params.steps, params.lr, params.sigma, params.batch_size,
-                                 params.every, TaskLog(log, name))
-    module = net.predict(task.x)[1][..., 0].to(torch.int8)
-    return frame.assign(mask=name), {f"{name}/{row}/module": module}, [f"{name}: {text}" for text in messages]
+    frame, net, messages = trial_row(params, task, row, log, name)
+    return frame, {f"{name}/{row}/module": net.predict(task.x)[1][..., 0].to(torch.int8)}, messages
 
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #33cc5e66
 def run(params: Params, log: Log) -> Result:
     "Every row on the task and on its control."
-    seeds = range(params.seed, params.seed + params.seeds)
+    seeds = seeds_of(params)
     found = []
     tensors: dict[str, Tensor] = {}
     for name in [MAIN, CONTROL][: 1 + params.control]:
@@ -62,14 +58,6 @@ def run(params: Params, log: Log) -> Result:
     return collected(found, tensors)
 
 # %% ../../../nbs/experiments/routing/toy_regression.ipynb #02f3e0fd
-def on(
-    frame,
-    name: str, # "two regimes" or "control"
-): # DataFrame
-    "The rows of one task."
-    return frame[frame["mask"] == name]
-
-
 def summary(result: Result):
     "The table that the command line prints."
     return result_table(on(result.frame, MAIN)).round(4)
