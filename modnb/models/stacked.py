@@ -56,6 +56,13 @@ def _alike(a, b, seen: frozenset = frozenset()) -> bool: # seen: pairs of module
 FLAT = {"_flat_weights", "_flat_weight_refs"}    # where recurrent layers hold their parameters a second time
 
 
+def _stored(module: nn.Module) -> dict:
+    "What a copy of a module holds, not what a call has left behind; parametrized modules do not say."
+    try: state = module.__getstate__()
+    except Exception: return vars(module)
+    return state if isinstance(state, dict) else vars(module)
+
+
 def _rest(module: nn.Module) -> dict:
     "What a module holds besides parameters, buffers, modules and mode."
     hooks = module._forward_pre_hooks.values()
@@ -65,7 +72,7 @@ def _rest(module: nn.Module) -> dict:
     def plain(n, v):
         if not (n.endswith(numbered) and isinstance(v, dict)): return v
         return list(v.items() if n.endswith(numbered[1:]) else v.values())
-    return {n: plain(n, v) for n, v in vars(module).items() if n not in without}
+    return {n: plain(n, v) for n, v in _stored(module).items() if n not in without}
 
 # %% ../../nbs/models/08_stacked.ipynb #d163ea4d
 def _difference(a: nn.Module, b: nn.Module, gradients: bool, seen: frozenset) -> str:

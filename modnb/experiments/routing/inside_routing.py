@@ -184,8 +184,6 @@ def is_masked(name: str, p: Tensor) -> bool: # a parameter, by its name
 def find_masks(params: Params, name: str, nets: list, task: Task, stranger: Task, log: Log) -> list: # one per seed
     "Two masks for each regime and seed."
     data = [mask_data(params, sets_of(task, r, name, stranger), r) for r in range(params.seeds)]
-    for net in nets:
-        if isinstance(net, ModularLayer): net.last = net.choice = None # what its last call decided is not part of it
     return learn_masks(
         nets, data if len(nets) > 1 else data[0], relative(task.y.square().sum(-1).mean()), samples=params.samples,
         beta=params.beta, steps=params.mask_steps, lr=params.mask_lr, estimator=params.estimator,
