@@ -94,7 +94,7 @@ def command_run(args: argparse.Namespace) -> None:
     "compute a run (or find it computed) and print its table"
     preset, given = split_words(args.words)
     done = run(named(args.name, given), preset=preset, runs=args.runs, force=args.force, resume=not args.restart,
-               progress=None if sys.stderr.isatty() else "plain", **given)
+               progress=True, **given)
     show(done.summary())
     print(f"\n{done.folder.path}")
 
@@ -103,7 +103,7 @@ def command_report(args: argparse.Namespace) -> None:
     "execute the experiment's notebook: table, notebook, HTML"
     preset, given = split_words(args.words)
     made = report(named(args.name, given), preset=preset, runs=args.runs, out=args.out, fresh=args.fresh,
-                  progress=None if sys.stderr.isatty() else "plain", **given)
+                  progress=True, **given)
     show(made.run.summary())
     print(f"\n{made.notebook}\n{made.html}")
 
@@ -171,7 +171,7 @@ def command_grid(args: argparse.Namespace) -> None:
                    stack=args.stack, gpus=args.gpus, per_gpu=args.per_gpu)
     grid.run(args.scheduler or args.cluster, **options,
              resources={"GPU": 1 / args.per_gpu} if args.gpus and (args.scheduler or args.cluster) else None,
-             progress=None if sys.stderr.isatty() else "plain")
+             progress=True)
     frame = grid.status() # a run may be done although its report failed
     errors = grid.board.failed if grid.board else {}
     frame["problem"] = [(errors.get(signature) or problem).strip().rpartition("\n")[2]

@@ -222,7 +222,7 @@ class Grid:
         gpus: int = 0, # GPUs of this machine to use
         per_gpu: int = 1, # runs that share a GPU
         resources: dict[str, float] | None = None, # that each run takes of a Dask worker
-        progress: bool | str | None = None, # None: where it can be seen; False: none; "plain": lines on stderr
+        progress: bool | str | None = None, # None: where it can be seen; True: anywhere; False: nowhere; "plain": lines
     ) -> Grid: # itself; raises ParameterError, PoolGone
         "Compute those runs that are not done."
         from modnb.runs.dispatch import compute_grid # which needs this module
