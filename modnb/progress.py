@@ -17,7 +17,7 @@ from weakref import WeakSet
 
 # %% auto #0
 __all__ = ['Outlet', 'Where', 'to_display', 'to_terminal', 'to_lines', 'in_kernel', 'outlets', 'meter_type', 'clock', 'short',
-           'line_of', 'send', 'Progress']
+           'line_of', 'restart', 'send', 'Progress']
 
 # %% ../nbs/03_progress.ipynb #cell-6
 Outlet = Callable[[Any, bool], None]
@@ -143,18 +143,30 @@ def line_of(
     return " ".join(str(meter).split())
 
 # %% ../nbs/03_progress.ipynb #cell-33
+def restart(meter: Any, stage: str, step: int) -> None:
+    "Count and measure anew; show the next line when it was due before."
+    due = meter.last_print_t + meter.mininterval
+    meter.reset()
+    meter.desc = stage
+    meter.total = None
+    meter.n = step
+    meter.last_print_n = step
+    meter.initial = step
+    meter.mininterval = max(0.0, due - meter.last_print_t)
+
+# %% ../nbs/03_progress.ipynb #cell-36
 def send(show: Outlet, what: Any, last: bool) -> None:
     "Show it, if that works."
     with contextlib.suppress(OSError, ValueError): # ValueError: closed, or an encoding without the characters
         show(what, last)
 
-# %% ../nbs/03_progress.ipynb #cell-35
+# %% ../nbs/03_progress.ipynb #cell-38
 class Progress:
     "A line that shows how far a stage is: steps, rate, remaining time, newest values. Also a callback for training."
 
     def __init__(
         self,
-        progress: Where = True, # where; see `outlets`
+        progress: Where = True, # see `outlets`
         leave: bool = True, # False: the line disappears at the end
         **options, # of tqdm: unit, unit_scale
     ):
@@ -162,18 +174,16 @@ class Progress:
         self.leave = leave
         self.options = {"unit": "step", **options}
         self.meters: list[Any] = [] # one per outlet
-        self.stage: str | None = None
+        self.stage: str | None = None # None: there is no line
         self.step = 0
         self.values: dict[str, Any] = {}
-        self.what: Any = None
+        self.what: Any = None # that is shown in place of the line
 
     def begin(self, stage: str, step: int) -> None:
-        "Count a stage from this step; each outlet keeps its time for the next line."
-        due = [m.last_print_t + m.mininterval for m in self.meters] or [0.0] * len(self.outlets)
-        fixed = dict(desc=stage, initial=step, miniters=0, disable=False, gui=True, position=0, file=io.StringIO())
-        self.meters = [meter_type()(smoothing=every / 30, **fixed, **self.options) for every, _ in self.outlets]
-        for meter, time in zip(self.meters, due):
-            meter.mininterval = max(0.0, time - meter.last_print_t)
+        "Count a stage from this step."
+        fixed = dict(miniters=0, mininterval=0.0, disable=False, gui=True, position=0, file=io.StringIO())
+        self.meters = self.meters or [meter_type()(smoothing=e / 30, **fixed, **self.options) for e, _ in self.outlets]
+        for meter in self.meters: restart(meter, stage, step)
         self.stage = stage
         self.values = {}
 
@@ -181,12 +191,12 @@ class Progress:
         "Show how far a stage is; the number of steps and values stay until they change."
         if not self.outlets:
             return
-        if stage != self.stage or step < self.step or not self.meters:
+        if stage != self.stage or step < self.step:
             self.begin(stage, step)
         self.step = step
-        self.values.update(values or {})
+        if values: self.values.update(values)
         for meter, (every, show) in zip(self.meters, self.outlets):
-            meter.total = steps or meter.total
+            if steps: meter.total = steps
             if meter.update(step - meter.n):
                 meter.mininterval = every
                 send(show, line_of(meter, self.values, False) if self.what is None else self.what, False)
@@ -198,14 +208,14 @@ class Progress:
 
     def close(self) -> None:
         "Show the last state and end the line."
-        for meter, (_, show) in zip(self.meters, self.outlets):
+        for meter, (_, show) in zip(self.meters if self.stage is not None else [], self.outlets):
             what = line_of(meter, self.values, True) if self.what is None else self.what
             send(show, what if self.leave else "", self.leave)
-        self.meters = []
+            meter.mininterval = 0.0
+        self.stage = None
         self.what = None
 
     def __call__(self, event: Any) -> None: # with kind, stage, step, steps and values, as in `modnb.training`
-        self.stage = None if event.kind == "start" else self.stage
+        if event.kind == "start": self.begin(event.stage, event.step)
         self.update(event.stage, event.step, event.steps, event.values)
-        if event.kind == "end":
-            self.close()
+        if event.kind == "end": self.close()
