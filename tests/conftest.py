@@ -68,14 +68,14 @@ def pytest_addoption(parser):
 # tests that compute nothing: processes, files, texts. All others are `numeric`
 COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "test_grids.py", "test_house.py", "test_package.py", "test_reports.py", "test_runs.py", "test_types.py", "test_fuzz_runs.py",
                  "test_runs[runs/", "test_runs[0", "test_runs[tutorials/03_grids")
-SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing"} # fixtures that take seconds: their tests share a process
+SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing", "found", "changes"} # fixtures that take seconds: their tests share a process
 # begun first, so that no process is left alone with one of them at the end
 LONGEST = ("test_kills", "test_site", "masks/12_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
            "inside_gating.ipynb", "masks/14_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config, items):
     "Marks: what make test-machines runs, and what several processes need to share the tests well."
     for item in items:
         if not any(name in item.nodeid for name in COUNT_NOTHING):
@@ -84,3 +84,8 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group(name))
     rank = {name: i for i, name in enumerate(LONGEST)}
     items.sort(key=lambda item: min((rank[name] for name in LONGEST if name in item.nodeid), default=len(rank)))
+    yield
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("this pytest ignores the groups of pytest-xdist, so fixtures would be made in every process; "
+                                "install the versions in tests/constraints.txt")

@@ -1,9 +1,12 @@
 """Where new things go: each sentence under 'Contributing' is carried out in a temporary folder, with no edit elsewhere."""
+import ast
 import importlib
+import json
 import sys
 
 import pytest
 import torch
+from tree import ROOT
 
 from modnb.masks import learn_masks
 
@@ -201,6 +204,29 @@ def test_system_and_task(contribute):
     task = contribute("contributed_task", TASK)
     done = fit(net, task.batches(2, 16, seed=0), torch.nn.functional.mse_loss, 3, lr=1e-2)
     assert done.history is not None and net(torch.zeros(2, 5)).shape == (2, 1)
+
+
+def definitions(notebook):
+    "The imports, classes, functions and constants of a notebook's code, as the source of a module."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    kinds = (ast.Import, ast.ImportFrom, ast.ClassDef, ast.FunctionDef)
+    kept = [node for node in ast.parse(code).body if isinstance(node, kinds) or isinstance(node, ast.Assign) and ast.unparse(node.targets[0]).isupper()]
+    return "\n\n".join(ast.get_source_segment(code, node) for node in kept), code
+
+
+def test_system_with_rows_and_claims(contribute, tmp_path):
+    "The system of the tutorial, as an experiment in a temporary folder: one notebook of less than 150 lines of code."
+    from modnb.runs import run
+
+    source, code = definitions(ROOT / "nbs" / "tutorials" / "07_adding_a_system.ipynb")
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 150
+    study = contribute("contributed_study", source)
+    done = run(study, rows=("oracle", "zero", "exact marginal"), steps=20, every=10, seeds=2, runs=tmp_path / "runs")
+    assert set(done.frame.function) == {"oracle", "zero", "exact marginal"}
+    done = run(study, steps=2, every=1, seeds=1, runs=tmp_path / "runs")
+    judged = study.claims(done.frame)
+    assert judged.verdict.tolist() == ["not trained", "not trained", "fails"] # after two updates
 
 
 def test_experiment(contribute, tmp_path):

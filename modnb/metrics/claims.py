@@ -6,18 +6,21 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .statistics import interval, summarize
+from ..checks import check_choice
+from .statistics import interval, summarize, wilson
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['COLUMNS', 'SIGNS', 'rows', 'part', 'percent', 'percent_table', 'judge', 'claims_table', 'outcome']
+__all__ = ['COLUMNS', 'SIGNS', 'HOW', 'rows', 'part', 'percent', 'percent_table', 'judge', 'claims_table', 'outcome', 'Claim',
+           'judge_claims', 'judgment']
 
 # %% ../../nbs/metrics/03_claims.ipynb #def53641
 COLUMNS = ("part", "mask", "function", "layer", "step", "metric", "value")
@@ -114,3 +117,51 @@ def outcome(
     if not failed: return f"The claim holds on {on}: {table.claim[0]}."
     do = "do" if len(failed) > 1 else "does"
     return f"{len(failed)} of {len(table)} claims {do} not hold on {on}: {'; '.join(failed)}."
+
+# %% ../../nbs/metrics/03_claims.ipynb #x9-269872
+HOW = ("worst", "mean", "interval", "share")
+
+
+@dataclass(frozen=True)
+class Claim:
+    "A claim, with a bound that was set before the run. Raises `ValueError` naming `how`."
+    claim: str # in a few words
+    paper: str # what the paper says
+    measure: str # what is measured
+    bound: str # such as ">= 0.9"
+    values: Sequence[float] # one per seed
+    how: str = "worst" # what keeps to the bound: the worst seed, the mean, its 95 % interval, or the share of seeds
+    needs: tuple[str, ...] = () # rows that must be trained
+
+    def __post_init__(self): check_choice("how", self.how, HOW)
+
+    def judged(self) -> bool:
+        "Whether the bound is kept. Raises `ValueError` naming `bound`."
+        x = np.asarray(self.values, float)
+        if self.how == "worst": return judge(x, self.bound)[1]
+        if self.how != "interval": return judge([x.mean()] if x.size else [], self.bound)[1]
+        return judge(interval(x)[1:], self.bound)[1]
+
+# %% ../../nbs/metrics/03_claims.ipynb #x9-815047
+def judge_claims(
+    claims: Iterable[Claim],
+    untrained: Collection[str] = (), # rows that miss their training gate
+) -> pd.DataFrame: # the columns of `claims_table`, and verdict: "holds", "fails" or "not trained"
+    "Judge claims; those that need a row that is not trained are judged on nothing."
+    listed = list(claims)
+    table = claims_table((c.claim, c.paper, c.measure, c.bound, c.values) for c in listed)
+    for i, c in enumerate(listed):
+        if c.how == "share": table.loc[i, ["low", "high"]] = wilson(int(np.sum(c.values)), len(c.values))
+    open_ = [any(row in untrained for row in c.needs) for c in listed]
+    holds = [c.judged() and not skip for c, skip in zip(listed, open_)]
+    verdict = ["not trained" if skip else "holds" if kept else "fails" for skip, kept in zip(open_, holds)]
+    return table.assign(holds=holds, verdict=verdict)
+
+
+def judgment(table: pd.DataFrame) -> str: # of `judge_claims`
+    "One sentence: which claims hold, which fail, and which could not be judged."
+    if not len(table): return "This run tests no claim."
+    texts = {"holds": "hold", "fails": "fail", "not trained": "are not judged, as a row they need is not trained"}
+    found = [(list(table.claim[table.verdict == v]), text) for v, text in texts.items()]
+    some = [f"{len(names)} of {len(table)} claims {text} ({'; '.join(names)})" for names, text in found if names]
+    return ". ".join(some) + "."

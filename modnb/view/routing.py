@@ -12,13 +12,15 @@ import numpy as np
 
 from ..metrics.claims import part
 from ..metrics.routed import on_set
+from .plots import grouped_bars
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from torch import Tensor
 
 # %% auto #0
-__all__ = ['seed_dots', 'entropy_curves']
+__all__ = ['seed_dots', 'entropy_curves', 'split_bars', 'usage_heatmap']
 
 # %% ../../nbs/view/02_routing.ipynb #41f81a62
 def seed_dots(
@@ -76,3 +78,43 @@ def entropy_curves(
     axes[0].set_ylabel("nats")
     axes[-1].legend(frameon=False, fontsize="small", loc="center right")
     return axes
+
+# %% ../../nbs/view/02_routing.ipynb #x10-26603
+def split_bars(
+    frame: pd.DataFrame, # of `modnb.systems.study.run_models`
+    metric: str, # a share
+    splits: Sequence[str] | None = None, # which, in this order; None: all
+    missed: Sequence[str] = (), # rows that are not trained
+    ax: Axes | None = None,
+) -> Axes:
+    "What each row of a comparison scores on each split: mean, 95 % interval, and seeds."
+    import pandas as pd
+    final = part(frame, "final", metric)
+    wanted = list(dict.fromkeys(final.layer)) if splits is None else list(splits)
+    final = pd.concat([final[final.layer == split] for split in wanted])
+    named = {row: f"{row}\n(not trained)" if row in missed else row for row in dict.fromkeys(final.function)}
+    ax = grouped_bars(final.assign(function=final.function.map(named)), "function", "layer", ax=ax, limits=(0, 1))
+    ax.set(ylabel=metric, ylim=(0, 1.02))
+    return ax
+
+# %% ../../nbs/view/02_routing.ipynb #x10-81354
+def usage_heatmap(
+    shares: np.ndarray | Tensor, # [rows, modules], such as the share of each class's examples that a module gets
+    rows: Sequence[str], # names
+    modules: Sequence[str] | None = None, # names; None: numbers
+    ax: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    "Which module does what: one line per class, task or slot."
+    import matplotlib.pyplot as plt
+    import seaborn as sns # type: ignore[import-untyped]
+    shares = np.asarray(shares, float)
+    size = (0.5 * shares.shape[1] + 1.8, 0.32 * len(shares) + 0.9)
+    if ax is None: ax = plt.subplots(figsize=size, layout="constrained")[1]
+    names = [str(m) for m in range(shares.shape[1])] if modules is None else list(modules)
+    sns.heatmap(shares, vmin=0, vmax=1, cmap="Blues", annot=shares.shape[1] <= 8, fmt=".2f", cbar=False, ax=ax,
+                xticklabels=names, yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": "x-small"})
+    ax.set(xlabel="module", ylabel="", title=title)
+    ax.tick_params(length=0)
+    ax.tick_params(axis="y", rotation=0)
+    return ax
