@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ..files import sweep, write_whole
+from ..progress import Progress
 
 # %% auto #0
 __all__ = ['Route', 'DataSet', 'Unavailable', 'cache_folder', 'sha256', 'present', 'remember', 'download', 'pack', 'archive_name',
@@ -79,14 +80,12 @@ def download(url: str, path: Path, timeout: float = 30):
     "Save the response of a URL. Raises `OSError` if there is none, or if it is shorter than announced."
     from urllib.request import Request, urlopen
 
-    from tqdm.auto import tqdm
-
     with urlopen(Request(url, headers={"User-Agent": "modnb"}), timeout=timeout) as answer, open(path, "wb") as file:
         length = int(answer.headers.get("Content-Length") or 0)
-        with tqdm(total=length or None, unit="B", unit_scale=True, desc=url.rpartition("/")[2], leave=False) as bar:
+        with contextlib.closing(Progress(None, leave=False, unit="B", unit_scale=True)) as line:
             while block := answer.read(1 << 18):
                 file.write(block)
-                bar.update(len(block))
+                line.update(url.rpartition("/")[2], file.tell(), length)
         if length and file.tell() != length: raise OSError(f"{file.tell():,} of {length:,} bytes arrived")
 
 # %% ../../nbs/data/04_downloads.ipynb #49ab97aa

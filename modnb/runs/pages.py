@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ..files import write_whole
-from .log import clock
+from ..progress import clock
 from .runner import Run
 from .store import RunFolder, read_result
 from .table import count_states, run_state, status_row

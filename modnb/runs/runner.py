@@ -132,7 +132,7 @@ class Run:
         self,
         resume: bool = True, # False: forget checkpoints of an attempt that is half done
         force: bool = False, # True: compute it although it is done, from the start
-        progress: bool | str | None = None, # see `modnb.runs.log.outlets`
+        progress: bool | str | None = None, # see `modnb.progress.outlets`
     ) -> Run: # itself; raises Busy where another process is computing it, and whatever the experiment raises
         "Compute the run, unless it is done."
         if force or not self.done:
@@ -271,7 +271,7 @@ def run(
     runs: str | Path | Runs | None = None, # folder of all runs
     resume: bool = True, # False: a run that is half done starts again
     force: bool = False, # True: a run that is done is computed again
-    progress: bool | str | None = None, # None: where it can be seen; False: none; "plain": lines on stderr
+    progress: bool | str | None = None, # None: where it can be seen; True: anywhere; False: nowhere; "plain": lines
     **overrides, # parameters by name
 ) -> Run: # done; raises ParameterError, Busy, and whatever the experiment raises
     "Compute a run, or find it computed."

@@ -6,10 +6,11 @@
 __all__ = ['EarlyStop', 'EnsembleFit', 'Event', 'Fit', 'History', 'Progress', 'TensorBoard', 'WandB', 'fit', 'fit_ensemble']
 
 # %% ../../nbs/training/00_training.ipynb #4cb78300
+from ..progress import Progress  # noqa: F401
 from .ensembles import EnsembleFit, fit_ensemble  # noqa: F401
 from .events import EarlyStop, Event, History  # noqa: F401
 from .fit import Fit, fit  # noqa: F401
-from .trackers import Progress, TensorBoard, WandB  # noqa: F401
+from .trackers import TensorBoard, WandB  # noqa: F401
 
 # %% ../../nbs/training/00_training.ipynb #fab17541
 _all_ = ["EarlyStop", "EnsembleFit", "Event", "Fit", "History", "Progress", "TensorBoard", "WandB", "fit",

@@ -108,7 +108,7 @@ def test_stop_keeps_what_was_learned_and_goes_on(notebook):
 def test_an_interrupted_kernel_is_usable(notebook):
     "Last: it leaves the error that an interruption leaves."
     notebook.run_cell("explorer.train(wait=True)", wait=False)
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('steps/s')")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('step/s')")
     notebook.command("notebook:interrupt-kernel")
     notebook.button("Go on").wait_for(state="visible")
     notebook.settle()

@@ -18,7 +18,6 @@ from typing import Any, Protocol
 import ipywidgets as w # type: ignore[import-untyped]
 from matplotlib.figure import Figure
 
-from ...training.trackers import progress_line
 from .background import Background
 
 # %% auto #0
@@ -171,9 +170,8 @@ STYLES = {"done": "success", "failed": "danger", "stopped": "warning"}
 
 def status(job: Background) -> str:
     "The line of progress, and how the work ended."
-    if job.running: return job.messages.pace.line
-    event = job.messages.event
-    return (f"{progress_line(event, {}, 0.0)} · " if event else "") + WORDS[job.state]
+    if job.running: return job.messages.line
+    return " · ".join(filter(None, [job.messages.line, WORDS[job.state]]))
 
 # %% ../../../nbs/view/widgets/02_controls.ipynb #5e5be423
 def train_button(name: str) -> w.Button:
