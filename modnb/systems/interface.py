@@ -18,10 +18,19 @@ from ..routing.pools import MLPPool
 from ..routing.router import Router
 
 # %% auto #0
-__all__ = ['Interface', 'interface', 'pair_ids', 'task_of', 'robot_of', 'pair_of', 'Sees', 'assignment_router', 'favorites',
-           'completed', 'factored', 'OneNetwork', 'equal_hidden']
+__all__ = ['FEW', 'BundlePool', 'Interface', 'interface', 'pair_ids', 'task_of', 'robot_of', 'pair_of', 'Sees',
+           'assignment_router', 'favorites', 'completed', 'factored', 'Assigned', 'given_assignment',
+           'random_assignment', 'learned_assignment', 'OneNetwork', 'equal_hidden', 'OneLayer', 'network_per_pair']
 
 # %% ../../nbs/systems/07_interface.ipynb #cell-6
+FEW = 64 # rows whose modules' weights are gathered: a product for each row
+
+
+class BundlePool(MLPPool):
+    "A pool for few rows of many examples each, in training, and for many rows in closed loop."
+    def best(self, R: int, K: int, N: int) -> str: return "gather" if R * K <= FEW else "grouped"
+
+# %% ../../nbs/systems/07_interface.ipynb #cell-9
 class Interface(nn.Module):
     "A module reads the task and writes a message; another reads the message and the state, and acts."
     def __init__(self,
@@ -35,10 +44,10 @@ class Interface(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self,
-        task: Tensor, # [N, n] what the task is about
-        state: Tensor, # [N, m] of the robot
+        task: Tensor, # [N, n] what the task is about; [N, T, n] for bundles of T examples of a pair
+        state: Tensor, # [N, m] of the robot; [N, T, m]
         ids: Tensor | None = None, # [N, i] which pair it is, for routers
-    ) -> Tensor: # [N, d]
+    ) -> Tensor: # [N, d]; [N, T, d]
         return self.second(torch.cat([self.dropout(self.first(task)), state], -1))
 
 
@@ -46,7 +55,7 @@ def interface(
     modules: tuple[int, int], # of the two layers
     sizes: tuple[int, int, int], # features of the task, of the state, of the action
     width: int, # of the message
-    hidden: tuple[int, ...] = (64, 64), # units of each module
+    hidden: tuple[tuple[int, ...], tuple[int, ...]] = ((32, 32), (64, 64)), # units of the modules of each layer
     dropout: float = 0.0, # on the message
     router: Router | None = None, # of both layers; None: the routing is given
     seed: int | None = None, # of the initialization
@@ -54,11 +63,11 @@ def interface(
     "The two-layer network. Raises `ValueError` naming `width`."
     check_count("width", width)
     task, state, action = sizes
-    first = MLPPool(modules[0], task, hidden, width, seed=seed)
-    second = MLPPool(modules[1], width + state, hidden, action, seed=None if seed is None else seed + 1)
+    first = BundlePool(modules[0], task, hidden[0], width, seed=seed)
+    second = BundlePool(modules[1], width + state, hidden[1], action, seed=None if seed is None else seed + 1)
     return Composition(Interface(ModularLayer(first), ModularLayer(second), dropout), router)
 
-# %% ../../nbs/systems/07_interface.ipynb #cell-13
+# %% ../../nbs/systems/07_interface.ipynb #cell-16
 def pair_ids(
     robot: Tensor, # int [N]
     task: Tensor, # int [N]
@@ -77,7 +86,7 @@ def pair_of(x, tasks: int) -> Tensor: # [N, robots * tasks]
     "The pair as one one-hot vector."
     return (robot_of(x, tasks).unsqueeze(-1) * task_of(x, tasks).unsqueeze(-2)).flatten(-2)
 
-# %% ../../nbs/systems/07_interface.ipynb #cell-16
+# %% ../../nbs/systems/07_interface.ipynb #cell-19
 class Sees(nn.Module):
     "What one slot of a router sees of the inputs: the task, the robot, or the pair."
     def __init__(self, what: str, tasks: int):
@@ -93,7 +102,7 @@ def assignment_router(
     robots: int,
     tasks: int,
     seed: int | None = None,
-    init: float = 0.5, # standard deviation of the scores
+    init: float = 0.1, # standard deviation of the scores
 ) -> Router:
     "A table of scores per factor or per pair, for as many modules as there are tasks, and robots."
     sees = ("task", "robot") if by == "factor" else ("pair", "pair")
@@ -101,7 +110,7 @@ def assignment_router(
     return Router((tasks, robots), n_inputs=[counts[s] for s in sees], views=[Sees(s, tasks) for s in sees], init=init,
                   seed=seed)
 
-# %% ../../nbs/systems/07_interface.ipynb #cell-19
+# %% ../../nbs/systems/07_interface.ipynb #cell-22
 def favorites(
     choice: Tensor, # int [robots, tasks, 2] module of each layer for every pair
     held_out: Tensor, # bool [robots, tasks]
@@ -122,7 +131,51 @@ def factored(choice: Tensor, held_out: Tensor) -> float: # as `favorites` -> sha
     "The share of seen pairs that use the favorites of their task and of their robot."
     return (favorites(choice, held_out) == choice).all(-1)[~held_out].double().mean().item()
 
-# %% ../../nbs/systems/07_interface.ipynb #cell-23
+# %% ../../nbs/systems/07_interface.ipynb #cell-26
+class Assigned(nn.Module):
+    "A composition that is routed by a table of pairs."
+    table: Tensor # int [robots, tasks, L]
+
+    def __init__(self,
+        net: Composition, # of (task, state, ids)
+        table: Tensor, # int [robots, tasks, L] module of each layer for every pair
+    ):
+        super().__init__()
+        self.net = net
+        self.register_buffer("table", table)
+
+    def forward(self, task: Tensor, state: Tensor, ids: Tensor) -> Tensor: # [N, n], [N, m], [N, tasks + robots]
+        tasks = self.table.shape[1]
+        a = self.table[ids[:, tasks:].argmax(-1), ids[:, :tasks].argmax(-1)]
+        return self.net(task, state, ids, a=a.unsqueeze(-1))
+
+
+def given_assignment(robots: int, tasks: int) -> Tensor: # int [robots, tasks, 2]
+    "The publication's routing: a module for each task, then a module for each robot."
+    return torch.cartesian_prod(torch.arange(robots), torch.arange(tasks)).flip(1).view(robots, tasks, 2)
+
+
+def random_assignment(robots: int, tasks: int, seed: int) -> Tensor: # int [robots, tasks, 2]
+    "A module of each layer for every pair, drawn at random."
+    g = torch.Generator().manual_seed(seed)
+    return torch.stack([torch.randint(n, (robots, tasks), generator=g) for n in (tasks, robots)], -1)
+
+# %% ../../nbs/systems/07_interface.ipynb #cell-29
+@torch.no_grad()
+def learned_assignment(
+    net: Composition, # with a router of (task, state, ids)
+    sizes: tuple[int, int], # features of the task and of the state
+    robots: int,
+    tasks: int,
+) -> Tensor: # int [robots, tasks, 2]
+    "The router's favorite modules for every pair, whatever is sensed."
+    robot, task = torch.cartesian_prod(torch.arange(robots), torch.arange(tasks)).unbind(1)
+    device = next(net.parameters()).device
+    blank = (torch.zeros(len(robot), n, device=device) for n in sizes)
+    routing = net(*blank, pair_ids(robot, task, robots, tasks).to(device), return_routing=True)[1]
+    return routing[..., 0].view(robots, tasks, 2)
+
+# %% ../../nbs/systems/07_interface.ipynb #cell-33
 class OneNetwork(nn.Module):
     "A multilayer perceptron of all inputs."
     def __init__(self,
@@ -134,7 +187,9 @@ class OneNetwork(nn.Module):
         super().__init__()
         self.net = FeedForward(n_inputs, (hidden, hidden), n_outputs, seed)
 
-    def forward(self, *x: Tensor) -> Tensor: return self.net(torch.cat(x, -1)) # [N, ...] each -> [N, n_outputs]
+    def forward(self, task: Tensor, state: Tensor, ids: Tensor) -> Tensor: # as `Interface`
+        if task.dim() > 2: ids = ids.unsqueeze(1).expand(-1, task.shape[1], -1)
+        return self.net(torch.cat([task, state, ids], -1))
 
 
 def equal_hidden(
@@ -145,3 +200,26 @@ def equal_hidden(
     "The width at which a multilayer perceptron with two equal hidden layers has about as many parameters."
     b = n_inputs + n_outputs + 2 # of h^2 + b h + n_outputs
     return max(1, round((math.sqrt(b * b + 4 * max(0, parameters - n_outputs)) - b) / 2))
+
+# %% ../../nbs/systems/07_interface.ipynb #cell-37
+class OneLayer(nn.Module):
+    "A module reads everything."
+    def __init__(self, layer: ModularLayer): # [N, n + m] -> [N, d]
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, task: Tensor, state: Tensor, ids: Tensor | None = None) -> Tensor: # as `Interface`
+        return self.layer(torch.cat([task, state], -1))
+
+
+def network_per_pair(
+    robots: int,
+    tasks: int,
+    sizes: tuple[int, int, int], # features of the task, of the state, of the action
+    hidden: int, # units of each of two hidden layers
+    seed: int | None = None, # of the initialization
+) -> Assigned:
+    "As many networks as there are pairs."
+    pool = BundlePool(robots * tasks, sizes[0] + sizes[1], (hidden, hidden), sizes[2], seed=seed)
+    table = torch.arange(robots * tasks).view(robots, tasks, 1)
+    return Assigned(Composition(OneLayer(ModularLayer(pool))), table)
