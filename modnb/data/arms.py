@@ -17,8 +17,8 @@ from ..checks import check_count
 
 # %% auto #0
 __all__ = ['LINKS', 'JOINTS', 'COLORS', 'REACH', 'NEAR', 'FAR', 'DT', 'SPEED', 'HIT', 'PAIRS', 'HELD_OUT', 'link_lengths',
-           'sensed', 'tip', 'jacobian', 'limited', 'expert', 'Scene', 'Episodes', 'episodes', 'rollouts', 'distances',
-           'reached', 'expert_policy', 'Demonstrations', 'demonstrations']
+           'sensed', 'tip', 'jacobian', 'limited', 'expert', 'Scene', 'Episodes', 'draw_episodes', 'rollouts',
+           'distances', 'reached', 'expert_policy', 'Demonstrations', 'demonstrate']
 
 # %% ../../nbs/data/12_arms.ipynb #cell-6
 LINKS = (2, 2, 3, 4) # of each robot
@@ -125,7 +125,7 @@ PAIRS = torch.cartesian_prod(torch.arange(len(LINKS)), torch.arange(len(COLORS))
 HELD_OUT = PAIRS[:, 0] == PAIRS[:, 1] # bool [16] the diagonal: every robot and every task is seen in three pairs
 
 
-def episodes(
+def draw_episodes(
     seed: int, # of the robots
     pairs: Tensor, # int [P, 2]
     each: int, # episodes of each pair
@@ -185,14 +185,14 @@ class Demonstrations(NamedTuple):
 
 
 @torch.no_grad()
-def demonstrations(
+def demonstrate(
     seed: int, # of the robots
     pairs: Tensor, # int [P, 2]
     each: int = 200, # episodes of each pair
     steps: int = 40, # of an episode that are kept
 ) -> Demonstrations:
     "The expert at work. Raises `ValueError` naming `each`."
-    begin = episodes(seed, pairs, each, draw=1)
+    begin = draw_episodes(seed, pairs, each, draw=1)
     path = rollouts(begin, lambda scene: expert(scene.state, begin.lengths, begin.target), steps)[:-1] # [T, N, 4]
     def by_pair(t: Tensor) -> Tensor: return t.unflatten(1, (len(pairs), each)).transpose(0, 1).flatten(1, 2)
     return Demonstrations(by_pair(begin.blocks.flatten(1).expand(steps, -1, -1)),

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...data.arms import (COLORS, DT, HELD_OUT, LINKS, PAIRS, Episodes, Scene, demonstrations, episodes,
+from ...data.arms import (COLORS, DT, HELD_OUT, LINKS, PAIRS, Episodes, Scene, demonstrate, draw_episodes,
                              expert_policy, link_lengths, reached, rollouts)
 from ...metrics.claims import Claim, judge_claims, judgment
 from ...routing.candidates import Batch
@@ -58,7 +58,8 @@ class Params(SystemParams):
 
     presets = {
         "quick": dict(rows=MAIN, steps=1000, batch_size=24, every=1000, demonstrations=200, episodes=50, seeds=5),
-        "paper": dict(rows=("all",), steps=10_000, batch_size=32, every=2500, demonstrations=200, episodes=200, seeds=10),
+        "paper": dict(rows=("all",), steps=10_000, batch_size=32, every=2500, demonstrations=200, episodes=200,
+                      seeds=10),
     }
 
 # %% ../../../nbs/experiments/systems/robot_task.ipynb #cell-7
@@ -69,10 +70,10 @@ class RobotTask:
         self.params = params
         self.head = Gaussian(params.sigma, event=2)
         pairs = PAIRS[~HELD_OUT]
-        self.shown = demonstrations(seed, pairs, params.demonstrations)
+        self.shown = demonstrate(seed, pairs, params.demonstrations)
         self.ids = pair_ids(pairs[:, 0], pairs[:, 1], ROBOTS, TASKS)
         self.examples = len(pairs)
-        self.begin = episodes(seed, PAIRS, params.episodes)
+        self.begin = draw_episodes(seed, PAIRS, params.episodes)
         self.data = self
 
     def __getitem__(self, i: int) -> Batch: # a bundle of examples of each pair
@@ -168,16 +169,17 @@ SHOWN = torch.tensor([[3, 0], [3, 3], [2, 2]]) # robot and task: a seen pair, an
 
 def kept(name: str, seed: int, net: Any) -> dict[str, Tensor]:
     "Success by pair, routing, and trajectories."
-    begin = episodes(seed, PAIRS, 25, draw=2)
+    begin = draw_episodes(seed, PAIRS, 25, draw=2)
     policy = policy_of(net, seed)
     found = {f"{name}/{seed}/pairs": by_pair(success(begin, policy)).view(ROBOTS, TASKS).float()}
     if isinstance(net, Composition): found[f"{name}/{seed}/assignment"] = assignment_of(net)
-    return found | {f"{name}/{seed}/path": rollouts(episodes(seed, SHOWN, 1, draw=3), policy)}
+    return found | {f"{name}/{seed}/path": rollouts(draw_episodes(seed, SHOWN, 1, draw=3), policy)}
 
 
 def run(params: Params, log: Log) -> Result:
     "Every row on every seed."
-    return run_models(models(params), partial(RobotTask, params=params), params, log, kept)
+    def task(seed: int) -> RobotTask: return RobotTask(seed, params)
+    return run_models(models(params), task, params, log, kept)
 
 # %% ../../../nbs/experiments/systems/robot_task.ipynb #cell-22
 def transfer(frame, row: str): # Series by seed
@@ -196,10 +198,10 @@ def held(frame, row: str): return scores(frame, "success", HELD, row) # Series b
 def narrow_claims(frame) -> list[Claim]:
     "What the publication says of its network."
     reuse = "modules are recombined for pairs that were never trained"
-    each = [Claim(f"d={d}: held-out pairs are solved like seen ones", reuse, "held-out success / seen success", ">= 0.9",
-                  transfer(frame, f"d={d}"), needs=(f"d={d}",)) for d in (2, 4)]
-    return [*each, Claim("d=2: held-out pairs are solved", reuse, "held-out success", ">= 0.8", held(frame, "d=2"), "mean",
-                         ("d=2",))]
+    each = [Claim(f"d={d}: held-out pairs are solved like seen ones", reuse, "held-out success / seen success",
+                  ">= 0.9", transfer(frame, f"d={d}"), needs=(f"d={d}",)) for d in (2, 4)]
+    return [*each, Claim("d=2: held-out pairs are solved", reuse, "held-out success", ">= 0.8", held(frame, "d=2"),
+                         "mean", ("d=2",))]
 
 
 def compared_claims(frame) -> list[Claim]:
@@ -243,7 +245,8 @@ def dropout_text(frame) -> str:
         change = {split: scores(frame, "success", split, row) - scores(frame, "success", split, plain)
                   for split in (SEEN, HELD)}
         note = "; not trained" if row in missed(frame) else ""
-        texts.append(f"{plain}: {change[SEEN].mean():+.2f} on seen and {change[HELD].mean():+.2f} on held-out pairs{note}")
+        each = [f"{change[split].mean():+.2f} on {split}" for split in (SEEN, HELD)]
+        texts.append(f"{plain}: {' and '.join(each)}{note}")
     return f" Dropout on the interface changes success by ({'. '.join(texts)})." if texts else ""
 
 
