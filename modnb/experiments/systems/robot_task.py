@@ -206,13 +206,12 @@ def narrow_claims(frame) -> list[Claim]:
 
 def compared_claims(frame) -> list[Claim]:
     "The narrow network against the others."
-    small = "the interface has to be small"
     return [
         Claim("one network transfers less", "(ours)", "its held-out success / seen success", "<= 0.9",
               transfer(frame, "one network"), needs=("one network",)),
         Claim("d=2 beats one network on held-out pairs", "(ours)", "held-out success, difference", "> 0",
               held(frame, "d=2") - held(frame, "one network"), "interval", ("d=2", "one network")),
-        Claim("a wide interface transfers less", small, "transfer of d=2 less that of d=64", "> 0",
+        Claim("a wide interface transfers less", "(ours)", "transfer of d=2 less that of d=64", "> 0",
               transfer(frame, "d=2") - transfer(frame, "d=64"), "interval", ("d=2", "d=64")),
         Claim("the assignment matters", "(ours)", "held-out success, d=2 less a random pairing", "> 0",
               held(frame, "d=2") - held(frame, "random pairing"), "interval", ("d=2",))]
@@ -244,10 +243,10 @@ def dropout_text(frame) -> str:
         if plain not in set(frame.function): continue
         change = {split: scores(frame, "success", split, row) - scores(frame, "success", split, plain)
                   for split in (SEEN, HELD)}
-        note = "; not trained" if row in missed(frame) else ""
+        note = ", not trained" if row in missed(frame) else ""
         each = [f"{change[split].mean():+.2f} on {split}" for split in (SEEN, HELD)]
         texts.append(f"{plain}: {' and '.join(each)}{note}")
-    return f" Dropout on the interface changes success by ({'. '.join(texts)})." if texts else ""
+    return f" Dropout on the interface changes success by ({'; '.join(texts)})." if texts else ""
 
 
 def verdict(frame) -> str:
