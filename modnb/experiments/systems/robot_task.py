@@ -17,7 +17,8 @@ from ...data.arms import (COLORS, DT, HELD_OUT, LINKS, PAIRS, Episodes, Scene, d
 from ...metrics.claims import Claim, judge_claims, judgment
 from ...routing.candidates import Batch
 from ...routing.composition import Composition
-from ...routing.heads import Gaussian
+from ...routing.heads import Gaussian, Head
+from ...routing.training import Batches
 from ...runs import Log, Result, param
 from ...systems.gated import n_parameters
 from ...systems.interface import (Assigned, OneNetwork, assignment_router, completed, equal_hidden, factored,
@@ -68,13 +69,13 @@ class RobotTask:
     def __init__(self, seed: int, params: Params):
         self.seed = seed
         self.params = params
-        self.head = Gaussian(params.sigma, event=2)
+        self.head: Head | str = Gaussian(params.sigma, event=2)
         pairs = PAIRS[~HELD_OUT]
         self.shown = demonstrate(seed, pairs, params.demonstrations)
         self.ids = pair_ids(pairs[:, 0], pairs[:, 1], ROBOTS, TASKS)
         self.examples = len(pairs)
         self.begin = draw_episodes(seed, PAIRS, params.episodes)
-        self.data = self
+        self.data: Batches = self
 
     def __getitem__(self, i: int) -> Batch: # a bundle of examples of each pair
         g = torch.Generator().manual_seed(1_000_003 * self.seed + i)
