@@ -21,17 +21,20 @@ from ..routing.layer import ModularLayer
 from ..routing.router import Router
 
 # %% auto #0
-__all__ = ['CELLS', 'ARITY', 'FIND', 'TRANSFORM', 'AND', 'ANSWER', 'STOP', 'FINE', 'modulated', 'Find', 'Transform', 'patches',
-           'And', 'Answer', 'Stop', 'Stack', 'new_stack', 'pushed', 'allowed', 'only_stop', 'valid', 'valid_layouts',
-           'Writer', 'Answers', 'Look', 'StackMachine', 'stack_machine']
+__all__ = ['CELLS', 'NEIGHBORS', 'ARITY', 'FIND', 'TRANSFORM', 'AND', 'ANSWER', 'STOP', 'FINE', 'modulated', 'Find', 'Transform',
+           'neighbors', 'patches', 'And', 'Answer', 'Stop', 'Stack', 'new_stack', 'pushed', 'allowed', 'only_stop',
+           'valid', 'valid_layouts', 'Writer', 'Answers', 'Look', 'StackMachine', 'stack_machine']
 
 # %% ../../nbs/systems/08_stack_machine.ipynb #cell-6
 CELLS = 9
 
 
-def modulated(features: Tensor, word: Tensor) -> Tensor: # [N, m, 9, d], [N, d] -> [N, m, 9, d]
-    "Features times a vector, of length 1 in each cell."
-    return F.normalize(features * word[:, None, None], dim=-1)
+def modulated(features: Tensor, word: Tensor, out: nn.Linear) -> Tensor: # [N, m, 9, d], [N, d] -> [N, m, 9]
+    "A linear function of features times a vector, in each cell of length 1; the products are never stored."
+    rows = features.flatten(1, 2)
+    value = rows @ (word * out.weight).unsqueeze(-1)
+    length = rows.square() @ word.square().unsqueeze(-1)
+    return (value * length.clamp(min=1e-12).rsqrt() + out.bias).view(features.shape[:-1])
 
 
 class Find(nn.Module):
@@ -43,7 +46,7 @@ class Find(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, image: Tensor, word: Tensor, top: Tensor, below: Tensor) -> Tensor: # [N, m, 9]
-        return self.out(modulated(self.image(image), self.word(word)))[..., 0]
+        return modulated(self.image(image), self.word(word), self.out)
 
 
 class Transform(nn.Module):
@@ -55,13 +58,21 @@ class Transform(nn.Module):
         self.out = nn.Linear(width, 1)
 
     def forward(self, image: Tensor, word: Tensor, top: Tensor, below: Tensor) -> Tensor: # [N, m, 9]
-        return self.out(modulated(self.kernel(patches(top)), self.word(word)))[..., 0]
+        return modulated(self.kernel(patches(top)), self.word(word), self.out)
 
 # %% ../../nbs/systems/08_stack_machine.ipynb #cell-7
+def neighbors() -> Tensor: # int [81]
+    "The cells of the 3 by 3 neighborhood of each cell; 9 is outside."
+    grid = F.pad(torch.arange(CELLS).view(3, 3), (1, 1, 1, 1), value=CELLS)
+    return grid.unfold(0, 3, 1).unfold(1, 3, 1).flatten()
+
+
+NEIGHBORS = neighbors()
+
+
 def patches(m: Tensor) -> Tensor: # [..., 9] -> [..., 9, 9]
     "The 3 by 3 neighborhood of each cell, 0 outside."
-    grid = F.pad(m.unflatten(-1, (3, 3)), (1, 1, 1, 1))
-    return grid.unfold(-2, 3, 1).unfold(-2, 3, 1).flatten(-2).flatten(-3, -2)
+    return F.pad(m, (0, 1)).index_select(-1, NEIGHBORS.to(m.device)).unflatten(-1, (CELLS, CELLS))
 
 
 class And(nn.Module):
@@ -215,12 +226,14 @@ class Look(nn.Module):
     "Features of each cell of a picture: a convolution with the size of a cell, and one of size 1."
     def __init__(self, side: int, width: int):
         super().__init__()
-        self.cell = nn.Conv2d(3, width, side, stride=side)
+        self.side = side
+        self.cell = nn.Linear(3 * side * side, width)
         self.features = nn.Linear(width, width)
 
     def forward(self, images: Tensor) -> Tensor: # uint8 [N, m, 3, 3 side, 3 side] -> [N, m, 9, width]
-        x = self.cell(images.flatten(0, 1).to(self.cell.weight.dtype)).flatten(2).mT.relu()
-        return self.features(x).relu().unflatten(0, images.shape[:2])
+        cells = images.unflatten(-1, (3, self.side)).unflatten(-3, (3, self.side)) # [N, m, 3, 3, side, 3, side]
+        x = cells.permute(0, 1, 3, 5, 2, 4, 6).flatten(4).flatten(2, 3).to(self.cell.weight.dtype)
+        return self.features(self.cell(x).relu()).relu()
 
 # %% ../../nbs/systems/08_stack_machine.ipynb #cell-26
 class StackMachine(nn.Module):
@@ -256,7 +269,7 @@ class StackMachine(nn.Module):
         image = self.look(images)
         read = self.writer.read(question)
         state = read[-1]
-        stack = new_stack(image, self.slots if not self.masked else (self.slots + 1) // 2)
+        stack = new_stack(image, max(2, self.slots // 2) if self.masked else self.slots)
         before = torch.full_like(question[:, 0], len(MODULES))
         for t in range(self.slots):
             sees, word, attention, state = self.writer.write(read, before, state)
