@@ -70,7 +70,8 @@ def layouts(
     queries: Tensor, # int [Q, 4]
 ) -> tuple[Tensor, Tensor]: # modules int [Q, 6]; the word that each reads, int [Q, 6]
     "The layout of each query."
-    modules, words = [], []
+    modules = []
+    words = []
     for x, first, second, y in queries.tolist():
         relations = [r for r in (second, first) if r]
         rest = SLOTS - 4 - len(relations)
@@ -126,12 +127,14 @@ def answers(
 ) -> Tensor: # bool [Q, S]
     "The answer to each query about each scene: what executes the layouts on the true cells."
     has = attribute_cells(scenes)
-    related = {(y, 0, 0): has[y - 2] for y in ATTRIBUTES}
-    for y in ATTRIBUTES:
-        for second in RELATED:
-            related[y, 0, second] = shifted(has[y - 2], second, far)
-            for first in RELATED: related[y, first, second] = shifted(related[y, 0, second], first, far)
-    return torch.stack([(has[x - 2] & related[y, r, s]).any(-1) for x, r, s, y in queries.tolist()])
+    related: dict[tuple, Tensor] = {} # (first, second, y) -> bool [S, 9]; each is computed once
+    def where(first, second, y):
+        if not second: return has[y - 2]
+        if (first, second, y) not in related:
+            inner = where(0, second, y) if first else has[y - 2]
+            related[first, second, y] = shifted(inner, first or second, far)
+        return related[first, second, y]
+    return torch.stack([(has[x - 2] & where(first, second, y)).any(-1) for x, first, second, y in queries.tolist()])
 
 # %% ../../nbs/data/13_shapes.ipynb #cell-24
 SIDE = 8 # pixels of a cell
@@ -208,7 +211,9 @@ def asked(
     "Balanced pictures for queries. Raises `ValueError` naming `images`."
     check_count("images", images)
     if images % 2: raise ValueError(f"images: {images} given; half of them have the answer yes, need an even number")
-    color, shape, pictures = [], [], []
+    color = []
+    shape = []
+    pictures = []
     for _ in range(images // 2):
         scenes = draw_scenes(pool, generator)
         both = torch.stack(one_round(queries, scenes, generator, far), 1) # [Q, 2]

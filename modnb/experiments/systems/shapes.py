@@ -17,7 +17,7 @@ from ...data.shapes import MODULES, SIDE, SLOTS, SPLITS, WORDS, Asked, answers, 
 from ...metrics.claims import Claim, judge_claims, judgment, part
 from ...routing.candidates import Batch, Noise
 from ...routing.composition import Composition
-from ...routing.rollouts import RolloutView
+from ...routing.rollouts import Rollouts, RolloutView
 from ...runs import Log, Result, param
 from ...systems.stack_machine import STOP, Answers, Look, stack_machine, valid, valid_layouts
 from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
@@ -27,21 +27,26 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'TRAINING', 'NEW', 'UNSEEN', 'PAIRED', 'DEEP', 'GIVEN', 'CLONED', 'SEARCHED', 'REINFORCED', 'FINED',
-           'BY_QUERY', 'ONE', 'QUESTION', 'PICTURE', 'CLASSES', 'CLASS_OF', 'Params', 'true_answers', 'OneNetwork',
-           'n_parameters', 'one_network', 'Questions', 'random_layouts', 'RandomView', 'question_view', 'random_view',
-           'predicted', 'ShapesTask', 'shapes_models', 'traced', 'usage', 'part_of', 'kept', 'data_of', 'run', 'missed',
-           'summary', 'headline', 'has', 'structure_claims', 'search_claims', 'leak_claims', 'claims', 'verdict',
-           'over_picture', 'word_read', 'draw_question']
+__all__ = ['VERSION', 'GATE', 'TRAINING', 'NEW', 'UNSEEN', 'PAIRED', 'DEEP', 'GIVEN', 'CLONED', 'SEARCHED', 'BY_QUERY',
+           'REINFORCED', 'FINED', 'ONE', 'QUESTION', 'PICTURE', 'CLASSES', 'CLASS_OF', 'Params', 'true_answers',
+           'OneNetwork', 'n_parameters', 'one_network', 'Questions', 'random_layouts', 'RandomView', 'Written',
+           'WrittenView', 'question_view', 'random_view', 'predicted', 'ShapesTask', 'shapes_models', 'traced', 'usage',
+           'part_of', 'kept', 'data_of', 'run', 'missed', 'summary', 'headline', 'has', 'structure_claims',
+           'search_claims', 'leak_claims', 'claims', 'verdict', 'over_picture', 'word_read', 'draw_question']
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-5
 VERSION = 1
 GATE = 0.9 # median accuracy on training pairs
 TRAINING, NEW, UNSEEN, PAIRED, DEEP = SPLITS
-GIVEN, CLONED, SEARCHED = "layouts and words given", "layouts cloned", "cloned, then search"
-REINFORCED, FINED, BY_QUERY = "REINFORCE, masked", "REINFORCE, fined", "truncated EM by query"
+GIVEN = "layouts and words given"
+CLONED = "layouts cloned"
+SEARCHED = "cloned, then search"
+BY_QUERY = "truncated EM by query"
+REINFORCED = "REINFORCE, masked"
+FINED = "REINFORCE, fined"
 ONE = "CNN + GRU"
-QUESTION, PICTURE = "question only", "picture only"
+QUESTION = "question only"
+PICTURE = "picture only"
 
 
 class Params(SystemParams):
@@ -51,7 +56,7 @@ class Params(SystemParams):
     batch_size: int = param(16, "questions per update", min=2)
     pictures: int = param(8, "of each question per update", min=1)
     images: int = param(64, "pictures of each training query, an even number", min=2)
-    tests: int = param(16, "pictures of each query in the other splits, an even number", min=2)
+    tests: int = param(8, "pictures of each query in the other splits, an even number", min=2)
     width: int = param(32, "of features, maps and recurrent networks", min=1)
     words: int = param(16, "features of a word vector", min=1)
     entropy: float = param(0.5, "bonus for the entropy of layouts, per picture, as published", min=0)
@@ -61,8 +66,8 @@ class Params(SystemParams):
     samples: int = 4
 
     presets = {
-        "quick": dict(rows=("all",), steps=400, every=100, cloning=300, seeds=5),
-        "paper": dict(rows=("all",), steps=6000, every=500, cloning=1000, seeds=5, batch_size=32, samples=8),
+        "quick": dict(rows=("all",), steps=400, every=200, cloning=300, seeds=5, tests=16),
+        "paper": dict(rows=("all",), steps=6000, every=500, cloning=1000, seeds=5, tests=32, batch_size=32, samples=8),
     }
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-7
@@ -131,8 +136,8 @@ class Questions:
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-15
 def random_layouts(question: Tensor) -> Tensor: # int [N, T] -> int [N, L, 1]
     "One of the valid layouts for each question, the same each time."
-    places = torch.arange(1, question.shape[1] + 1, device=question.device)
-    mixed = ((question + 3) ** 3 * places**2 * 7919).sum(1) % 10_007
+    place = len(WORDS) ** torch.arange(question.shape[1], device=question.device)
+    mixed = (((question * place).sum(1) * 2_654_435_761) % 2**32) >> 16
     each = valid_layouts(SLOTS).to(question.device)
     return each[mixed % len(each)]
 
@@ -144,9 +149,25 @@ class RandomView(RolloutView):
         return super().__call__(batch)
 
 
+class Written(Rollouts):
+    "Candidates whose entropy is taken along the layouts that were drawn, so that it needs no pass of its own."
+    along: Any = None
+
+    def rollout(self, **how: Any) -> tuple:
+        found = super().rollout(**how)
+        if "S" in how and torch.is_grad_enabled(): self.along = found[2]
+        return found
+
+    def distribution(self) -> Any: return super().distribution() if self.along is None else self.along
+
+
+class WrittenView(RolloutView):
+    def __call__(self, batch: Batch) -> Written: return Written(self, batch)
+
+
 def question_view(net: Any, head: Any, seed: int) -> RolloutView:
     "Candidates of a machine; the router's gradient reaches the network that writes layouts."
-    return RolloutView(net, head, Noise(1000 + seed, next(net.parameters()).device), detach=False)
+    return WrittenView(net, head, Noise(1000 + seed, next(net.parameters()).device), detach=False)
 
 
 def random_view(net: Any, head: Any, seed: int) -> RolloutView:
@@ -157,7 +178,7 @@ def predicted(
     net: Any, # a network, a machine, or a function of what is asked
     model: Model,
     asked: Asked,
-    most: int = 32, # pictures of each question
+    most: int = 16, # pictures of each question
 ) -> tuple[Tensor, Tensor | None]: # answers [Q, n]; layouts [Q, L, 1] of a machine
     "What a row answers; a machine that is not given its layouts writes the likeliest."
     n = min(most, asked.answer.shape[1])
