@@ -28,11 +28,12 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['VERSION', 'GATE', 'TRAINING', 'NEW', 'UNSEEN', 'PAIRED', 'DEEP', 'GIVEN', 'CLONED', 'SEARCHED', 'BY_QUERY',
-           'REINFORCED', 'FINED', 'ONE', 'QUESTION', 'PICTURE', 'CLASSES', 'CLASS_OF', 'Params', 'true_answers',
-           'OneNetwork', 'n_parameters', 'one_network', 'Questions', 'random_layouts', 'RandomView', 'Written',
-           'WrittenView', 'question_view', 'random_view', 'predicted', 'ShapesTask', 'shapes_models', 'traced', 'usage',
-           'part_of', 'kept', 'data_of', 'run', 'missed', 'summary', 'headline', 'has', 'structure_claims',
-           'search_claims', 'leak_claims', 'claims', 'verdict', 'over_picture', 'word_read', 'draw_question']
+           'REINFORCED', 'FINED', 'ONE', 'QUESTION', 'PICTURE', 'SCRATCH', 'MAIN', 'CLASSES', 'CLASS_OF', 'Params',
+           'true_answers', 'OneNetwork', 'n_parameters', 'one_network', 'Questions', 'random_layouts', 'RandomView',
+           'Written', 'WrittenView', 'question_view', 'random_view', 'predicted', 'ShapesTask', 'shapes_models',
+           'traced', 'usage', 'part_of', 'kept', 'data_of', 'run', 'missed', 'summary', 'headline', 'has',
+           'structure_claims', 'search_claims', 'leak_claims', 'claims', 'verdict', 'over_picture', 'word_read',
+           'draw_question']
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-5
 VERSION = 1
@@ -49,11 +50,15 @@ QUESTION = "question only"
 PICTURE = "picture only"
 
 
+SCRATCH = (BY_QUERY, REINFORCED, FINED) # layouts from answers alone
+MAIN = ("oracle", "majority", QUESTION, PICTURE, ONE, "random layouts", GIVEN, CLONED, SEARCHED, *SCRATCH)
+
+
 class Params(SystemParams):
     "Settings of the study of SHAPES."
     rows: tuple[str, ...] = (GIVEN, ONE, BY_QUERY)
     steps: int = 4
-    batch_size: int = param(16, "questions per update", min=2)
+    batch_size: int = param(32, "questions per update", min=2)
     pictures: int = param(8, "of each question per update", min=1)
     images: int = param(64, "pictures of each training query, an even number", min=2)
     tests: int = param(8, "pictures of each query in the other splits, an even number", min=2)
@@ -62,12 +67,12 @@ class Params(SystemParams):
     entropy: float = param(0.5, "bonus for the entropy of layouts, per picture, as published", min=0)
     cloning: int = param(2, "updates with an expert's layouts, before the search", min=1)
     every: int = 4
-    lr: float = 5e-3
-    samples: int = 4
+    lr: float = 3e-3
+    samples: int = 2
 
     presets = {
-        "quick": dict(rows=("all",), steps=400, every=200, cloning=300, seeds=5, tests=16),
-        "paper": dict(rows=("all",), steps=6000, every=500, cloning=1000, seeds=5, tests=32, batch_size=32, samples=8),
+        "quick": dict(rows=MAIN, steps=500, every=250, cloning=300, seeds=5, tests=16),
+        "paper": dict(rows=("all",), steps=6000, every=500, cloning=1000, seeds=5, tests=32, samples=8),
     }
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-7
@@ -110,20 +115,17 @@ def one_network(seed: int, width: int, words: int, missing: str | None = None) -
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-12
 class Questions:
-    "Minibatches of questions with some of their pictures; half of them have no relation."
+    "Minibatches of questions with some of their pictures."
     def __init__(self, asked: Asked, seed: int, batch_size: int, pictures: int, device: str = "cpu"):
         self.asked = asked
         self.seed = seed
-        self.sizes = (batch_size // 2, batch_size - batch_size // 2)
+        self.batch_size = batch_size
         self.pictures = pictures
         self.device = device
-        related = asked.queries[:, 2] > 0
-        self.kinds = ((~related).nonzero()[:, 0], related.nonzero()[:, 0])
 
     def __getitem__(self, i: int) -> Batch:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + i)
-        order = [torch.randperm(len(k), generator=generator) for k in self.kinds]
-        rows = torch.cat([k[o[:n]] for k, o, n in zip(self.kinds, order, self.sizes)])
+        rows = torch.randperm(len(self.asked), generator=generator)[: self.batch_size]
         shape = (len(rows), self.pictures)
         images = torch.randint(self.asked.answer.shape[1], shape, generator=generator)
         y = self.asked.answer[rows[:, None], images]
