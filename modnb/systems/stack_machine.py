@@ -258,6 +258,13 @@ class StackMachine(nn.Module):
         self.given = given
         self.seen: list[tuple] | None = None # of the last pass, for pictures: module, map, attention; None: not kept
 
+    def step(self, question: Tensor, words: Tensor, t: int, read: tuple, before: Tensor, state: Tensor) -> tuple:
+        "What the router sees, the word of a step, the attention to the question, and the writer's next state."
+        if not self.given: return self.writer.write(read, before, state)
+        word = words[:, t, None]
+        nothing = state.new_zeros(len(question), 2 * state.shape[1])
+        return nothing, self.writer.words(word[:, 0]), ((question == word) & (word > 0)).to(state.dtype), state
+
     def mask(self, stack: Stack, before: Tensor, t: int) -> Tensor: # bool [N, 1, 5]
         return allowed(stack, self.slots - t - 1) if self.masked else only_stop(before == STOP)
 
@@ -272,10 +279,9 @@ class StackMachine(nn.Module):
         stack = new_stack(image, max(2, self.slots // 2) if self.masked else self.slots)
         before = torch.full_like(question[:, 0], len(MODULES))
         for t in range(self.slots):
-            sees, word, attention, state = self.writer.write(read, before, state)
-            if self.given: word = self.writer.words(words[:, t])
-            top, below = stack.maps[:, 0], stack.maps[:, 1]
-            out = self.layer(image, word, top, below, sees=sees, mask=self.mask(stack, before, t))
+            sees, word, attention, state = self.step(question, words, t, read, before, state)
+            operands = stack.maps[:, 0], stack.maps[:, 1]
+            out = self.layer(image, word, *operands, sees=sees, mask=self.mask(stack, before, t))
             before = self.layer.choice[:, 0]
             stack = pushed(stack, before, out)
             if self.seen is not None: self.seen.append((before, out.detach(), attention.detach()))

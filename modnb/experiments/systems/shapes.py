@@ -9,7 +9,6 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...checks import choose_device
@@ -51,7 +50,7 @@ PICTURE = "picture only"
 
 
 SCRATCH = (BY_QUERY, REINFORCED, FINED) # layouts from answers alone
-MAIN = ("oracle", "majority", QUESTION, PICTURE, ONE, "random layouts", GIVEN, CLONED, SEARCHED, *SCRATCH)
+MAIN = ("oracle", "majority", GIVEN, ONE, CLONED, SEARCHED, *SCRATCH, "random layouts", QUESTION, PICTURE)
 
 
 class Params(SystemParams):
@@ -84,7 +83,12 @@ def true_answers(asked: Asked) -> Tensor: # bool [Q, n]
 
 class OneNetwork(nn.Module):
     "A network that looks at the picture, reads the question and answers."
-    def __init__(self, width: int, words: int, hidden: int, missing: str | None = None): # missing: "question", "picture"
+    def __init__(self,
+        width: int, # of features and of the recurrent network
+        words: int, # features of a word vector
+        hidden: int, # units of the layer before the answer
+        missing: str | None = None, # "question" or "picture": zeros in its place
+    ):
         super().__init__()
         self.look = Look(SIDE, width)
         self.embedding = nn.Embedding(len(WORDS), words)
@@ -253,12 +257,12 @@ def traced(net: Composition, asked: Asked, a: Tensor | None, images: Tensor) -> 
     machine = net.net
     device = next(net.parameters()).device
     x = tuple(t.to(device) for t in asked.inputs(torch.arange(len(asked)), images))
-    machine.seen = []
+    seen: list = []
+    machine.seen = seen
     try: h, *_ = net.rollout(x, None if a is None else a.to(device))
-    finally: seen, machine.seen = machine.seen, None
+    finally: machine.seen = None
     modules, maps, attention = (torch.stack(t, 1).cpu() for t in zip(*seen))
-    if machine.given: attention = (asked.words[..., None] == asked.question[:, None]) & (asked.words > 0)[..., None]
-    return {"modules": modules, "maps": maps, "attention": attention.float(), "log_p": h.detach().cpu()}
+    return {"modules": modules, "maps": maps, "attention": attention, "log_p": h.detach().cpu()}
 
 
 def usage(seen: dict[str, Tensor], question: Tensor) -> Tensor: # of `traced`, int [Q, T] -> [4 classes, 4 modules]
@@ -391,8 +395,7 @@ def over_picture(ax: Axes, picture: Tensor, m: Tensor | None, title: str): # uin
     if m is None: ax.imshow(image)
     else:
         ax.imshow(0.45 * image)
-        low, high = m.min(), m.max()
-        scaled = ((m - low) / (high - low).clamp(min=1e-6)).view(3, 3)
+        scaled = ((m - m.min()) / (m.max() - m.min()).clamp(min=1e-6)).view(3, 3)
         ax.imshow(scaled, cmap="inferno", alpha=0.65, extent=(-0.5, 23.5, 23.5, -0.5), vmin=0, vmax=1)
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize="x-small")
@@ -408,7 +411,8 @@ def word_read(attention: Tensor, question: Tensor) -> str: # [T], int [T]
 def draw_question(tensors: dict[str, Tensor], row: str, q: int, m: int, axes: Any):
     "The maps of one question, module by module, over its picture."
     def of(key): return tensors[f"{row}/{key}"][q]
-    question, picture = of("question"), of("images")[m]
+    question = of("question")
+    picture = of("images")[m]
     over_picture(axes[0], picture, None, spoken(question).replace(" ", "\n", 1))
     steps = [l for l in range(SLOTS) if of("modules")[l] != STOP]
     for ax, l in zip(axes[1:], steps):
