@@ -282,6 +282,7 @@ class StackMachine(nn.Module):
             sees, word, attention, state = self.step(question, words, t, read, before, state)
             operands = stack.maps[:, 0], stack.maps[:, 1]
             out = self.layer(image, word, *operands, sees=sees, mask=self.mask(stack, before, t))
+            assert self.layer.choice is not None # the layer is never soft
             before = self.layer.choice[:, 0]
             stack = pushed(stack, before, out)
             if self.seen is not None: self.seen.append((before, out.detach(), attention.detach()))

@@ -229,7 +229,6 @@ def shapes_models(params: Params, device: str = "cpu") -> dict[str, Model]: # na
     drawn = {"samples": params.samples, "ent_coef": bonus}
     search = [(params.cloning, "supervised", {}), (0, "reinforce", {"samples": params.samples})]
     given = {"router": 0.0}
-    learn = {"view": question_view}
     return {
         "oracle": Model("oracle", lambda seed: true_answers),
         "majority": Model("trivial", lambda seed: lambda asked: torch.zeros_like(asked.answer)),
@@ -237,14 +236,14 @@ def shapes_models(params: Params, device: str = "cpu") -> dict[str, Model]: # na
         PICTURE: Model("trivial", network("question")),
         ONE: Model("monolithic", network(), longer=4),
         "random layouts": Model("random", machine(), "supervised", given, random_view),
-        GIVEN: Model("given", machine(given=True), "supervised", given, **learn),
-        CLONED: Model("given", machine(), "supervised", {}, **learn),
-        SEARCHED: Model("learned", machine(), "phases", {"phases": search}, **learn),
-        "exact marginal": Model("learned", machine(), "exact_marginal", {"ent_coef": bonus}, **learn),
-        BY_QUERY: Model("learned", machine(), "truncated_em", {**drawn, "size": 2}, **learn),
-        "Kirsch EM by query": Model("learned", machine(), "kirsch_em", {**drawn, "epsilon": 0.2}, **learn),
-        REINFORCED: Model("learned", machine(), "reinforce", drawn, **learn),
-        FINED: Model("ablation", machine(masked=False), "reinforce", drawn, **learn),
+        GIVEN: Model("given", machine(given=True), "supervised", given, question_view),
+        CLONED: Model("given", machine(), "supervised", {}, question_view),
+        SEARCHED: Model("learned", machine(), "phases", {"phases": search}, question_view),
+        "exact marginal": Model("learned", machine(), "exact_marginal", {"ent_coef": bonus}, question_view),
+        BY_QUERY: Model("learned", machine(), "truncated_em", {**drawn, "size": 2}, question_view),
+        "Kirsch EM by query": Model("learned", machine(), "kirsch_em", {**drawn, "epsilon": 0.2}, question_view),
+        REINFORCED: Model("learned", machine(), "reinforce", drawn, question_view),
+        FINED: Model("ablation", machine(masked=False), "reinforce", drawn, question_view),
     }
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-22
@@ -254,7 +253,7 @@ CLASS_OF = torch.tensor([-1, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3, 3]) # of each word
 
 def traced(net: Composition, asked: Asked, a: Tensor | None, images: Tensor) -> dict[str, Tensor]: # images int [Q, m]
     "One pass: modules [Q, L], maps [Q, L, m, 9], attention to the words [Q, L, T], log-probabilities [Q, m, 2]."
-    machine = net.net
+    machine: Any = net.net
     device = next(net.parameters()).device
     x = tuple(t.to(device) for t in asked.inputs(torch.arange(len(asked)), images))
     seen: list = []
@@ -276,9 +275,9 @@ def usage(seen: dict[str, Tensor], question: Tensor) -> Tensor: # of `traced`, i
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-24
 def part_of(asked: Asked, rows: Tensor) -> Asked: # int [R]
     "Some of the queries."
-    each = (asked.queries, asked.question, asked.layout, asked.words, asked.images)
     scenes = type(asked.scenes)(*(s[rows] for s in asked.scenes))
-    return Asked(*(t[rows] for t in each), scenes, asked.answer[rows])
+    return Asked(asked.queries[rows], asked.question[rows], asked.layout[rows], asked.words[rows], asked.images[rows],
+                 scenes, asked.answer[rows])
 
 
 def kept(name: str, seed: int, first: int, net: Any, model: Model, data: dict[str, Asked]) -> dict[str, Tensor]:
@@ -331,7 +330,7 @@ def has(frame: pd.DataFrame, *rows: str) -> bool: return set(rows) <= set(frame.
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-29
 def structure_claims(frame: pd.DataFrame) -> list[Claim]:
     "Given layouts generalize, one network does not."
-    def share(row, split, least): return scores(frame, "accuracy", split, row) >= least
+    def share(row, split, least): return (scores(frame, "accuracy", split, row) >= least).tolist()
     found = []
     for row, paper in ((GIVEN, "NMN: 90.6 %"), (CLONED, "N2NMN, cloned: 100 %")):
         if not has(frame, row): continue
@@ -343,7 +342,8 @@ def structure_claims(frame: pd.DataFrame) -> list[Claim]:
                            "share", (GIVEN,)))
     if has(frame, ONE):
         found.append(Claim("one network does not answer deeper queries", "CNN + LSTM: 65.3 %, majority 63.0 %",
-                           "accuracy on two relations", "<= 0.75", scores(frame, "accuracy", DEEP, ONE), needs=(ONE,)))
+                           "accuracy on two relations", "<= 0.75", scores(frame, "accuracy", DEEP, ONE).tolist(),
+                           needs=(ONE,)))
     return found
 
 
@@ -353,12 +353,12 @@ def search_claims(frame: pd.DataFrame) -> list[Claim]:
     if has(frame, BY_QUERY, REINFORCED):
         difference = scores(frame, "accuracy", UNSEEN, BY_QUERY) - scores(frame, "accuracy", UNSEEN, REINFORCED)
         found.append(Claim("search by query is not behind REINFORCE", "(ours)",
-                           "accuracy of truncated EM on unseen queries, less that of REINFORCE", ">= 0", difference,
-                           "mean", (BY_QUERY, REINFORCED)))
+                           "accuracy of truncated EM on unseen queries, less that of REINFORCE", ">= 0",
+                           difference.tolist(), "mean", (BY_QUERY, REINFORCED)))
     if has(frame, FINED):
         found.append(Claim("a fine teaches valid layouts", "an invalid layout costs 3.0",
                            "share of unseen queries with a valid layout", ">= 0.9",
-                           scores(frame, "valid", UNSEEN, FINED), "mean"))
+                           scores(frame, "valid", UNSEEN, FINED).tolist(), "mean"))
     return found
 
 
@@ -366,7 +366,7 @@ def leak_claims(frame: pd.DataFrame) -> list[Claim]:
     "Neither the question nor the picture alone tells the answer."
     each = ((row, (scores(frame, "accuracy", NEW, row) - 0.5).abs()) for row in (QUESTION, PICTURE) if has(frame, row))
     return [Claim(f"nothing leaks: {row}", "(ours)", "accuracy on new images, and how far from the majority's",
-                  "<= 0.05", off) for row, off in each]
+                  "<= 0.05", off.tolist()) for row, off in each]
 
 
 def claims(frame: pd.DataFrame) -> pd.DataFrame: # of `judge_claims`
