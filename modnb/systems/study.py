@@ -60,7 +60,8 @@ class Model:
     estimator: str | None = None # of the routing; None: the network is trained as a whole
     options: Mapping[str, Any] = field(default_factory=dict) # of the estimator
     view: Callable[[Any, Any, int], View] = rollout_view # network, head, seed -> its candidates
-    lr: float | Callable[[int], float] | None = None # rate, or updates done -> rate; None: as the settings say
+    lr: float | None = None # None: as the run's settings say
+    longer: int = 1 # times the updates that the run's settings say
 
     def __post_init__(self): check_choice("role", self.role, ROLES)
 
@@ -117,7 +118,7 @@ def train_routed(
     estimator = make_estimator(model.estimator or "", view, task.examples, seed, **model.options)
     def evaluate(step: int) -> dict[str, list]: return {n: [v] for n, v in scores_of(net, model, task).items()}
     lr = params.lr if model.lr is None else model.lr
-    return train(net, estimator, task.data, params.steps, lr, evaluate, params.every, name=name, **how)
+    return train(net, estimator, task.data, params.steps * model.longer, lr, evaluate, params.every, name=name, **how)
 
 # %% ../../nbs/systems/06_study.ipynb #cell-15
 def train_model(
@@ -137,8 +138,9 @@ def train_model(
     if model.estimator is not None: curve = train_routed(name, model, net, task, seed, params, how)
     else:
         lr = params.lr if model.lr is None else model.lr
-        made = fit(net, Pairs(task.data), likelihood_loss(task.head), params.steps, lr=lr, every=params.every,
-                   evaluate=lambda net: scores_of(net, model, task), checkpoint_every=params.every, **how)
+        made = fit(net, Pairs(task.data), likelihood_loss(task.head), params.steps * model.longer, lr=lr,
+                   every=params.every, evaluate=lambda net: scores_of(net, model, task),
+                   checkpoint_every=params.every, **how)
         curve = made.log.to_frame()
     return net.eval(), curve[["step", "metric", "value"]]
 
