@@ -27,11 +27,16 @@ from ..routing.rollouts import Rollouts, RolloutView
 from ..routing.router import Router
 
 # %% auto #0
-__all__ = ['window', 'put_back', 'as_token', 'PlacedPool', 'ExactReducer', 'SequenceReader', 'AtKnownPlace', 'PlaceScorer',
-           'PlacedRouter', 'Answer', 'one_hot_tokens', 'RecursiveNetwork', 'placed_routing', 'RoutingsByLength',
+__all__ = ['one_hot_tokens', 'window', 'put_back', 'as_token', 'PlacedPool', 'ExactReducer', 'SequenceReader', 'AtKnownPlace',
+           'PlaceScorer', 'PlacedRouter', 'Answer', 'RecursiveNetwork', 'placed_routing', 'RoutingsByLength',
            'BufferByLength', 'LengthView', 'Steps', 'steps_of', 'usage_by_operator', 'operator_information']
 
 # %% ../../nbs/systems/09_placed_modules.ipynb #cell-6
+def one_hot_tokens(tokens: Tensor) -> Tensor: # int [N, T] -> [N, T, V]
+    "Tokens as a sequence that modules read."
+    return F.one_hot(tokens, VOCABULARY).float()
+
+
 def window(
     z: Tensor, # [R, T, V] sequences
     place: Tensor, # int [R]
@@ -118,17 +123,19 @@ class ExactReducer(nn.Module):
 class SequenceReader(nn.Module):
     "A bidirectional GRU, read at the operators."
     def __init__(self,
-        n_inputs: int, # V
         width: int, # of each direction
+        digits: bool = True, # tell digits from each other
         seed: int | None = None, # of the initialization; None draws from the global generator
     ):
         super().__init__()
-        self.gru = nn.GRU(n_inputs, width, batch_first=True, bidirectional=True)
+        self.digits = digits
+        self.gru = nn.GRU(VOCABULARY if digits else VOCABULARY - 9, width, batch_first=True, bidirectional=True)
         self.width = 2 * width
         generator = generator_for(seed)
         for p in self.gru.parameters(): draw_(p, partial(nn.init.uniform_, a=-width**-0.5, b=width**-0.5), generator)
 
     def forward(self, z: Tensor) -> Tensor: # [N, 2 P + 1, V] -> [N, P, 2 width]
+        if not self.digits: z = torch.cat([z[..., :10].sum(-1, keepdim=True), z[..., 10:]], -1)
         return self.gru(z)[0][:, 1::2]
 
 
@@ -172,11 +179,6 @@ class Answer(nn.Module):
         return z[:, 0].clamp(min=1e-20).log()
 
 
-def one_hot_tokens(tokens: Tensor) -> Tensor: # int [N, T] -> [N, T, V]
-    "Tokens as a sequence that modules read."
-    return F.one_hot(tokens, VOCABULARY).float()
-
-
 class RecursiveNetwork(nn.Module):
     "Modules that reduce sequences of several lengths, with a common router."
     def __init__(self,
@@ -186,12 +188,13 @@ class RecursiveNetwork(nn.Module):
         width: int = 32, # of each direction of the GRU
         hidden: tuple[int, ...] = (32,), # hidden units of the map from a state to scores
         order: Callable | None = None, # tokens -> the known place; None: places are chosen
+        digits: bool = True, # whether the router can tell digits from each other
         seed: int | None = None, # of the router's initialization; None draws from the global generator
     ):
         super().__init__()
         self.lengths = tuple(lengths)
         self.order = order
-        reader: nn.Module = SequenceReader(VOCABULARY, width, seed)
+        reader: nn.Module = SequenceReader(width, digits, seed)
         scorer = PlaceScorer(2 * width, hidden, pool.n_modules, seed)
         if order is not None: reader = AtKnownPlace(reader, order)
 
