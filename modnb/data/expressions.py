@@ -50,7 +50,7 @@ def random_expressions(
 
 # %% ../../nbs/data/14_expressions.ipynb #cell-13
 def positions_after(places: int, place: Tensor) -> tuple[Tensor, Tensor]: # places P of [..., 2 P + 1], int [...]
-    "For each of the 2 P - 1 positions after a reduction: the position it is copied from, and whether it is the new one."
+    "Of each of the 2 P - 1 positions after a reduction: which one it is copied from, and whether it is the new one."
     at = torch.arange(2 * places - 1, device=place.device)
     left = 2 * place.unsqueeze(-1)
     return at + 2 * (at > left), at == left

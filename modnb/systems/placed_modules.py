@@ -111,7 +111,8 @@ class ExactReducer(nn.Module):
 
     def __init__(self):
         super().__init__()
-        left, operator, right = torch.meshgrid(torch.arange(10), PLUS + torch.arange(3), torch.arange(10), indexing="ij")
+        digits = torch.arange(10)
+        left, operator, right = torch.meshgrid(digits, PLUS + torch.arange(3), digits, indexing="ij")
         self.register_buffer("table", F.one_hot(applied(operator, left, right), 10).float(), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor: # [N, 3 V] -> logits [N, V]
@@ -186,7 +187,7 @@ class RecursiveNetwork(nn.Module):
         lengths: Sequence[int], # numbers of terms
         reads: Sequence[int] = (0, 2), # tokens of a window that a module reads
         width: int = 32, # of each direction of the GRU
-        hidden: tuple[int, ...] = (32,), # hidden units of the map from a state to scores
+        hidden: tuple[int, ...] = (), # hidden units of the map from a state to scores
         order: Callable | None = None, # tokens -> the known place; None: places are chosen
         digits: bool = True, # whether the router can tell digits from each other
         seed: int | None = None, # of the router's initialization; None draws from the global generator

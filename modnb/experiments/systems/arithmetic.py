@@ -155,7 +155,7 @@ def recursive(
     learned = MLPPool(MODULES, len(reads) * VOCABULARY, (params.hidden,), VOCABULARY, seed=seed)
     lengths = tuple(dict.fromkeys((*LENGTHS, *JUDGED)))
     return RecursiveNetwork(ModulePool([ExactReducer()]) if exact else learned, lengths, reads, params.width,
-                            hidden=(), order=leftmost_product if ordered else None, digits=digits, seed=seed)
+                            order=leftmost_product if ordered else None, digits=digits, seed=seed)
 
 
 class SequenceClassifier(nn.Module):
@@ -316,15 +316,16 @@ def verdict(frame) -> str:
     if not learned: return text
     best = max(learned, key=learned.__getitem__)
     q = scores(frame, "reduction accuracy", "10 terms", best).mean()
-    return (f"{text} At ten terms the best learned row, {best}, is right on {100 * learned[best]:.0f} % (reduction accuracy "
-            f"{q:.3f})" + (f"; left to right has {100 * ten['left to right']:.0f} %." if "left to right" in ten else "."))
+    trivial = f"; left to right has {100 * ten['left to right']:.0f} %." if "left to right" in ten else "."
+    return (f"{text} At ten terms the best learned row, {best}, is right on {100 * learned[best]:.0f} % "
+            f"(reduction accuracy {q:.3f}){trivial}")
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-41
 MODULE_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
 
 
-def positions(places: list[int], terms: int) -> list[list[float]]: # of each step's tokens, in the columns of the first line
-    "Where tokens are drawn: a result is drawn in the middle of its window."
+def positions(places: list[int], terms: int) -> list[list[float]]: # of each step's tokens
+    "Where tokens are drawn, in columns of the first line: a result in the middle of its window."
     lines = [[float(i) for i in range(2 * terms - 1)]]
     for p in places:
         x = lines[-1]
@@ -355,8 +356,8 @@ def reduction_strip(
         for at, t in zip(x, line): ax.text(at, y, spelled([t]), ha="center", va="center", fontsize="small")
     for y, (place, module, right, safe) in enumerate(steps.tolist()):
         left, middle, end = lines[y][2 * place : 2 * place + 3]
-        box = FancyBboxPatch((left - 0.3, y - 0.28), end - left + 0.6, 0.56, boxstyle="round,pad=0.05,rounding_size=0.2",
-                             facecolor=MODULE_COLORS[module], alpha=0.55, zorder=0)
+        box = FancyBboxPatch((left - 0.3, y - 0.28), end - left + 0.6, 0.56, facecolor=MODULE_COLORS[module],
+                             boxstyle="round,pad=0.05,rounding_size=0.2", alpha=0.55, zorder=0)
         box.set(**frame_style(right, safe))
         ax.add_patch(box)
         ax.plot([middle, lines[y + 1][2 * place]], [y + 0.34, y + 0.7], color="#999999", lw=0.8, zorder=0)
@@ -366,8 +367,8 @@ def reduction_strip(
     return ax
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-44
-ROLE_COLORS = {"oracle": "#000000", "random": "#999999", "trivial": "#999999", "monolithic": "#CC79A7", "given": "#009E73",
-               "learned": "#0072B2", "ablation": "#E69F00"}
+ROLE_COLORS = {"oracle": "#000000", "random": "#999999", "trivial": "#999999", "monolithic": "#CC79A7",
+               "given": "#009E73", "learned": "#0072B2", "ablation": "#E69F00"}
 DASHES = ("-", "--", ":", "-.")
 
 
@@ -384,7 +385,8 @@ def accuracy_by_terms(frame, ax=None): # DataFrame of `run` -> Axes
         dash = DASHES[used.setdefault(role, 0) % len(DASHES)]
         used[role] += 1
         ax.plot(each.index, each["mean"], dash, color=ROLE_COLORS[role], lw=1.6, label=name, marker="o", ms=3)
-        if role == "learned": ax.fill_between(each.index, each["min"], each["max"], color=ROLE_COLORS[role], alpha=0.08, lw=0)
+        band = {"color": ROLE_COLORS[role], "alpha": 0.08, "lw": 0}
+        if role == "learned": ax.fill_between(each.index, each["min"], each["max"], **band)
     ax.axvspan(2, 5, color="#DDDDDD", alpha=0.4, lw=0, zorder=0)
     ax.text(3.16, 1.02, "lengths of training", ha="center", fontsize="x-small")
     ax.set(xscale="log", xticks=JUDGED, xticklabels=JUDGED, xlabel="terms", ylabel="accuracy", ylim=(0, 1.08))
