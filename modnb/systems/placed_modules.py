@@ -19,11 +19,11 @@ from ..metrics.entropy import rule_information
 from ..models.feedforward import FeedForward, draw_, generator_for
 from ..routing.buffers import Buffer
 from ..routing.candidates import Batch, Noise
-from ..routing.composition import Composition
+from ..routing.composition import Composition, modular_layers
 from ..routing.heads import Head
 from ..routing.layer import ModularLayer
 from ..routing.pools import MLPPool, ModulePool, Pool
-from ..routing.rollouts import Rollouts, RolloutView
+from ..routing.rollouts import Rollouts, RolloutView, UniformRoutings
 from ..routing.router import Router
 
 # %% auto #0
@@ -212,8 +212,11 @@ class RecursiveNetwork(nn.Module):
 
     def net(self, terms: int, hard: bool = False) -> Composition:
         "The composition for a length. Raises `ValueError` naming `terms`."
-        if terms in self.lengths: return self.nets[self.key(terms, hard)]
-        raise ValueError(f"terms: {terms} given; the network was made for {self.lengths}")
+        if terms not in self.lengths:
+            raise ValueError(f"terms: {terms} given; the network was made for {self.lengths}")
+        found = self.nets[self.key(terms, hard)]
+        assert isinstance(found, Composition)
+        return found
 
     def forward(self, z: Tensor, a: Tensor | None = None, hard: bool = True) -> Tensor: # [N, T, V] -> [N, V]
         "Log-probabilities of values, under a routing int [N, P, 1] or the router's favorites."
@@ -231,7 +234,7 @@ def placed_routing(tokens: Tensor, known_order: bool = False) -> Tensor: # int [
 class RoutingsByLength:
     "Uniform routings of a data set whose rows are sorted by length, as many of each; padded with -1."
     def __init__(self,
-        choices: Sequence[Callable], # of each length: (shape, generator) -> [*shape, L, 1]
+        choices: Sequence[UniformRoutings], # of each length: (shape, generator) -> [*shape, L, 1]
         slots: Sequence[int], # L of each length
         rows: int, # of each length
     ):
@@ -270,7 +273,7 @@ class LengthView:
     ):
         self.views = {n: RolloutView(net.net(n), head, noise, detach=True) for n in lengths}
         self.noise = noise
-        choices = [view.choices for view in self.views.values()]
+        choices = [view.choices for view in self.views.values() if view.choices is not None]
         self.choices = RoutingsByLength(choices, [n - 1 for n in lengths], rows)
 
     def __call__(self, batch: Batch) -> Rollouts:
@@ -299,7 +302,8 @@ def steps_of(
     if a is None: a = composed.rollout(z)[1]
     found: list[list[Tensor]] = []
     texts = [tokens]
-    for layer, choice in zip(composed.net, a.unbind(1)):
+    for layer, choice in zip(modular_layers(composed), a.unbind(1)):
+        assert isinstance(layer.pool, PlacedPool)
         place, module = layer.pool.split(z, choice[:, 0])
         z = layer.pool(z, a=choice)[:, 0]
         left, operator, right = window(one_hot_tokens(texts[-1]), place).unflatten(-1, (3, -1)).argmax(-1).unbind(-1)
@@ -307,7 +311,8 @@ def steps_of(
         digit = texts[-1].gather(1, 2 * place.unsqueeze(-1))[:, 0]
         safe = safe_places(texts[-2]).gather(1, place.unsqueeze(-1))[:, 0]
         found.append([place, module, operator - PLUS, digit == applied(operator, left, right), safe])
-    return Steps(*(torch.stack(each, 1) for each in zip(*found)), texts)
+    place, module, operator, right, safe = (torch.stack(each, 1) for each in zip(*found))
+    return Steps(place, module, operator, right, safe, texts)
 
 # %% ../../nbs/systems/09_placed_modules.ipynb #cell-37
 def usage_by_operator(steps: Steps, modules: int) -> Tensor: # float64 [3, J]

@@ -19,7 +19,9 @@ from ...metrics.claims import Claim, judge_claims, judgment, part
 from ...metrics.entropy import regularizer
 from ...models.feedforward import draw_, generator_for, init_linear
 from ...routing.candidates import Batch, Noise
+from ...routing.heads import Head
 from ...routing.pools import MLPPool, ModulePool
+from ...routing.training import Batches
 from ...runs import Log, Result, param
 from ...systems.placed_modules import ExactReducer, LengthView, RecursiveNetwork, Steps, one_hot_tokens
 from ...systems.placed_modules import operator_information, placed_routing, steps_of, usage_by_operator
@@ -109,7 +111,8 @@ def step_scores(steps: Steps) -> dict[str, float]: # metric -> number
 
 class Expressions:
     "Training and test expressions of one seed."
-    head = "categorical"
+    head: Head | str = "categorical"
+    data: Batches
 
     def __init__(self, seed: int, params: Any):
         generator = torch.Generator().manual_seed(10_000 + seed)
@@ -253,7 +256,7 @@ def missed(frame) -> list[str]: # DataFrame of `run`
 
 def solved_claim(claim: str, paper: str, row: str, frame, needs: bool) -> Claim:
     "A claim that a row evaluates ten terms on most seeds."
-    solved = scores(frame, "accuracy", "10 terms", row) >= 0.8
+    solved = (scores(frame, "accuracy", "10 terms", row) >= 0.8).tolist()
     return Claim(claim, paper, f"share of seeds with {row} right on 0.8 of ten terms", ">= 0.6", solved, "share",
                  (row,) if needs else ())
 
@@ -261,7 +264,7 @@ def solved_claim(claim: str, paper: str, row: str, frame, needs: bool) -> Claim:
 def listed_claims(frame) -> list[Claim]:
     "What is claimed of the rows that a frame has."
     there = set(frame.function)
-    score = partial(scores, frame)
+    def score(*of: str) -> list[float]: return scores(frame, *of).tolist()
     found = [solved_claim(f"{row} extrapolates", "better extrapolation than a recurrent network", row, frame, False)
              for row in (*LEARNED, "windows") if row in there]
     for row in ("modules known", "order known"):
