@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..checks import check_choice
 from .laws import REPEATS, Bernoulli, Independent, Law, Subset, gumbel, hot, take, uniform
-from .pools import Pool, as_pool
+from .pools import Pool, as_pool, weighted_sum
 from .router import Router, RoutingDistribution, across, check_routing, decision_axes, flat, leaves
 from .router import rows_of
 
@@ -61,11 +61,8 @@ def combined(
     weights: Tensor | None = None, # [R, K]
 ): # [R, ...]; "concat" joins the first axis of an output
     "One output of several."
-    def one(t):
-        if weights is not None: t = t * weights.to(t.dtype).view(*weights.shape, *[1] * (t.dim() - 2))
-        if combine == "concat": return t.flatten(1, 2) if t.dim() > 2 else t
-        return t.sum(1)
-    return across(one, out)
+    if combine != "concat": return weighted_sum(out, weights)
+    return across(lambda t: t.flatten(1, 2) if t.dim() > 2 else t, out)
 
 # %% ../../nbs/routing/04_layer.ipynb #60714f90
 HOW = ("mode", "sample", "soft", "gumbel-softmax", "straight-through", "top-k", "expert-choice")
@@ -398,6 +395,8 @@ class ModularLayer(nn.Module):
             shares = None if weights is None else weights[:, : self.pool.n_modules]
             return combined(self.pool.all(*z), "weighted", shares)
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
+        if self.combine != "concat" and type(self.pool).forward is Pool.forward:
+            return self.pool(*z, a=a, checked=True, total=True, weights=weights)
         return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 
     def forward(self,

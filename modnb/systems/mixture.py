@@ -55,8 +55,8 @@ def token_gates(
         drawn = torch.randn(clean.shape, generator=generator, device=generator.device, dtype=clean.dtype)
         noisy = clean + std * drawn.to(clean.device)
     a, w = top_k(router.law, noisy.unsqueeze(-2))
-    shares = shares_of(a, w, clean.shape[-1])
-    expected = load(clean, noisy, std, router.law.k)
+    shares = torch.zeros_like(clean).scatter(-1, a, w)
+    expected = (shares > 0).to(w.dtype).sum(0) if std is None else load(clean, noisy, std, router.law.k)
     return Gates(a, w, shares, importance_loss(shares) + variation(expected))
 
 # %% ../../nbs/systems/10_mixture.ipynb #cell-15
