@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -14,7 +15,8 @@ from torch import Tensor
 from ..checks import check_count
 
 # %% auto #0
-__all__ = ['draw_text', 'forward_algorithm', 'SwitchingLanguage', 'windows', 'read_words', 'text_files', 'encode_words']
+__all__ = ['draw_text', 'forward_algorithm', 'SwitchingLanguage', 'windows', 'read_words', 'read_characters', 'read_bytes',
+           'text_files', 'encode_words']
 
 # %% ../../nbs/data/10_switching_language.ipynb #006bac78
 def _drawn(cumulative, u: float) -> int: # row of a cumulative table, uniform number -> index
@@ -119,9 +121,20 @@ def read_words(path) -> list[str]: # path: a pathlib.Path
     return [w for line in path.read_text(encoding="utf-8").splitlines() if line.strip()
             for w in (*line.split(), "<eos>")]
 
+
+def read_characters(path) -> list[str]: # path: a pathlib.Path
+    "Characters of a text file."
+    return list(path.read_text(encoding="utf-8"))
+
+
+def read_bytes(path) -> list[str]: # path: a pathlib.Path
+    "Bytes of any file, each as the character of its number."
+    return list(path.read_bytes().decode("latin-1"))
+
 # %% ../../nbs/data/10_switching_language.ipynb #63539337
 def text_files(
     text, # path of a file or a folder
+    read: Callable = read_words, # path -> words, characters or bytes
 ) -> dict[str, list[str]]: # "train", "valid", "test" -> words
     "The parts of a text. Raises `FileNotFoundError` naming `text` where there is none."
     from pathlib import Path
@@ -131,13 +144,13 @@ def text_files(
                                              "on). Nothing is downloaded")
     if not str(text) or not path.exists(): raise missing(f"{str(text)!r} is not there")
     if path.is_file():
-        words = read_words(path)
+        words = read(path)
         cut = [0, int(0.8 * len(words)), int(0.9 * len(words)), len(words)]
         return {name: words[a:b] for name, a, b in zip(("train", "valid", "test"), cut, cut[1:])}
     files = {name: sorted(path.glob(f"*{name}.txt")) for name in ("train", "valid", "test")}
     if not all(files.values()):
         raise missing(f"{path.name!r} has no {', '.join(f'*{n}.txt' for n, f in files.items() if not f)}")
-    return {name: read_words(found[0]) for name, found in files.items()}
+    return {name: read(found[0]) for name, found in files.items()}
 
 # %% ../../nbs/data/10_switching_language.ipynb #10de6c8c
 def encode_words(

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from ..checks import check_choice
 from .laws import REPEATS, Bernoulli, Independent, Law, Subset, gumbel, hot, take, uniform
-from .pools import Pool, as_pool
+from .pools import Pool, as_pool, weighted_sum
 from .router import Router, RoutingDistribution, across, check_routing, decision_axes, flat, leaves
 from .router import rows_of
 
 # %% auto #0
 __all__ = ['COMBINE', 'HOW', 'DRAWN', 'repeated', 'check_repeats', 'chosen_weights', 'combined', 'deciding', 'check_temperature',
-           'relaxed_draw', 'top_k', 'one_score_each', 'Plan', 'by_row', 'decision', 'Tape', 'unfolded', 'easiest',
-           'output_for', 'tape_alone', 'decided_for', 'check_router', 'checked_mask', 'routed', 'ModularLayer']
+           'relaxed_draw', 'top_k', 'one_score_each', 'check_scores', 'expert_choice', 'Plan', 'by_row', 'decision',
+           'Tape', 'unfolded', 'easiest', 'output_for', 'tape_alone', 'decided_for', 'check_router', 'checked_mask',
+           'routed', 'ModularLayer']
 
 # %% ../../nbs/routing/04_layer.ipynb #3cd2cfdc
 COMBINE = ("sum", "concat", "weighted")
@@ -60,14 +61,11 @@ def combined(
     weights: Tensor | None = None, # [R, K]
 ): # [R, ...]; "concat" joins the first axis of an output
     "One output of several."
-    def one(t):
-        if weights is not None: t = t * weights.to(t.dtype).view(*weights.shape, *[1] * (t.dim() - 2))
-        if combine == "concat": return t.flatten(1, 2) if t.dim() > 2 else t
-        return t.sum(1)
-    return across(one, out)
+    if combine != "concat": return weighted_sum(out, weights)
+    return across(lambda t: t.flatten(1, 2) if t.dim() > 2 else t, out)
 
 # %% ../../nbs/routing/04_layer.ipynb #60714f90
-HOW = ("mode", "sample", "soft", "gumbel-softmax", "straight-through", "top-k")
+HOW = ("mode", "sample", "soft", "gumbel-softmax", "straight-through", "top-k", "expert-choice")
 DRAWN = ("gumbel-softmax", "straight-through")
 
 
@@ -117,9 +115,7 @@ def top_k(
     temperature: float = 1.0,
 ) -> tuple[Tensor, Tensor]: # modules [..., K], weights [..., K]
     "The K largest scores and their weights. Raises `ValueError` naming `how` if modules have no score of their own."
-    if not one_score_each(law):
-        raise ValueError("how: 'top-k' needs one score for each module, as 'plackett_luce' has, "
-                         f"or 'independent' with k = 1; the law is {law}")
+    check_scores("top-k", law)
     best = (scores.squeeze(-2) / temperature).topk(law.k)
     if law.k > 1: return best.indices, best.values.softmax(-1)
     return best.indices, take((scores / temperature).softmax(-1), best.indices)
@@ -128,6 +124,26 @@ def top_k(
 def one_score_each(law: Law) -> bool:
     "Whether each module has one score, and K are chosen."
     return law.shape == (1, law.n_modules) and not isinstance(law, Bernoulli)
+
+
+def check_scores(how: str, law: Law):
+    "Raises `ValueError` naming `how` if modules have no score of their own."
+    if one_score_each(law): return
+    raise ValueError(f"how: {how!r} needs one score for each module, as 'plackett_luce' has, "
+                     f"or 'independent' with k = 1; the law is {law}")
+
+# %% ../../nbs/routing/04_layer.ipynb #adc047f2
+def expert_choice(
+    law: Law, # Plackett-Luce, or one independent head; K modules per row on average
+    scores: Tensor, # [n, ..., 1, M]; the n rows compete
+    temperature: float = 1.0,
+) -> tuple[Tensor, Tensor]: # modules [n, ..., M], -1 where one did not choose the row; weights [n, ..., M]
+    "The rows that modules choose (Zhou et al. 2022). Raises `ValueError` naming `how` as `top_k` does."
+    check_scores("expert-choice", law)
+    w = (scores.squeeze(-2) / temperature).softmax(-1)
+    capacity = -(-len(w) * law.k // law.n_modules)
+    taken = torch.zeros_like(w, dtype=torch.bool).scatter(0, w.topk(capacity, 0).indices, True)
+    return torch.arange(law.n_modules, device=w.device).where(taken, -1), w * taken
 
 # %% ../../nbs/routing/04_layer.ipynb #9debdf8d
 @dataclass
@@ -186,6 +202,9 @@ def decision(plan: Plan, s: Tensor) -> tuple[Tensor | None, Tensor | None]:
         if plan.noise is None: return plan.law.mode(s.detach()), None
         return plan.law.draw(s.detach(), plan.part(plan.noise, 2)), None
     if plan.how == "top-k": return top_k(plan.law, s, plan.temperature)
+    if plan.how == "expert-choice":
+        a, w = expert_choice(plan.law, s.flatten(0, -3), plan.temperature)
+        return a.unflatten(0, s.shape[:-2]), w.unflatten(0, s.shape[:-2])
     if plan.how == "soft": return None, plan.law.counts(s / plan.temperature)
     assert plan.noise is not None # the caller gives it for relaxed draws
     return None, relaxed_draw(plan.law, s, plan.part(plan.noise, 2), plan.temperature, plan.how == "straight-through")
@@ -376,6 +395,8 @@ class ModularLayer(nn.Module):
             shares = None if weights is None else weights[:, : self.pool.n_modules]
             return combined(self.pool.all(*z), "weighted", shares)
         if self.repeats == "once" and a.shape[-1] > 1: a = a.masked_fill(repeated(a), -1)
+        if self.combine != "concat" and type(self.pool).forward is Pool.forward:
+            return self.pool(*z, a=a, checked=True, total=True, weights=weights)
         return combined(self.pool(*z, a=a, checked=True), self.combine, weights)
 
     def forward(self,

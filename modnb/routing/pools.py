@@ -15,8 +15,8 @@ from ..models.grouped import GroupLinear, initialize
 from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0
-__all__ = ['PATHS', 'START', 'together', 'grouped', 'picked', 'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed',
-           'layer_weights', 'MLPPool', 'cheapest']
+__all__ = ['PATHS', 'START', 'together', 'dealt', 'run_parts', 'by_module', 'grouped', 'weighted_sum', 'grouped_sum', 'picked',
+           'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'layer_weights', 'MLPPool', 'cheapest']
 
 # %% ../../nbs/routing/03_pools.ipynb #b62b0cdc
 def together(
@@ -32,6 +32,41 @@ def together(
     if not shapes[0]: raise ValueError(f"modules: one returned a {type(outs[0]).__name__}; need tensors")
     return across(lambda *parts: join(list(parts)), *outs)
 
+# %% ../../nbs/routing/03_pools.ipynb #b4170ecf
+def dealt(
+    z: tuple, # tensors [N, ...], or nested ones
+    rows: Tensor, # int [n], those of the first module, then those of the second, ...
+    counts: list[int], # rows of each module
+) -> list[tuple]: # M inputs of [n_m, ...]
+    "The rows of each module, taken in one go: so the gradients of all modules also come back in one go."
+    taken = [t[rows] if t.is_cuda else t.index_select(0, rows) for t in leaves(z)] # deterministic, and fast on a CPU
+    columns = [torch.unsafe_split_with_sizes(t, counts) for t in taken] # no views: modules may write into their inputs
+    parts: list[tuple] = []
+    for m in range(len(counts)):
+        here = iter([column[m] for column in columns])
+        parts.append(across(lambda t: next(here), z))
+    return parts
+
+
+def run_parts(
+    runners: list[Callable], # M functions of rows
+    parts: list[tuple], # their inputs
+    counts: list[int], # their rows
+): # [n, ...]
+    "Outputs of the modules that have rows, one after the other; those of the first module if none has."
+    ran = [run(*part) for run, part, n in zip(runners, parts, counts) if n]
+    return together(torch.cat, ran) if ran else runners[0](*parts[0])
+
+# %% ../../nbs/routing/03_pools.ipynb #3e336d33
+def by_module(
+    a: Tensor, # int [R, K]
+    n_modules: int, # M
+) -> tuple[Tensor, list[int]]: # places in the flat routing, sorted by module and without -1; how many each module has
+    "Which places of a routing name each module."
+    order = a.flatten().argsort(stable=True)
+    none, *counts = torch.bincount(a.flatten() + 1, minlength=n_modules + 1).tolist()
+    return order[none:], counts
+
 # %% ../../nbs/routing/03_pools.ipynb #9c2e7480
 def grouped(
     runners: list[Callable], # M functions of rows
@@ -40,16 +75,44 @@ def grouped(
 ): # [R, K, ...]
     "Each module once, on the rows that chose it."
     R, K = a.shape
-    N = rows_of(z)
-    order = a.flatten().argsort(stable=True)
-    counts = torch.bincount(a.flatten() + 1, minlength=len(runners) + 1).tolist()
-    parts = order.split(counts)[1:]
-    ran = [run(*across(lambda t: t[rows // K % N], z)) for run, rows in zip(runners, parts) if len(rows)]
-    out = together(torch.cat, ran) if ran else runners[0](*across(lambda t: t[:0], z))
+    order, counts = by_module(a, len(runners))
+    out = run_parts(runners, dealt(z, (order // K) % max(rows_of(z), 1), counts), counts)
 
-    def place(t): return t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order[counts[0] :], t).unflatten(0, (R, K))
+    def place(t): return t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order, t).unflatten(0, (R, K))
 
     return across(place, out)
+
+# %% ../../nbs/routing/03_pools.ipynb #a7272720
+def weighted_sum(
+    out, # [R, K, ...]
+    weights: Tensor | None = None, # [R, K]; None: all 1
+): # [R, ...]
+    "The sum of each row's outputs."
+    def one(t):
+        if weights is None: return t.sum(1)
+        return (t * weights.to(t.dtype).view(*weights.shape, *[1] * (t.dim() - 2))).sum(1)
+    return across(one, out)
+
+
+def grouped_sum(
+    runners: list[Callable], # M functions of rows
+    z: tuple, # tensors [N, ...], or nested ones
+    a: Tensor, # int [R, K], R a multiple of N
+    weights: Tensor | None = None, # [R, K]; None: all 1
+): # [R, ...]
+    "`weighted_sum` of `grouped`, in fewer passes over the outputs."
+    if a.is_cuda: return weighted_sum(grouped(runners, z, a), weights)
+    R, K = a.shape
+    order, counts = by_module(a, len(runners))
+    rows = order // K
+    out = run_parts(runners, dealt(z, rows % max(rows_of(z), 1), counts), counts)
+    shares = None if weights is None else weights.flatten().index_select(0, order)
+
+    def add(t):
+        if shares is not None: t = t * shares.to(t.dtype).view(-1, *[1] * (t.dim() - 1))
+        return t.new_zeros(R, *t.shape[1:]).index_add(0, rows, t)
+
+    return across(add, out)
 
 # %% ../../nbs/routing/03_pools.ipynb #4291d110
 def picked(
@@ -105,17 +168,21 @@ class Pool(nn.Module):
         *z, # inputs of the modules, each [N, ...]
         a: Tensor, # int [R, K], R a multiple of N; -1 is no module
         checked: bool = False, # the numbers in `a` are known to be those of modules
-    ): # [R, K, ...]
-        "Outputs of the chosen modules. Raises `ValueError` naming `a` or `path`."
+        total: bool = False, # add the outputs of a row
+        weights: Tensor | None = None, # [R, K], of a total
+    ): # [R, K, ...], or [R, ...]
+        "Outputs of the chosen modules, or their sums. Raises `ValueError` naming `a` or `path`."
         N = rows_of(z, "z")
         if not checked: a = check_routing(a, self.n_modules, device=leaves(z)[0].device)
         if a.dim() != 2 or (len(a) % N if N else len(a)):
             raise ValueError(f"a: shape {tuple(a.shape)} given; need [rows, K], with a multiple of {N} rows")
         check_choice("path", self.path, PATHS)
         path = self.best(len(a), a.shape[1], N) if self.path == "auto" else self.path
-        if path == "all": return picked(self.all(*z), a)
-        if path == "gather": return self.gather(*z, a=a)
-        return (naive if path == "naive" else grouped)(self.runners(), z, a)
+        if path == "grouped" and total: return grouped_sum(self.runners(), z, a, weights)
+        if path == "all": out = picked(self.all(*z), a)
+        elif path == "gather": out = self.gather(*z, a=a)
+        else: out = (naive if path == "naive" else grouped)(self.runners(), z, a)
+        return weighted_sum(out, weights) if total else out
 
     def gather(self, *z, a: Tensor):
         raise ValueError(f"path: 'gather' given; {type(self).__name__} has no stacked weights, only MLPPool has")

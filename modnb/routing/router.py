@@ -13,13 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from ..models.feedforward import FeedForward, draw_, generator_for
+from ..models.grouped import GroupLinear
 from ..checks import check_choice, check_count
 from .laws import Law, Subset, make_law, wide
 
 # %% auto #0
 __all__ = ['SEES', 'WHEN', 'leaves', 'across', 'rows_of', 'check_module_numbers', 'check_routing', 'lacking', 'slot_sizes',
            'all_routings', 'RoutingDistribution', 'scorer', 'flat', 'decision_axes', 'per_slot', 'counts_of',
-           'when_it_decides', 'views_of', 'viewed', 'check_task', 'read_by', 'Router']
+           'when_it_decides', 'views_of', 'learned_parts', 'viewed', 'check_task', 'read_by', 'check_scored_task',
+           'check_not_sequential', 'first_maps', 'Prototypes', 'prototype_router', 'Router']
 
 # %% ../../nbs/routing/02_router.ipynb #9f03d2ed
 def leaves(
@@ -257,6 +259,12 @@ def views_of(views, slots: int) -> tuple[Callable, ...]:
     if not all(map(callable, views)): raise ValueError(f"views: {views!r} given; need functions of what is seen")
     return views
 
+
+def learned_parts(views: Sequence[Callable]) -> nn.ModuleList | None:
+    "Those of the views that have weights."
+    learned = [v for v in dict.fromkeys(views) if isinstance(v, nn.Module)]
+    return nn.ModuleList(learned) if learned else None
+
 # %% ../../nbs/routing/02_router.ipynb #a2d399c6
 def viewed(
     view: Callable, # of a slot
@@ -291,6 +299,62 @@ def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> 
     seen = across(Tensor.detach, seen) if detach else seen
     return viewed(router.views[l], seen, router.n_inputs[l], name, router.scorers[l])
 
+# %% ../../nbs/routing/02_router.ipynb #3d61dee7
+def check_scored_task(router: Router, task: Tensor | None):
+    "Raises `ValueError` naming `task` if a router has no table for one of them."
+    tasks = [net.num_embeddings for net in router.scorers if isinstance(net, nn.Embedding)]
+    if router.sees == "task" and task is not None and tasks: check_task(task, min(tasks))
+
+
+def check_not_sequential(sees: str):
+    "Raises `ValueError` naming `when` if what a slot reads depends on the slots before it."
+    if sees != "feature": return
+    raise ValueError("when: this router decides in sequence; its distribution comes from `Composition.rollout`")
+
+# %% ../../nbs/routing/02_router.ipynb #d3534af8
+def first_maps(
+    modules, # modules of one signature, or a pool of them
+) -> Tensor: # [M, out, in]
+    "The first linear map of each module. Raises `ValueError` naming `modules` if there is none, or they differ."
+    if isinstance(modules, nn.Module):
+        stacked = [layer for layer in modules.modules() if isinstance(layer, GroupLinear)]
+        if stacked: return stacked[0].weight.detach().mT
+    each = [[part for part in m.modules() if isinstance(part, nn.Linear)] for m in getattr(modules, "members", modules)]
+    if not each or not all(each): raise ValueError("modules: one has no linear map; a router needs one of each")
+    shapes = dict.fromkeys(tuple(maps[0].weight.shape) for maps in each)
+    if len(shapes) > 1: raise ValueError(f"modules: first linear maps of shapes {list(shapes)}; they must be alike")
+    return torch.stack([maps[0].weight.detach() for maps in each])
+
+# %% ../../nbs/routing/02_router.ipynb #e7a46711
+class Prototypes(nn.Module):
+    "Scores by the size of what is seen along a direction of each module."
+    def __init__(self,
+        directions: Tensor, # [M, n]
+        temperature: float = 1.0, # that scores are divided by
+    ):
+        super().__init__()
+        self.directions = nn.Parameter(directions.clone())
+        self.temperature = temperature
+
+    def forward(self, z: Tensor) -> Tensor: # [..., n] -> [..., M]
+        return (z @ self.directions.mT).abs() / self.temperature
+
+
+def prototype_router(
+    kind: type[Router],
+    modules, # as `first_maps`
+    k: int, # modules in parallel
+    temperature: float = 1.0, # of the scores
+    **options, # of `Router`
+) -> Router:
+    "A router of one slot from the top right singular vectors of first linear maps."
+    maps = first_maps(modules)
+    law = "independent" if k == 1 else "plackett_luce"
+    router = kind(len(maps), k=k, law=law, n_inputs=maps.shape[-1], **{"sees": "feature", **options})
+    directions = torch.linalg.svd(wide(maps), full_matrices=False).Vh[:, 0]
+    router.scorers[0] = Prototypes(directions.to(maps.dtype), temperature)
+    return router
+
 # %% ../../nbs/routing/02_router.ipynb #e3bf5a51
 class Router(nn.Module):
     "Scores of modules for every slot, and the distribution over routings that they make."
@@ -320,8 +384,7 @@ class Router(nn.Module):
         self.when = when_it_decides(sees, when)
         self.detach = detach
         self.views = views_of(views, self.slots)
-        learned = nn.ModuleList(v for v in dict.fromkeys(self.views) if isinstance(v, nn.Module))
-        if learned: self.learned_views = learned # trained, moved and saved with the router
+        self.learned_views = learned_parts(self.views) # trained, moved and saved with the router
         counts = counts_of(sees, n_inputs, tasks, self.slots)
         generator = generator_for(seed)
         self.n_inputs = counts if sees in ("input", "feature") else (None,) * self.slots
@@ -340,9 +403,12 @@ class Router(nn.Module):
         scores = wide(self.scorers[l](seen)).unflatten(-1, self.law.shape)
         return scores if len(set(self.sizes)) == 1 else scores.masked_fill(self.lacks[l], -math.inf)
 
-    def check_task(self, task: Tensor | None): # raises `ValueError` naming `task`
-        tasks = [net.num_embeddings for net in self.scorers if isinstance(net, nn.Embedding)]
-        if self.sees == "task" and task is not None and tasks: check_task(task, min(tasks))
+    @classmethod
+    def from_modules(cls, modules, k: int = 1, **options) -> Router: # as `prototype_router`
+        "Router of one slot that is read off trained modules, as in Arrow. Raises `ValueError` naming `modules`."
+        return prototype_router(cls, modules, k, **options)
+
+    def check_task(self, task: Tensor | None): check_scored_task(self, task) # raises `ValueError` naming `task`
 
     def forward(self, x: Tensor, task: Tensor | None = None) -> RoutingDistribution: # [B, ...], int [B]
         "The distribution, if the router decides upfront. Raises `ValueError` naming `when` if it does not."
@@ -351,8 +417,7 @@ class Router(nn.Module):
 
     def scores(self, x: Tensor, task: Tensor | None = None, detach: bool | None = None) -> Tensor: # [B, L, *law.shape]
         "Scores of all slots. Raises `ValueError` naming `when` if the router sees what the modules make."
-        if self.sees == "feature":
-            raise ValueError("when: this router decides in sequence; its distribution comes from `Composition.rollout`")
+        check_not_sequential(self.sees)
         each = [self.score(l, x, task, detach=detach) for l in range(self.slots)]
         return torch.stack([s.expand(rows_of(x), *self.law.shape) for s in each], 1)
 
