@@ -17,8 +17,10 @@ from .estimators import ESTIMATORS, REWARDS, RoutingEstimator
 from .laws import Independent
 from .router import Router
 
+AGENTS = ("q_learning", "wpl") # estimators of this module
+
 # %% auto #0
-__all__ = ['task_tables', 'table_means', 'Agents', 'QLearning', 'on_simplex', 'weighted', 'WeightedPolicyLearner']
+__all__ = ['AGENTS', 'task_tables', 'table_means', 'Agents', 'QLearning', 'on_simplex', 'weighted', 'WeightedPolicyLearner']
 
 # %% ../../nbs/routing/24_tabular.ipynb #cell-6
 def task_tables(view: Any) -> list[nn.Parameter]: # of each slot [T, M]
