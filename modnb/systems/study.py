@@ -60,7 +60,7 @@ class Model:
     estimator: str | None = None # of the routing; None: the network is trained as a whole
     options: Mapping[str, Any] = field(default_factory=dict) # of the estimator
     view: Callable[[Any, Any, int], View] = rollout_view # network, head, seed -> its candidates
-    lr: float | None = None # None: as the run's settings say
+    lr: float | Callable[[int], float] | None = None # rate, or updates done -> rate; None: as the settings say
     longer: int = 1 # times the updates that the run's settings say
 
     def __post_init__(self): check_choice("role", self.role, ROLES)
