@@ -219,8 +219,8 @@ def fit_network(
 @torch.no_grad()
 def accuracies(
     task: Any, # with `accuracies`
-    net: Callable[[Tensor], Tensor],
-    data: tuple[Tensor, Tensor], # inputs, targets
+    net: Callable[[Tensor], Tensor], # inputs -> outputs
+    data: tuple[Tensor, Tensor], # inputs [N, ...], targets [N, ...]
 ) -> dict[str, float]: # function, or "all" -> share solved
     "Accuracy of a network on all problems and on each function."
     return task.accuracies(net(data[0]), *data)

@@ -129,7 +129,7 @@ class Claim:
     paper: str # what the paper says
     measure: str # what is measured
     bound: str # such as ">= 0.9"
-    values: Sequence[float] # one per seed
+    values: Sequence[float] | np.ndarray | pd.Series # one per seed
     how: str = "worst" # what keeps to the bound: the worst seed, the mean, its 95 % interval, or the share of seeds
     needs: tuple[str, ...] = () # rows that must be trained
 

@@ -339,7 +339,12 @@ def checked_mask(mask: Tensor | None, law: Law, axes: tuple[int, ...], n_modules
     return mask
 
 # %% ../../nbs/routing/04_layer.ipynb #x1-250142
-def routed(layer: ModularLayer, z: tuple, sees: Any = None, mask: Tensor | None = None):
+def routed(
+    layer: ModularLayer,
+    z: tuple,
+    sees: Any = None, # what a router of features sees; None: z
+    mask: Tensor | None = None, # bool [N, *law.shape]; False: a module that cannot be chosen
+):
     "The layer's output for what its tape decides; alone, `layer.last` keeps it. Raises `ValueError` naming `combine`."
     seen = z if sees is None else (sees,)
     tape = tape_alone(layer, seen) if layer.tape is None else layer.tape

@@ -276,7 +276,7 @@ class Params:
     __dataclass_fields__: typing.ClassVar[dict[str, Any]]
     preset: typing.ClassVar[str | None] = None # that `make` was given; it is recorded with a run, and no parameter
 
-    def __init_subclass__(cls, **rest):
+    def __init_subclass__(cls, **rest: Any) -> None:
         super().__init_subclass__(**rest)
         checked(cls)
 

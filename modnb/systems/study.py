@@ -68,10 +68,12 @@ class Model:
 
 class SystemTask(Protocol):
     "What a system is trained on and judged by, for one seed."
-    head: Head | str # log p(y | output)
-    data: Batches # `data[i]` and `data.apart(i)` are minibatches; with `index` if rows remember routings
-    examples: int # rows of the data set that `index` counts
-
+    @property
+    def head(self) -> Head | str: "log p(y | output)."
+    @property
+    def data(self) -> Batches: "`data[i]` and `data.apart(i)` are minibatches; with `index` if rows remember routings."
+    @property
+    def examples(self) -> int: "Rows of the data set that `index` counts."
     def measure(self, net: Any, model: Model) -> dict[tuple[str, str], float]: "(split, metric) -> number."
 
 # %% ../../nbs/systems/06_study.ipynb #cell-12
