@@ -20,6 +20,7 @@ from .composition import Composition, modular_layers
 from .estimators import RoutingEstimator
 from .router import across, leaves
 from ..training.fit import check_updates, make_optimizer, rate_at, set_rate
+from ..training.groups import clip_each
 from ..training.loop import Loop
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['permutation', 'check_examples', 'Minibatches', 'SeededNet', 'Batches', 'OneSeed', 'without_seeds', 'OneSeedBatches',
-           'as_stack', 'CollapseWarning', 'CollapseWatch', 'listed', 'tensors_of', 'RoutedLearner', 'medians',
-           'about_learner', 'RoutedLoop', 'train']
+           'as_stack', 'CollapseWarning', 'CollapseWatch', 'listed', 'check_stacked', 'clip_seeds', 'tensors_of',
+           'RoutedLearner', 'medians', 'about_learner', 'RoutedLoop', 'train']
 
 # %% ../../nbs/routing/19_training.ipynb #905b7b23
 def permutation(seed: int, name: str, n: int) -> Tensor: # int64 [n]
@@ -197,6 +198,18 @@ def listed(values) -> list: # [R], or one number
     return list(values) if isinstance(values, Sequence) else [values]
 
 
+def check_stacked(params: Sequence[Tensor], seeds: int) -> None:
+    "Raises `ValueError` naming `clip` unless the gradients of different seeds can be told apart."
+    if seeds > 1 and any(p.shape[:1] != (seeds,) for p in params):
+        raise ValueError("clip: given for several seeds whose parameters are not stacked; train them one at a time")
+
+
+def clip_seeds(params: Sequence[Tensor], seeds: int, bound: float) -> None: # [R, ...] each, if there are several
+    "Bound the norm of each seed's gradient."
+    gradients = [p.grad for p in params if p.grad is not None]
+    clip_each(gradients if seeds > 1 else [g.unsqueeze(0) for g in gradients], bound)
+
+
 def tensors_of(net: SeededNet) -> list[Tensor]:
     "Parameters and buffers."
     buffers: Callable[[], list[Tensor]] = getattr(net, "buffers", list)
@@ -210,24 +223,38 @@ class RoutedLearner:
         estimator: RoutingEstimator,
         lr=1e-2, # rate, or function from updates done to the rate
         optimizer="adam", # as in `fit`
+        clip: float | None = None, # bound on the norm of each seed's gradient; None: no bound
+        autocast: torch.dtype | None = None, # torch.bfloat16: compute in it where PyTorch thinks it safe
     ):
-        check_updates(lr, None, 1, None)
+        check_updates(lr, clip, 1, autocast)
         self.net = net
         self.estimator = estimator
         self.lr = lr
+        self.clip = clip
+        self.autocast = autocast
         self.params = [*net.parameters(), *estimator.parameters()]
+        if clip is not None: check_stacked(self.params, len(net.seeds))
         self.optimizer = make_optimizer(self.params, optimizer, lr)
         self.step = 0
 
-    @torch.enable_grad()
-    def update(self, batch: Batch, more: Callable[[], Batch]) -> None: # more: another batch, for estimators that search
-        "One step of the optimizer. Raises `FloatingPointError` naming seeds, before it, if the loss is not finite."
-        self.optimizer.zero_grad()
-        loss, metrics = self.estimator.step(batch, more)
-        loss.backward()
+    def loss_of(self, batch: Batch, more: Callable[[], Batch]) -> Tensor:
+        "The loss of one batch. Raises `FloatingPointError` naming seeds if it is not finite."
+        with torch.autocast(self.params[0].device.type, self.autocast, enabled=self.autocast is not None):
+            loss, metrics = self.estimator.step(batch, more)
         if not math.isfinite(float(loss.detach())):
             bad = [s for s, v in zip(self.net.seeds, listed(metrics["objective"])) if not math.isfinite(v)]
             raise FloatingPointError(f"the loss is not finite at step {self.step + 1}, seeds {bad}")
+        return loss
+
+    @torch.enable_grad()
+    def update(self,
+        *batches: Batch,
+        more: Callable[[], Batch], # another batch, for estimators that search
+    ) -> None:
+        "One step of the optimizer, on the mean gradient of the batches; none if a loss is not finite, as in `loss_of`."
+        self.optimizer.zero_grad()
+        for batch in batches: (self.loss_of(batch, more) / len(batches)).backward()
+        if self.clip is not None: clip_seeds(self.params, len(self.net.seeds), self.clip)
         set_rate(self.optimizer, self.lr, self.step)
         self.optimizer.step()
         self.step += 1
@@ -264,20 +291,23 @@ def about_learner(learner: RoutedLearner, steps: int) -> dict:
 class RoutedLoop(Loop):
     "The training of a routed network, all seeds together."
     def __init__(self, net: SeededNet | nn.Module, estimator: RoutingEstimator, data: Batches, steps: int, lr=1e-2,
-                 optimizer="adam", evaluate: Callable[[int], dict] | None = None, **options) -> None: # of `Loop`
+                 optimizer="adam", evaluate: Callable[[int], dict] | None = None, clip: float | None = None,
+                 accumulate: int = 1, autocast: torch.dtype | None = None, **options) -> None: # of `Loop`
         super().__init__(steps, **options)
+        check_count("accumulate", accumulate)
         self.net, self.data = as_stack(net, data)
-        self.learner = RoutedLearner(self.net, estimator, lr, optimizer)
+        self.learner = RoutedLearner(self.net, estimator, lr, optimizer, clip, autocast)
+        self.accumulate = int(accumulate)
         self.watch = CollapseWatch(self.net, self.stage)
         self.measures = evaluate
         self.device = self.learner.params[0].device
         self.closed = -1 # so that step 0 is evaluated
         self.reason = ""
 
-    def batch(self, i: int) -> Batch: return self.data[i]
+    def batch(self, i: int) -> list[Batch]: return [self.data[i * self.accumulate + j] for j in range(self.accumulate)]
 
-    def step(self, i: int, batch: Batch) -> dict:
-        self.learner.update(batch, lambda: self.data.apart(i))
+    def step(self, i: int, batch: list[Batch]) -> dict:
+        self.learner.update(*batch, more=lambda: self.data.apart(i))
         return {}
 
     def evaluate(self) -> dict[str, list]:
@@ -291,7 +321,9 @@ class RoutedLoop(Loop):
             if self.stop is not None and self.stop(medians(found)): self.reason = "stop"
         if self.done == self.steps and not self.reason: self.reason = "steps"
 
-    def about(self) -> dict: return super().about() | about_learner(self.learner, self.steps)
+    def about(self) -> dict:
+        updates = {"clip": self.learner.clip, "accumulate": self.accumulate, "autocast": str(self.learner.autocast)}
+        return super().about() | about_learner(self.learner, self.steps) | updates
     def check(self) -> None: self.learner.check()
     def last(self) -> dict: return {}
     def state(self) -> dict: return self.learner.state_dict() | {"watch": self.watch.state_dict()}
@@ -317,13 +349,16 @@ def train(
     messages: list[str] | None = None, # texts of the warnings are added to it
     *,
     optimizer="adam", # name of an optimizer of torch.optim in lower case, or callable(params) -> Optimizer
+    clip: float | None = None, # bound on the norm of each seed's gradient; None: no bound
+    accumulate: int = 1, # batches of an update; their gradients are averaged
+    autocast: torch.dtype | None = None, # torch.bfloat16: compute in it where PyTorch thinks it safe
     stop: Callable | None = None, # medians over seeds of an evaluation -> bool; True ends the run
     resume: bool = True, # False: replace a checkpoint that is there
 ) -> pd.DataFrame: # step, metric, seed, value
     "Train all seeds together. Raises `FloatingPointError` naming the seeds whose loss is not finite."
     import pandas as pd
-    loop = RoutedLoop(net, estimator, data, steps, lr, optimizer, evaluate,
-                      every=every, callbacks=callbacks, stop=stop, stage=name)
+    loop = RoutedLoop(net, estimator, data, steps, lr, optimizer, evaluate, clip, accumulate, autocast, every=every,
+                      callbacks=callbacks, stop=stop, stage=name)
     loop.run(checkpoint, every, resume)
     if messages is not None: messages += loop.watch.messages
     return pd.DataFrame(loop.rows, columns=["step", "metric", "seed", "value"])

@@ -83,7 +83,7 @@ class Side:
     def update(self, data: Minibatches):
         "One step."
         i = self.training.step
-        self.training.update(data[i], lambda: data.apart(i))
+        self.training.update(data[i], more=lambda: data.apart(i))
 
     def measure(self, step: int) -> dict[str, float]: # metric/seed -> value
         "Measure, and keep the parameters."
