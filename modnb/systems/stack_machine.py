@@ -83,9 +83,15 @@ class And(nn.Module):
 
 class Answer(nn.Module):
     "Is there any? Two logits, then zeros."
-    def __init__(self):
+    def __init__(self,
+        bright: bool = True, # begins with yes where the largest value is high; False: at random, as published
+    ):
         super().__init__()
         self.out = nn.Linear(3, 2)
+        if not bright: return
+        with torch.no_grad():
+            self.out.weight.copy_(torch.tensor([[0.0, 0.0, -1.0], [0.0, 0.0, 1.0]]))
+            self.out.bias.zero_()
 
     def forward(self, image: Tensor, word: Tensor, top: Tensor, below: Tensor) -> Tensor: # [N, m, 9]
         about = torch.stack([top.amin(-1), top.mean(-1), top.amax(-1)], -1)
@@ -244,6 +250,7 @@ class StackMachine(nn.Module):
         slots: int = SLOTS, # L
         masked: bool = True, # invalid layouts cannot be drawn; False: they have log p = -FINE
         given: bool = False, # each module reads the given word; False: what the writer attends to
+        bright: bool = True, # of `Answer`
         side: int = 8, # pixels of a cell
         router: Router | None = None, # None: one that sees the writer
     ):
@@ -251,7 +258,7 @@ class StackMachine(nn.Module):
         check_count("slots", slots)
         self.look = Look(side, width)
         self.writer = Writer(width, words)
-        modules = [Find(width, words, width), Transform(words, width), And(), Answer(), Stop()]
+        modules = [Find(width, words, width), Transform(words, width), And(), Answer(bright), Stop()]
         self.layer = ModularLayer(modules, router or Router(5, sees="feature", n_inputs=2 * width))
         self.slots = slots
         self.masked = masked
