@@ -28,7 +28,7 @@ from nbdev.quarto import refresh_quarto_yml
 from nbdev.showdoc import show_doc
 
 SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
-            "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing"],
+            "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
             "Reference": ["masks", "routing", "systems", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
 STYLES = """
