@@ -91,15 +91,17 @@ def sprites(
     seed: int, # of everything
     kinds: int = 8, # shapes that are used, the first of `SHAPES`
     sizes: Sequence[int] = (1, 2), # pixels a cell, 1 or 2
+    turns: int = 8, # 1: upright; 4: quarter turns; 8: also mirrored
     hues: tuple[float, float] = (0.0, 2 / 3), # from, to
 ) -> Scenes:
-    "Images of three sprites. Raises `ValueError` naming `n`, `kinds` or `sizes`."
+    "Images of three sprites. Raises `ValueError` naming `n`, `kinds`, `sizes` or `turns`."
     check_count("n", n)
+    if turns not in (1, 4, 8): raise ValueError(f"turns: {turns} given; need 1, 4 or 8")
     if not 2 <= kinds <= len(SHAPES): raise ValueError(f"kinds: {kinds} given; need 2 to {len(SHAPES)}")
     if not sizes or not set(sizes) <= {1, 2}: raise ValueError(f"sizes: {tuple(sizes)} given; need 1, 2 or both")
     g = torch.Generator().manual_seed(30_000 + seed)
     kind, label = draw_kinds(n, kinds, g)
-    turn = torch.randint(8, (n, 4), generator=g)
+    turn = torch.randint(turns, (n, 4), generator=g)
     size = torch.tensor(list(sizes))[torch.randint(len(sizes), (n, 4), generator=g)]
     shape = torch.stack([bank(1), bank(2)])[size - 1, kind.clamp(min=0), turn].flatten(0, 1) # [4 n, CELL, CELL]
     ends = [CELL - 1 - (shape.any(axis) * torch.arange(CELL)).amax(-1) for axis in (-1, -2)] # room below, right
