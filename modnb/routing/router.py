@@ -301,7 +301,7 @@ def read_by(router: Router, l: int, x, task: Tensor | None, z, detach: bool) -> 
 
 # %% ../../nbs/routing/02_router.ipynb #3d61dee7
 def check_scored_task(router: Router, task: Tensor | None):
-    "Raises `ValueError` naming `task` if a router has no table for one of them."
+    "Raises `ValueError` naming `task`, int [B], if a router has no scores for one of them."
     tasks = [net.num_embeddings for net in router.scorers if isinstance(net, nn.Embedding)]
     if router.sees == "task" and task is not None and tasks: check_task(task, min(tasks))
 

@@ -198,8 +198,8 @@ def listed(values) -> list: # [R], or one number
     return list(values) if isinstance(values, Sequence) else [values]
 
 
-def check_stacked(params: Sequence[Tensor], seeds: int) -> None:
-    "Raises `ValueError` naming `clip` unless the gradients of different seeds can be told apart."
+def check_stacked(params: Sequence[Tensor], seeds: int) -> None: # [R, ...] each
+    "Raises `ValueError` naming `clip` unless parameters [R, ...] tell the gradients of seeds apart."
     if seeds > 1 and any(p.shape[:1] != (seeds,) for p in params):
         raise ValueError("clip: given for several seeds whose parameters are not stacked; train them one at a time")
 

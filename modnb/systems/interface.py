@@ -78,8 +78,14 @@ def pair_ids(
     return torch.cat([nn.functional.one_hot(task, tasks), nn.functional.one_hot(robot, robots)], -1).float()
 
 
-def task_of(x, tasks: int) -> Tensor: return x[2][..., :tasks] # x: inputs of `Interface`; one-hot [N, tasks]
-def robot_of(x, tasks: int) -> Tensor: return x[2][..., tasks:] # one-hot [N, robots]
+def task_of(x, tasks: int) -> Tensor: # [N, tasks]
+    "The task of inputs of `Interface`, one-hot."
+    return x[2][..., :tasks]
+
+
+def robot_of(x, tasks: int) -> Tensor: # [N, robots]
+    "The robot of inputs of `Interface`, one-hot."
+    return x[2][..., tasks:]
 
 
 def pair_of(x, tasks: int) -> Tensor: # [N, robots * tasks]

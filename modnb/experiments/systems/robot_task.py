@@ -119,7 +119,7 @@ def by_pair(hits: Tensor) -> Tensor: # bool [16 E] -> [16]
 
 
 def wrong_color(lengths: Tensor) -> Callable[[Scene], Tensor]:
-    "The expert, for the next task."
+    "The expert for links [robots, links], which pursues the next task."
     act = expert_policy(lengths)
     return lambda scene: act(scene._replace(task=(scene.task + 1) % TASKS))
 
@@ -193,7 +193,9 @@ def missed(frame) -> list[str]:
     return untrained(frame, "success", SEEN, GATE)
 
 
-def held(frame, row: str): return scores(frame, "success", HELD, row) # Series by seed
+def held(frame, row: str): # Series by seed
+    "Held-out success."
+    return scores(frame, "success", HELD, row)
 
 
 def narrow_claims(frame) -> list[Claim]:

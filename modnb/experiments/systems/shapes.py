@@ -107,7 +107,9 @@ class OneNetwork(nn.Module):
         return self.answer(torch.cat([seen, asked], -1)).log_softmax(-1)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-9
-def n_parameters(net: nn.Module) -> int: return sum(p.numel() for p in net.parameters())
+def n_parameters(net: nn.Module) -> int:
+    "Size of a network."
+    return sum(p.numel() for p in net.parameters())
 
 
 def one_network(seed: int, width: int, words: int, missing: str | None = None) -> OneNetwork:
@@ -169,6 +171,7 @@ class Written(Rollouts):
 
 
 class WrittenView(RolloutView):
+    "From a minibatch to layouts that a machine writes."
     def __call__(self, batch: Batch) -> Written: return Written(self, batch)
 
 
@@ -178,6 +181,7 @@ def question_view(net: Any, head: Any, seed: int) -> RolloutView:
 
 
 def random_view(net: Any, head: Any, seed: int) -> RolloutView:
+    "Candidates that are drawn at random."
     return RandomView(net, head, Noise(1000 + seed, next(net.parameters()).device), detach=False)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-17
@@ -298,7 +302,9 @@ def kept(name: str, seed: int, first: int, net: Any, model: Model, data: dict[st
 
 
 @cache
-def data_of(seed: int, images: int, tests: int) -> dict[str, Asked]: return shapes_data(seed, images, tests)
+def data_of(seed: int, images: int, tests: int) -> dict[str, Asked]:
+    "The data of a seed, made once."
+    return shapes_data(seed, images, tests)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-25
 def run(params: Params, log: Log) -> Result:
@@ -327,7 +333,9 @@ def headline(frame: pd.DataFrame) -> dict[str, float]: # name -> number
             for row in dict.fromkeys(frame.function) for split in (UNSEEN, DEEP)}
 
 
-def has(frame: pd.DataFrame, *rows: str) -> bool: return set(rows) <= set(frame.function)
+def has(frame: pd.DataFrame, *rows: str) -> bool:
+    "Whether all these rows were run."
+    return set(rows) <= set(frame.function)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-29
 def structure_claims(frame: pd.DataFrame) -> list[Claim]:
@@ -344,7 +352,8 @@ def structure_claims(frame: pd.DataFrame) -> list[Claim]:
                            "share", (GIVEN,)))
     if has(frame, PUBLISHED):
         found.append(Claim("from a random start some seeds do not learn", "released code: 2 of 5 runs learn (issue 7)",
-                           "seeds with accuracy >= 0.9 in training", "<= 0.6", share(PUBLISHED, TRAINING, 0.9), "share"))
+                           "seeds with accuracy >= 0.9 in training", "<= 0.6",
+                           share(PUBLISHED, TRAINING, 0.9), "share"))
     if has(frame, ONE):
         found.append(Claim("one network does not answer deeper queries", "CNN + LSTM: 65.3 %, majority 63.0 %",
                            "accuracy on two relations", "<= 0.75", scores(frame, "accuracy", DEEP, ONE).tolist(),
@@ -414,7 +423,7 @@ def word_read(attention: Tensor, question: Tensor) -> str: # [T], int [T]
 
 
 def draw_question(tensors: dict[str, Tensor], row: str, q: int, m: int, axes: Any):
-    "The maps of one question, module by module, over its picture."
+    "The maps of one question, module by module, over its picture; tensors [questions, ...] of a result."
     def of(key): return tensors[f"{row}/{key}"][q]
     question = of("question")
     picture = of("images")[m]

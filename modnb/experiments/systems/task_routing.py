@@ -179,7 +179,7 @@ def table_of(net: nn.Module) -> Tensor: # int [T, 2]
 def options(net: nn.Module, every: bool = True) -> Tensor: # int [A, 2]
     "Routings that a new task may take: every combination, or those of the known tasks."
     known = table_of(net).unique(dim=0)
-    sizes = (net if isinstance(net, Composition) else net.net).sizes
+    sizes = getattr(net if isinstance(net, Composition) else net.net, "sizes")
     return PAIRS.to(known.device) if every and sizes == (C, C) else known
 
 
@@ -208,7 +208,8 @@ def few_scores(net: Any, task: TaskRouting) -> dict[tuple[str, str], float]:
     found = {}
     for metric, every in (("explained", True), ("nearest", False)):
         def of(x): return as_each(net, x) if isinstance(net, OneNetwork) else outputs(net, x, options(net, every))
-        few, later = of(task.few[0]), of(task.later[0])
+        few = of(task.few[0])
+        later = of(task.later[0])
         for k in SHOTS: found[held(k), metric] = best_of(few[:, :, :k], later, task.later[1], task.few[1][:, :k])
     return found
 
@@ -265,7 +266,7 @@ class FromScratch:
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-23
 def negative_error(ll: Tensor, n: int, sigma: float) -> Tensor:
-    "The log-likelihood of n numbers as minus their mean squared error."
+    "The log-likelihood [...] of n numbers as minus their mean squared error."
     return (ll / n + math.log(sigma * math.sqrt(2 * math.pi))) * 2 * sigma**2
 
 
@@ -309,7 +310,8 @@ def models(params: Params) -> dict[str, Model]:
     q_learning, wpl = AGENTS
     agents = {"Q-learning": (q_learning, drawn | {"reward": reward}),
               "WPL": (wpl, drawn | {"reward": reward, "rate": 0.1})}
-    learned = {"exact marginal": ("exact_marginal", {}), "EM by task": ("kirsch_em", drawn | {"epsilon": 0.2}),
+    learned: dict[str, tuple[str, dict]] = {
+               "exact marginal": ("exact_marginal", {}), "EM by task": ("kirsch_em", drawn | {"epsilon": 0.2}),
                "REINFORCE": ("reinforce", drawn), **agents}
     views = {"EM by task": sharp_view} # others: as `Model` says
     rows = {name: Model("learned", build, estimator, options, views.get(name, rollout_view), falling)
@@ -340,7 +342,9 @@ def missed(frame) -> list[str]:
     return untrained(frame, "explained", TRAIN, GATE)
 
 
-def seen(frame, row: str): return scores(frame, "explained", SEEN, row) # Series by seed
+def seen(frame, row: str): # Series by seed
+    "What a row explains of the seen tasks."
+    return scores(frame, "explained", SEEN, row)
 
 
 def few(frame, row: str, metric: str = "explained"): # Series by seed
@@ -380,7 +384,8 @@ def claims(frame): # DataFrame of `judge_claims`
     there = set(frame.function)
     listed = [c for row in LEARNED if {row, "given"} <= there for c in reach_claims(frame, row)]
     if {"exact marginal", *OTHERS} <= there: listed += sharing_claims(frame, "exact marginal")
-    listed += [c for row in ("given", "exact marginal") if {row, "new network"} <= there for c in few_claims(frame, row)]
+    for row in ("given", "exact marginal"):
+        if {row, "new network"} <= there: listed += few_claims(frame, row)
     return judge_claims(listed, missed(frame))
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-36
@@ -389,7 +394,8 @@ def collapse_text(frame) -> str:
     texts = []
     for row in [r for r in REWARDED if r in set(frame.function)]:
         dead, even = (scores(frame, metric, SEEN, row).mean() for metric in ("dead", "H_b"))
-        texts.append(f"{row} explains {seen(frame, row).mean():.2f} with {dead:.1f} of {2 * C} modules dead and H_b {even:.2f}")
+        used = f"with {dead:.1f} of {2 * C} modules dead and H_b {even:.2f}"
+        texts.append(f"{row} explains {seen(frame, row).mean():.2f} {used}")
     return f" {'; '.join(texts)} (even use has H_b {math.log(C):.2f})." if texts else ""
 
 
@@ -411,7 +417,7 @@ def headline(frame) -> dict[str, float]: # name -> number
     "What each row explains of seen tasks, and of held-out ones."
     final = part(frame, "final", "explained")
     found = final[final.layer.isin([SEEN, held(8)])].groupby(["function", "layer"], sort=False).value.mean()
-    return {f"{row}, {split}": float(v) for (row, split), v in found.items()} # type: ignore[misc]
+    return {f"{row}, {split}": float(v) for (row, split), v in found.to_dict().items()} # type: ignore[misc,has-type]
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-40
 def show_tables(tensors, rows: list[str], seeds: list[int]):
