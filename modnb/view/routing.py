@@ -12,7 +12,7 @@ import numpy as np
 
 from ..metrics.claims import part
 from ..metrics.routed import on_set
-from .plots import grouped_bars
+from .plots import PALETTE, grouped_bars
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,9 @@ def split_bars(
     wanted = list(dict.fromkeys(final.layer)) if splits is None else list(splits)
     final = pd.concat([final[final.layer == split] for split in wanted])
     named = {row: f"{row}\n(not trained)" if row in missed else row for row in dict.fromkeys(final.function)}
-    ax = grouped_bars(final.assign(function=final.function.map(named)), "function", "layer", ax=ax, limits=(0, 1))
+    colors = dict(zip(wanted, PALETTE)) # by place, so that what was trained on has one color in all systems
+    final = final.assign(function=final.function.map(named))
+    ax = grouped_bars(final, "function", "layer", ax=ax, colors=colors, limits=(0, 1))
     ax.set(ylabel=metric, ylim=(0, 1.02))
     return ax
 
