@@ -116,9 +116,10 @@ def top_k(
 ) -> tuple[Tensor, Tensor]: # modules [..., K], weights [..., K]
     "The K largest scores and their weights. Raises `ValueError` naming `how` if modules have no score of their own."
     check_scores("top-k", law)
-    best = (scores.squeeze(-2) / temperature).topk(law.k)
+    scores = scores.squeeze(-2) if temperature == 1 else scores.squeeze(-2) / temperature
+    best = scores.topk(law.k)
     if law.k > 1: return best.indices, best.values.softmax(-1)
-    return best.indices, take((scores / temperature).softmax(-1), best.indices)
+    return best.indices, take(scores.softmax(-1).unsqueeze(-2), best.indices)
 
 # %% ../../nbs/routing/04_layer.ipynb #0e73e5bc
 def one_score_each(law: Law) -> bool:

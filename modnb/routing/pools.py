@@ -15,8 +15,9 @@ from ..models.grouped import GroupLinear, initialize
 from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0
-__all__ = ['PATHS', 'START', 'together', 'dealt', 'run_parts', 'by_module', 'grouped', 'weighted_sum', 'grouped_sum', 'picked',
-           'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'layer_weights', 'MLPPool', 'cheapest']
+__all__ = ['PATHS', 'START', 'together', 'dealt', 'run_parts', 'by_module', 'rows_at', 'inputs_at', 'grouped', 'weighted_sum',
+           'grouped_sum', 'picked', 'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'layer_weights',
+           'MLPPool', 'cheapest']
 
 # %% ../../nbs/routing/03_pools.ipynb #b62b0cdc
 def together(
@@ -67,6 +68,16 @@ def by_module(
     none, *counts = torch.bincount(a.flatten() + 1, minlength=n_modules + 1).tolist()
     return order[none:], counts
 
+
+def rows_at(order: Tensor, R: int, K: int) -> Tensor: # places in a flat routing [R, K] -> rows of the routing
+    "`order // K`, without a slow division of integers."
+    return torch.arange(R, device=order.device).unsqueeze(1).expand(R, K).flatten().index_select(0, order)
+
+
+def inputs_at(rows: Tensor, R: int, N: int) -> Tensor: # rows of a routing [R, K] -> rows of what N of them read
+    "`rows % N`: several routings of the same rows come one after the other."
+    return rows if R == N else rows % max(N, 1)
+
 # %% ../../nbs/routing/03_pools.ipynb #9c2e7480
 def grouped(
     runners: list[Callable], # M functions of rows
@@ -76,7 +87,7 @@ def grouped(
     "Each module once, on the rows that chose it."
     R, K = a.shape
     order, counts = by_module(a, len(runners))
-    out = run_parts(runners, dealt(z, (order // K) % max(rows_of(z), 1), counts), counts)
+    out = run_parts(runners, dealt(z, inputs_at(rows_at(order, R, K), R, rows_of(z)), counts), counts)
 
     def place(t): return t.new_zeros(R * K, *t.shape[1:]).index_copy(0, order, t).unflatten(0, (R, K))
 
@@ -104,8 +115,8 @@ def grouped_sum(
     if a.is_cuda: return weighted_sum(grouped(runners, z, a), weights)
     R, K = a.shape
     order, counts = by_module(a, len(runners))
-    rows = order // K
-    out = run_parts(runners, dealt(z, rows % max(rows_of(z), 1), counts), counts)
+    rows = rows_at(order, R, K)
+    out = run_parts(runners, dealt(z, inputs_at(rows, R, rows_of(z)), counts), counts)
     shares = None if weights is None else weights.flatten().index_select(0, order)
 
     def add(t):

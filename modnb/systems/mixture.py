@@ -26,21 +26,38 @@ from ..routing.relaxed import importance_loss, load, variation
 from ..routing.router import Router
 
 # %% auto #0
-__all__ = ['RULES', 'Gates', 'shares_of', 'token_gates', 'gates_of', 'given_gates', 'MixtureLayer', 'expert_usage', 'TokenBlock',
-           'TokenOutput', 'TokenTransformer', 'TokenHead', 'routed_by_experts']
+__all__ = ['RULES', 'shares_of', 'Gates', 'token_gates', 'gates_of', 'MixtureLayer', 'expert_usage', 'TokenBlock', 'TokenOutput',
+           'TokenTransformer', 'TokenHead', 'routed_by_experts']
 
 # %% ../../nbs/systems/10_mixture.ipynb #cell-6
+def shares_of(a: Tensor, weights: Tensor, experts: int) -> Tensor: # int [N, K], [N, K] -> [N, M]
+    "Weights by expert; -1 is no expert."
+    return (hot(a, experts) * weights.unsqueeze(-1)).sum(-2)
+
+
 class Gates(NamedTuple):
     "What a layer decides for N tokens."
     a: Tensor | None # int [N, K] experts, -1 for none; None: all of them
     weights: Tensor # [N, K], or [N, M] of all experts
-    shares: Tensor # [N, M] weights by expert, 0 where one is not used
-    imbalance: Tensor # scalar: variation of importance and of load
+    experts: int # M
+    clean: Tensor | None = None # [N, M] scores, where tokens choose
+    noisy: Tensor | None = None # [N, M], if there is noise
+    std: Tensor | None = None # [N, M] of the noise
 
+    @property
+    def shares(self) -> Tensor: # [N, M], 0 where an expert is not used
+        return self.weights if self.a is None else shares_of(self.a, self.weights, self.experts)
 
-def shares_of(a: Tensor, weights: Tensor, experts: int) -> Tensor: # int [N, K], [N, K] -> [N, M]
-    "Weights by expert."
-    return (hot(a, experts) * weights.unsqueeze(-1)).sum(-2)
+    @property
+    def load(self) -> Tensor: # [M] tokens that each expert gets, expected if there is noise
+        if self.a is None or self.clean is None or self.noisy is None: return (self.shares > 0).to(self.weights.dtype).sum(0)
+        return load(self.clean, self.noisy, self.std, self.a.shape[-1])
+
+    @property
+    def imbalance(self) -> Tensor: # scalar, 0 at balance
+        "Variation of importance and, where tokens choose, of load."
+        importance = importance_loss(self.shares)
+        return importance if self.clean is None else importance + variation(self.load)
 
 # %% ../../nbs/systems/10_mixture.ipynb #cell-8
 def token_gates(
@@ -50,14 +67,12 @@ def token_gates(
     generator: torch.Generator | None = None, # of the noise
 ) -> Gates:
     "Each token chooses its K best experts (Shazeer et al. 2017)."
-    noisy = clean
+    noisy = None
     if std is not None and generator is not None:
         drawn = torch.randn(clean.shape, generator=generator, device=generator.device, dtype=clean.dtype)
         noisy = clean + std * drawn.to(clean.device)
-    a, w = top_k(router.law, noisy.unsqueeze(-2))
-    shares = torch.zeros_like(clean).scatter(-1, a, w)
-    expected = (shares > 0).to(w.dtype).sum(0) if std is None else load(clean, noisy, std, router.law.k)
-    return Gates(a, w, shares, importance_loss(shares) + variation(expected))
+    a, w = top_k(router.law, (clean if noisy is None else noisy).unsqueeze(-2))
+    return Gates(a, w, clean.shape[-1], clean, noisy, std)
 
 # %% ../../nbs/systems/10_mixture.ipynb #cell-15
 RULES = ("top-k", "soft", "expert-choice", "expert-choice of all")
@@ -73,28 +88,15 @@ def gates_of(
     "The experts of all tokens by one of the rules."
     rows = clean.flatten(0, 1)
     if how == "top-k": return token_gates(router, rows, None if std is None else std.flatten(0, 1), generator)
-    if how == "soft":
-        w = rows.softmax(-1)
-        return Gates(None, w, w, importance_loss(w))
+    if how == "soft": return Gates(None, rows.softmax(-1), rows.shape[-1])
     group = clean if how == "expert-choice" else rows
     a, w = (t.reshape(rows.shape) for t in expert_choice(router.law, group.unsqueeze(-2)))
-    return Gates(a, w, w, importance_loss(w))
+    return Gates(a, w, rows.shape[-1])
 
 # %% ../../nbs/systems/10_mixture.ipynb #cell-19
-def given_gates(
-    a: Tensor, # int [B, T, K]
-    weights: Tensor, # [B, T, K]
-    experts: int, # M
-) -> Gates: # of N = B T tokens
-    "Experts and weights that come from outside."
-    a, weights = (t.flatten(0, 1) for t in (a, weights))
-    return Gates(a, weights, shares_of(a, weights, experts), weights.new_zeros(()))
-
-# %% ../../nbs/systems/10_mixture.ipynb #cell-22
 class MixtureLayer(nn.Module):
     "Experts for tokens [B, T, width]. Raises `ValueError` naming `how`."
-    shares: Tensor | None # [B, T, M] weights of the last call by expert, without a graph
-    imbalance: Tensor # of the last call
+    last: Gates | None # of the last call, unless a composition routed it
 
     def __init__(self,
         width: int, # features in and out
@@ -116,33 +118,35 @@ class MixtureLayer(nn.Module):
         self.generator = torch.Generator().manual_seed(seed)
         small = 0.01 * torch.randn(width, experts, generator=self.generator)
         self.noise = nn.Parameter(small) if noisy and how == "top-k" else None
-        self.shares = None
-        self.imbalance = torch.zeros(())
+        self.last = None
+
+    @property
+    def imbalance(self) -> Tensor: # scalar, of the last call
+        return torch.zeros(()) if self.last is None else self.last.imbalance
 
     def gates(self, z: Tensor) -> Gates: # [B, T, width]
         "The experts of all tokens, as the router says."
         router = self.layer.router
         assert router is not None # a routing may be given, but there is one
-        clean = router.score(0, z=z.flatten(0, 1))[:, 0].unflatten(0, z.shape[:2])
+        clean = router.score(0, z=z.flatten(0, 1)).squeeze(1).unflatten(0, z.shape[:2])
         loud = self.noise is not None and self.training
         std = F.softplus(wide(z @ self.noise)) if loud else None
         return gates_of(self.how, router, clean, std, self.generator)
 
     def forward(self, z: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Tensor: # [B, T, width] twice
         "Output for tokens; `given` are their experts and weights, [B, T, K] each."
-        self.imbalance = z.new_zeros(())
+        self.last = None
         if self.layer.tape is not None: return self.layer(z) # a composition routes
-        found = self.gates(z) if given is None else given_gates(*given, self.layer.pool.n_modules)
-        self.shares = found.shares.detach().unflatten(0, z.shape[:2])
-        self.imbalance = found.imbalance
-        return self.layer.mixed((z.flatten(0, 1),), found.a, found.weights).unflatten(0, z.shape[:2])
+        if given is None: self.last = self.gates(z)
+        else: self.last = Gates(given[0].flatten(0, 1), given[1].flatten(0, 1), self.layer.pool.n_modules)
+        return self.layer.mixed((z.flatten(0, 1),), self.last.a, self.last.weights).unflatten(0, z.shape[:2])
 
     def get_extra_state(self): return self.generator.get_state()
     def set_extra_state(self, state): self.generator.set_state(state)
-    def __getstate__(self): return self.__dict__ | {"shares": None, "imbalance": torch.zeros(())} # graphs
+    def __getstate__(self): return self.__dict__ | {"last": None} # a graph
     def extra_repr(self): return f"how={self.how!r}, noisy={self.noise is not None}"
 
-# %% ../../nbs/systems/10_mixture.ipynb #cell-29
+# %% ../../nbs/systems/10_mixture.ipynb #cell-26
 @torch.no_grad()
 def expert_usage(
     shares: Tensor, # [N, M] weights by expert; a token may have none
@@ -156,7 +160,7 @@ def expert_usage(
     return {"H_a": entropy_a(p).item(), "H_b share": entropy_b(p).item() / torch.tensor(float(M)).log().item(),
             "dead": float((mass < 0.1 / M).sum()), "spread of load": variation(tokens).sqrt().item()}
 
-# %% ../../nbs/systems/10_mixture.ipynb #cell-33
+# %% ../../nbs/systems/10_mixture.ipynb #cell-30
 class TokenBlock(nn.Module):
     "Causal attention, then a feed-forward layer of any kind."
     def __init__(self, width: int, heads: int, feedforward: nn.Module):
@@ -176,7 +180,7 @@ class TokenOutput(NamedTuple):
     logits: Tensor # [B, T, V]
     cost: Tensor # [B] of imbalance, for each token of a text
 
-# %% ../../nbs/systems/10_mixture.ipynb #cell-34
+# %% ../../nbs/systems/10_mixture.ipynb #cell-31
 class TokenTransformer(nn.Module):
     "A causal Transformer over tokens."
     positions: Tensor # [max_length, width]
@@ -216,17 +220,18 @@ class TokenTransformer(nn.Module):
         mask = additive(torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1), h)
         given = () if self.given is None else (self.given(x),)
         for block in self.blocks: h = block(h, mask, *given)
-        cost = sum((m.imbalance for m in self.mixtures()), start=h.new_zeros(B))
+        mixtures = self.mixtures() if self.balance else []
+        cost = sum((m.imbalance for m in mixtures), start=h.new_zeros(B))
         return TokenOutput(self.output_map(h), self.balance * cost)
 
-# %% ../../nbs/systems/10_mixture.ipynb #cell-41
+# %% ../../nbs/systems/10_mixture.ipynb #cell-38
 @dataclass(frozen=True)
 class TokenHead(Sequence):
     "A class for each token, less the cost of imbalance; h is a `TokenOutput`."
     def log_prob(self, h: Any, y: Tensor) -> Tensor: # y int64 [B, T] -> [B]
         return super().log_prob(h.logits, y) - y.shape[-1] * h.cost
 
-# %% ../../nbs/systems/10_mixture.ipynb #cell-44
+# %% ../../nbs/systems/10_mixture.ipynb #cell-41
 def routed_by_experts(
     net: TokenTransformer, # trained; left as it is
     k: int, # experts of a token
