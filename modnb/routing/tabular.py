@@ -53,7 +53,7 @@ class Agents(RoutingEstimator):
     def __init__(self,
         view: View, # of a network with a router of tasks
         samples: int = 1, # S, draws of each row
-        reward: str | Callable[[Tensor], Tensor] = "log_prob", # of log-likelihoods; in `REWARDS`, or a function
+        reward: str | Callable[[Tensor], Tensor] = "log_prob", # of log-likelihoods; a name in `REWARDS`, or a function
         bonus: Callable | None = None, # as in `RoutingEstimator`
     ):
         super().__init__(view, bonus=bonus)

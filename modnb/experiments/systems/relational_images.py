@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...checks import choose_device
-from ...data.sprites import SHAPES, read_kinds, same_kind, show_sprites, sprites
+from ...data.sprites import SHAPES, read_kinds, same_kind, sprites
 from ...metrics.claims import Claim, judge_claims, judgment, part
 from ...metrics.entropy import selection_entropies
 from ...routing.candidates import Batch
+from ...routing.heads import Head
 from ...routing.layer import ModularLayer
 from ...routing.pools import Pool
 from ...routing.router import Router
+from ...routing.training import Batches
 from ...runs import Log, Result, param
 from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
 
@@ -113,13 +115,14 @@ class ResMixNet(nn.Module):
         self.stages = nn.ModuleList(stage(channels, experts, gate, seed + i) for i in range(STAGES))
         self.head = nn.Sequential(nn.Linear(channels, 32), nn.ReLU(), nn.Linear(32, 2))
 
-    def features(self, x: Tensor) -> list[Tensor]: # [N, 3, 16, 16] -> what each stage reads, and the last stage's output
-        "The network, stage by stage."
+    def features(self, x: Tensor) -> list[Tensor]: # [N, 3, 16, 16]
+        "What each stage reads, and the last stage's output."
         z = [self.stem(x)]
         for layer in self.stages: z.append(F.max_pool2d(layer(z[-1]), 2))
         return z
 
-    def forward(self, x: Tensor) -> Tensor: return self.head(self.features(x)[-1].amax((-1, -2))) # [N, 3, 16, 16] -> [N, 2]
+    def forward(self, x: Tensor) -> Tensor: # [N, 3, 16, 16] -> [N, 2]
+        return self.head(self.features(x)[-1].amax((-1, -2)))
 
 
 def gates(net: ResMixNet, x: Tensor) -> Tensor: # [N, 3, 16, 16] -> [N, stages, M]
@@ -131,18 +134,18 @@ def gates(net: ResMixNet, x: Tensor) -> Tensor: # [N, 3, 16, 16] -> [N, stages, 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-17
 class Relation:
     "Training images of one seed, fresh ones, and ones with other hues."
-    head = "categorical"
+    head: Head | str = "categorical"
 
     def __init__(self, seed: int, params: Params):
         self.seed = seed
         self.params = params
         self.device = choose_device(params.device)
-        how = {"kinds": params.kinds, "turns": params.turns}
-        self.train = sprites(params.images, seed, **how)
-        self.tests = {TEST: sprites(params.tests, 10_000 + seed, **how),
-                      COLORS: sprites(params.tests, 20_000 + seed, hues=(2 / 3, 1.0), **how)}
+        draw = partial(sprites, kinds=params.kinds, turns=params.turns)
+        self.train = draw(params.images, seed)
+        self.tests = {TEST: draw(params.tests, 10_000 + seed),
+                      COLORS: draw(params.tests, 20_000 + seed, hues=(2 / 3, 1.0))}
         self.examples = params.images
-        self.data = self
+        self.data: Batches = self
 
     def __getitem__(self, i: int) -> Batch: # rows drawn at random
         g = torch.Generator().manual_seed(1_000_003 * self.seed + i)
@@ -156,8 +159,8 @@ class Relation:
         sets = {TRAIN: self.train, **self.tests}
         found = {}
         for name, s in sets.items():
-            image, label = s.image[: self.params.tests], s.label[: self.params.tests]
-            found[name, "accuracy"] = (in_parts(net, image.to(self.device)).argmax(-1).cpu() == label).double().mean().item()
+            guess = in_parts(net, s.image[: self.params.tests].to(self.device)).argmax(-1).cpu()
+            found[name, "accuracy"] = (guess == s.label[: len(guess)]).double().mean().item()
         if isinstance(net, ResMixNet) and model.role in ("learned", "ablation"): found |= gate_scores(net, self)
         return found
 
@@ -271,8 +274,9 @@ def summary(result: Result):
 def headline(frame) -> dict[str, float]: # name -> number
     "Mean accuracy of each row on new images and new colors."
     final = part(frame, "final", "accuracy")
-    found = final[final.layer != TRAIN].groupby(["function", "layer"], sort=False).value.mean()
-    return {f"{row}, {split}": float(v) for (row, split), v in found.items()} # type: ignore[misc]
+    names = final.function + ", " + final.layer
+    means = final[final.layer != TRAIN].groupby(names, sort=False).value.mean()
+    return {str(name): float(v) for name, v in means.items()}
 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-35
 EXPERT_COLORS = ("#0072B2", "#D55E00", "#009E73", "#E69F00")
@@ -294,5 +298,6 @@ def show_gates(image: Tensor, weights: Tensor, label: Tensor): # [N, 3, 16, 16],
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
-    axes[1, 0].set_yticks(range(weights.shape[1]), [f"stage {l + 1}" for l in range(weights.shape[1])], fontsize="small")
+    names = [f"stage {l + 1}" for l in range(weights.shape[1])]
+    axes[1, 0].set_yticks(range(len(names)), names, fontsize="small")
     return axes

@@ -20,12 +20,13 @@ from ...metrics.entropy import rule_information, selection_entropies
 from ...models.feedforward import FeedForward
 from ...routing.candidates import Batch, Noise
 from ...routing.composition import Composition
-from ...routing.heads import Gaussian
+from ...routing.heads import Gaussian, Head
 from ...routing.layer import ModularLayer
 from ...routing.pools import MLPPool
 from ...routing.rollouts import RolloutView
 from ...routing.router import Router
 from ...routing.tabular import AGENTS
+from ...routing.training import Batches
 from ...runs import Log, Result, param
 from ...systems.study import Model, SystemParams, rollout_view, run_models, score_table, scores, untrained
 
@@ -90,7 +91,7 @@ class TaskRouting:
     def __init__(self, seed: int, params: Params):
         self.seed = seed
         self.params = params
-        self.head = Gaussian(params.sigma, event=2)
+        self.head: Head | str = Gaussian(params.sigma, event=2)
         device = choose_device(params.device)
         most = max(params.examples, params.tests, max(SHOTS))
         world = compositions([seed], C, D, 24 * most + 600, 24 * most + 600)
@@ -102,7 +103,7 @@ class TaskRouting:
         self.few = held_x[:, : max(SHOTS)], held_y[:, : max(SHOTS)]
         self.later = held_x[:, max(SHOTS) :], held_y[:, max(SHOTS) :]
         self.examples = len(SEEN_PAIRS)
-        self.data = self
+        self.data: Batches = self
 
     def __getitem__(self, i: int) -> Batch: # a bundle of examples of each task
         g = torch.Generator().manual_seed(1_000_003 * self.seed + i)
@@ -179,8 +180,8 @@ def table_of(net: nn.Module) -> Tensor: # int [T, 2]
 def options(net: nn.Module, every: bool = True) -> Tensor: # int [A, 2]
     "Routings that a new task may take: every combination, or those of the known tasks."
     known = table_of(net).unique(dim=0)
-    sizes = getattr(net if isinstance(net, Composition) else net.net, "sizes")
-    return PAIRS.to(known.device) if every and sizes == (C, C) else known
+    inner: Any = net if isinstance(net, Composition) else net.net
+    return PAIRS.to(known.device) if every and inner.sizes == (C, C) else known
 
 
 def outputs(net: nn.Module, x: Tensor, a: Tensor) -> Tensor: # [T, n, D], int [A, 2] -> [A, T, n, D]
@@ -306,13 +307,12 @@ def models(params: Params) -> dict[str, Model]:
     def falling(step: int) -> float: return params.lr * (1 - step / params.steps)
     build = partial(routed, width=params.width)
     reward = partial(negative_error, n=params.batch_size * D, sigma=params.sigma)
-    drawn = {"samples": params.samples}
+    drawn: dict[str, Any] = {"samples": params.samples}
     q_learning, wpl = AGENTS
-    agents = {"Q-learning": (q_learning, drawn | {"reward": reward}),
-              "WPL": (wpl, drawn | {"reward": reward, "rate": 0.1})}
-    learned: dict[str, tuple[str, dict]] = {
-               "exact marginal": ("exact_marginal", {}), "EM by task": ("kirsch_em", drawn | {"epsilon": 0.2}),
-               "REINFORCE": ("reinforce", drawn), **agents}
+    learned: dict[str, tuple[str, dict[str, Any]]] = {
+        "exact marginal": ("exact_marginal", {}), "EM by task": ("kirsch_em", drawn | {"epsilon": 0.2}),
+        "REINFORCE": ("reinforce", drawn), "Q-learning": (q_learning, drawn | {"reward": reward}),
+        "WPL": (wpl, drawn | {"reward": reward, "rate": 0.1})}
     views = {"EM by task": sharp_view} # others: as `Model` says
     rows = {name: Model("learned", build, estimator, options, views.get(name, rollout_view), falling)
             for name, (estimator, options) in learned.items()}
@@ -384,8 +384,8 @@ def claims(frame): # DataFrame of `judge_claims`
     there = set(frame.function)
     listed = [c for row in LEARNED if {row, "given"} <= there for c in reach_claims(frame, row)]
     if {"exact marginal", *OTHERS} <= there: listed += sharing_claims(frame, "exact marginal")
-    for row in ("given", "exact marginal"):
-        if {row, "new network"} <= there: listed += few_claims(frame, row)
+    later = [row for row in ("given", "exact marginal") if {row, "new network"} <= there]
+    listed += [c for row in later for c in few_claims(frame, row)]
     return judge_claims(listed, missed(frame))
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-36
@@ -394,8 +394,8 @@ def collapse_text(frame) -> str:
     texts = []
     for row in [r for r in REWARDED if r in set(frame.function)]:
         dead, even = (scores(frame, metric, SEEN, row).mean() for metric in ("dead", "H_b"))
-        used = f"with {dead:.1f} of {2 * C} modules dead and H_b {even:.2f}"
-        texts.append(f"{row} explains {seen(frame, row).mean():.2f} {used}")
+        use = f"{dead:.1f} of {2 * C} modules dead and H_b {even:.2f}"
+        texts.append(f"{row} explains {seen(frame, row).mean():.2f} with {use}")
     return f" {'; '.join(texts)} (even use has H_b {math.log(C):.2f})." if texts else ""
 
 
@@ -416,8 +416,9 @@ def summary(result: Result):
 def headline(frame) -> dict[str, float]: # name -> number
     "What each row explains of seen tasks, and of held-out ones."
     final = part(frame, "final", "explained")
-    found = final[final.layer.isin([SEEN, held(8)])].groupby(["function", "layer"], sort=False).value.mean()
-    return {f"{row}, {split}": float(v) for (row, split), v in found.to_dict().items()} # type: ignore[misc,has-type]
+    names = final.function + ", " + final.layer
+    means = final[final.layer.isin([SEEN, held(8)])].groupby(names, sort=False).value.mean()
+    return {str(name): float(v) for name, v in means.items()}
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-40
 def show_tables(tensors, rows: list[str], seeds: list[int]):
