@@ -20,7 +20,6 @@ from ...data.switching_language import windows
 from ...metrics.claims import Claim, interval, judge_claims, judgment, part
 from ...metrics.entropy import rule_information
 from ...models.feedforward import FeedForward
-from ...routing.heads import Sequence
 from ...routing.training import Minibatches, OneSeedBatches
 from ...runs import Log, Result, param
 from ...systems.mixture import MixtureLayer, TokenHead, TokenOutput, TokenTransformer, expert_usage
@@ -48,7 +47,8 @@ RANDOM = "random routing"
 READ = "router from experts"
 ARROW = "router from given experts"
 KNOWN = ("best reader", GIVEN, ARROW) # rows that need a known language
-ROWS = ("best reader", "uniform", "unigram", "bigram", ACTIVE, SIZE, GIVEN, TOP, FREE, SOFT, CHOICE, RANDOM, READ, ARROW)
+ROWS = ("best reader", "uniform", "unigram", "bigram", ACTIVE, SIZE, GIVEN, TOP, FREE, SOFT, CHOICE, RANDOM, READ,
+        ARROW)
 SOURCE = {READ: TOP, ARROW: GIVEN} # row -> the trained row whose experts it routes to
 HELD = "held-out text"
 SEEN = "training text"
@@ -79,7 +79,8 @@ class Params(SystemParams):
 
     presets = {
         "quick": SIZES | dict(seeds=5),
-        "paper": SIZES | dict(seeds=10, steps=6000, every=500, train_tokens=1_000_000, test_tokens=50_000, chains=8, tokens=32,
+        "paper": SIZES | dict(seeds=10, steps=6000, every=500, train_tokens=1_000_000, test_tokens=50_000, chains=8,
+                              tokens=32,
                               length=64, width=64, experts=16, hidden=16, lr=3e-3),
     }
 
@@ -145,6 +146,7 @@ def given_text(params: Params) -> Text:
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-13
 @lru_cache(maxsize=2)
 def cached_text(signature: tuple, seed: int, device: str) -> Text:
+    "The text of some settings, made once."
     params = Params(**dict(signature))
     text = given_text(params) if params.text else switching_text(params, seed)
     text.train, text.test = ((x.to(device), y.to(device)) for x, y in (text.train, text.test))
@@ -236,7 +238,10 @@ def oracles(params: Params) -> dict[str, Model]:
         assert language is not None # a text has no such row
         return best_reader(language)
 
-    def uniform(seed: int) -> Callable: return lambda x: x.new_zeros(*x.shape, len(text_for(params, seed).symbols)).float()
+    def uniform(seed: int) -> Callable:
+        symbols = len(text_for(params, seed).symbols)
+        return lambda x: x.new_zeros(*x.shape, symbols).float()
+
     return {"best reader": Model("oracle", reader), "uniform": Model("random", uniform),
             "unigram": Model("trivial", lambda seed: table(text_for(params, seed), False)),
             "bigram": Model("trivial", lambda seed: table(text_for(params, seed), True))}
@@ -251,7 +256,8 @@ def models(
     def read_off(row: str) -> Model:
         return Model("learned", lambda seed: Untrained(routed_by_experts(trained[SOURCE[row], seed], params.k)))
 
-    active, size = params.k * params.hidden, params.experts * params.hidden
+    active = params.k * params.hidden
+    size = params.experts * params.hidden
     return oracles(params) | {
         ACTIVE: Model("monolithic", lambda seed: dense_net(params, seed, active)),
         SIZE: Model("monolithic", lambda seed: dense_net(params, seed, size)),
@@ -265,7 +271,7 @@ Passed = tuple[Tensor, list[Tensor]] # nats [N, T]; weights by expert [N, T, M] 
 
 @torch.no_grad()
 def passed(net: Any, x: Tensor, y: Tensor, batch_size: int) -> Passed:
-    "Nats of each token, and which experts served it, in batches."
+    "Nats of each token, and which experts served it, in batches; x and y are int [N, T]."
     nats: list[Tensor] = []
     shares: list[list[Tensor]] = []
     inner = getattr(net, "net", net)
@@ -273,7 +279,7 @@ def passed(net: Any, x: Tensor, y: Tensor, batch_size: int) -> Passed:
         out = net(xs)
         logits = out.logits if isinstance(out, TokenOutput) else out
         nats.append(F.cross_entropy(logits.mT, ys, reduction="none").double())
-        layers = inner.mixtures() if isinstance(inner, TokenTransformer) else []
+        layers: list[Any] = inner.mixtures() if isinstance(inner, TokenTransformer) else []
         shares.append([m.shares for m in layers if m.shares is not None])
     return torch.cat(nats), [torch.cat(each) for each in zip(*shares)]
 
@@ -304,18 +310,21 @@ class Reading:
         self.data = OneSeedBatches(Minibatches(x[None], y[None], [seed], min(params.batch_size, len(x))))
         n = min(len(x), len(self.text.test[0]))
         self.splits = {SEEN: (x[:n], y[:n]), HELD: self.text.test}
-        pairs, language = table(self.text, True), self.text.language
+        pairs = table(self.text, True)
+        language = self.text.language
         self.table = {name: self.nats(pairs, name) for name in self.splits}
         self.best = {name: self.nats(best_reader(language), name) if language else 0.0 for name in self.splits}
 
-    def nats(self, net: Any, split: str) -> float: return passed(net, *self.splits[split], self.batch_size)[0].mean().item()
+    def nats(self, net: Any, split: str) -> float:
+        return passed(net, *self.splits[split], self.batch_size)[0].mean().item()
 
     def measure(self, net: Any, model: Model) -> dict[tuple[str, str], float]: # (split, metric) -> number
         "Losses on both splits, and how experts are used on the held-out text."
-        found = {}
+        found: dict[tuple[str, str], float] = {}
         for split, (x, y) in self.splits.items():
             each, shares = passed(net, x, y, self.batch_size)
-            nats, best = each.mean().item(), self.best[split]
+            nats = each.mean().item()
+            best = self.best[split]
             values = {"nats": nats, "perplexity": 2.718281828459045**nats,
                       "gain": (self.table[split] - nats) / (self.table[split] - best)}
             if self.text.language: values["excess"] = nats - best
@@ -327,7 +336,11 @@ class Reading:
 STRIP = 24 # held-out windows whose experts are kept
 
 
-def by_class(shares: Tensor, classes: Tensor, n: int) -> Tensor: # [N, T, M], int [N, T] -> [n, M], rows add up to 1 or 0
+def by_class(
+    shares: Tensor, # [N, T, M]
+    classes: Tensor, # int [N, T]
+    n: int,
+) -> Tensor: # [n, M], rows add up to 1 or 0
     "The mean weight of each expert on the tokens of a class."
     p = shares.flatten(0, 1).double()
     total = F.one_hot(classes.flatten(), n).double().mT @ p
@@ -341,7 +354,8 @@ def figures(params: Params, name: str, seed: int, net: Any) -> dict[str, Tensor]
     shares = passed(net, x, y, params.batch_size)[1]
     if not shares: return {}
     kinds = torch.stack([by_class(s, text.kind.to(x.device)[x], len(text.kinds)) for s in shares]).cpu()
-    found = {f"{name}/expert": torch.stack([s[:STRIP].argmax(-1) for s in shares]).to(torch.int8).cpu(), f"{name}/class": kinds}
+    experts = torch.stack([s[:STRIP].argmax(-1) for s in shares]).to(torch.int8).cpu()
+    found: dict[str, Tensor] = {f"{name}/expert": experts, f"{name}/class": kinds}
     if text.rule is None or text.language is None: return found
     rule = text.rule.to(x.device)
     return found | {f"{name}/language": torch.stack([by_class(s, rule, text.language.chains) for s in shares]).cpu()}
@@ -387,7 +401,8 @@ def final_table(frame, metrics=WANTED): # DataFrame: a row per model
     table = final.pivot_table(index="function", columns="metric", values="value", sort=False)
     order = list(dict.fromkeys(frame.function))
     note = ["not trained" if row in missed(frame) else "" for row in order]
-    return table.reindex(index=order, columns=[m for m in metrics if m in table]).assign(note=note).rename_axis(index=None)
+    wanted = [m for m in metrics if m in table]
+    return table.reindex(index=order, columns=wanted).assign(note=note).rename_axis(index=None)
 
 
 def summary(result: Result):
@@ -397,7 +412,8 @@ def summary(result: Result):
 
 def headline(frame) -> dict[str, float]: # name -> number
     "Held-out perplexity of each row."
-    return {f"perplexity, {row}": float(scores(frame, "perplexity", HELD, row).mean()) for row in dict.fromkeys(frame.function)}
+    return {f"perplexity, {row}": float(scores(frame, "perplexity", HELD, row).mean())
+            for row in dict.fromkeys(frame.function)}
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-44
 LOSSES = ( # claim, what the paper says, worse row, better row
@@ -411,7 +427,8 @@ def claims(frame): # DataFrame of `judge_claims`
 
     def value(metric: str, row: str): return scores(frame, metric, HELD, row)
 
-    found = [Claim(claim, paper, f"nats per token: {worse} less {better}", "> 0", value("nats", worse) - value("nats", better),
+    found = [Claim(claim, paper, f"nats per token: {worse} less {better}", "> 0",
+                   value("nats", worse) - value("nats", better),
                    "interval", (worse, better)) for claim, paper, worse, better in LOSSES if {worse, better} <= there]
     if {SIZE, TOP} <= there:
         found.append(Claim("at equal size little is lost", "(ours)", f"nats per token: {TOP} less {SIZE}", "<= 0.05",
@@ -422,11 +439,13 @@ def claims(frame): # DataFrame of `judge_claims`
                   Claim("and evenly used", "balanced use", f"H_b over log M of {TOP}, in the worst block", ">= 0.8",
                         value("H_b share", TOP), "worst", (TOP,))]
     if {TOP, FREE} <= there:
-        found.append(Claim("without the losses use is less even", "a few experts win", f"H_b share: {TOP} less {FREE}", "> 0",
+        found.append(Claim("without the losses use is less even", "a few experts win",
+                           f"H_b share: {TOP} less {FREE}", "> 0",
                            value("H_b share", TOP) - value("H_b share", FREE), "interval", (TOP, FREE)))
     if CHOICE in there:
         found.append(Claim("experts that choose are balanced by construction", "perfect load balance",
-                           "spread of the experts' numbers of tokens", "<= 0", value("spread of load", CHOICE), "worst"))
+                           "spread of the experts' numbers of tokens", "<= 0",
+                           value("spread of load", CHOICE), "worst"))
     return judge_claims(found, missed(frame))
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-47
@@ -435,7 +454,7 @@ def told(frame, row: str) -> str:
     final = part(frame, "final")
     final = final[(final.function == row) & final.metric.str.startswith("NMI")]
     mean = final.groupby("metric", sort=False).value.mean()
-    return ", ".join(f"{name.removeprefix('NMI ')} {v:.2f}" for name, v in mean.items())
+    return ", ".join(f"{str(name).removeprefix('NMI ')} {v:.2f}" for name, v in mean.items())
 
 
 def verdict(frame) -> str:
@@ -444,5 +463,7 @@ def verdict(frame) -> str:
     unit = "nats per token above the best reader" if metric == "excess" else "perplexity"
     mean = final_table(frame, (metric,))[metric].sort_values()
     ranked = ", ".join(f"{row} {v:.3f}" for row, v in mean.items() if row not in ("uniform", "unigram", "best reader"))
-    about = f" Share of what is to know that an expert of {TOP} tells: {told(frame, TOP)}." if TOP in set(frame.function) else ""
+    about = ""
+    if TOP in set(frame.function):
+        about = f" Share of what is to know that an expert of {TOP} tells: {told(frame, TOP)}."
     return f"{judgment(claims(frame))} Mean {unit} on held-out text: {ranked}.{about}"
