@@ -233,7 +233,9 @@ def missed(frame) -> list[str]:
     return untrained(frame, "accuracy", TRAIN, GATE)
 
 
-def errors(frame, row: str, split: str = TEST): return 1 - scores(frame, "accuracy", split, row) # Series by seed
+def errors(frame, row: str, split: str = TEST): # Series by seed
+    "Share of images that a row gets wrong."
+    return 1 - scores(frame, "accuracy", split, row)
 
 
 def claims(frame): # DataFrame of `judge_claims`
