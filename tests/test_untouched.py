@@ -120,7 +120,9 @@ CALLS = {    # public function -> ways to call it with a network and a batch
 }
 TRAINED = {    # function -> why a network that it is given may change
     "fit": "trains it", "train_classifier": "trains it", "Learner": "trains it", "Member": "trains it", "Fit": "holds it", "trainable": "gives its parameters",
-    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode"}
+    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode",
+    "fit_network": "trains it", "fit_classifier": "trains it", "FunctionStudy": "trains it", "accuracies": "calls it",
+    "learn_functions": "gives it to learn_masks", "learn_classes": "gives it to learn_masks", "seed_result": "keeps its tensors"}
 
 
 def takes_a_network():
