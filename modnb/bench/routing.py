@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -148,10 +148,9 @@ def by_hand(
     z: torch.Tensor, # [B, T, width]
 ) -> torch.Tensor: # [B, T, width]
     "The output of a mixture: sort by expert, a product for each expert and layer, add up."
-    inner: Any = layer.layer
-    gate = inner.router.scorers[0].layers[0]
-    first, second = inner.pool.layers
-    k = inner.router.law.k
+    gate: Any = cast(Any, layer.router.scorers[0]).layers[0]
+    first, second = cast(Any, layer.layer.pool).layers
+    k = layer.router.law.k
     rows = z.flatten(0, 1)
     best = torch.addmm(gate.bias, rows, gate.weight.mT).topk(k)
     order = best.indices.flatten().argsort()
