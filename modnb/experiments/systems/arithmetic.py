@@ -344,8 +344,8 @@ def positions(places: list[int], terms: int) -> list[list[float]]: # of each ste
 
 def frame_style(right: int, safe: int) -> dict: # of a patch
     "The frame of a step's window."
-    if not right: return {"edgecolor": "#D55E00", "linewidth": 1.6}
-    if not safe: return {"edgecolor": "#D55E00", "linewidth": 1.4, "linestyle": "--"}
+    if not right: return {"edgecolor": "#C00000", "linewidth": 1.8}
+    if not safe: return {"edgecolor": "#C00000", "linewidth": 1.4, "linestyle": "--"}
     return {"edgecolor": "none"}
 
 
@@ -365,8 +365,8 @@ def reduction_strip(
         for at, t in zip(x, line): ax.text(at, y, spelled([t]), ha="center", va="center", fontsize="small")
     for y, (place, module, right, safe) in enumerate(steps.tolist()):
         left, middle, end = lines[y][2 * place : 2 * place + 3]
-        box = FancyBboxPatch((left - 0.3, y - 0.28), end - left + 0.6, 0.56, facecolor=MODULE_COLORS[module],
-                             boxstyle="round,pad=0.05,rounding_size=0.2", alpha=0.55, zorder=0)
+        box = FancyBboxPatch((left - 0.3, y - 0.28), end - left + 0.6, 0.56, zorder=0,
+                             boxstyle="round,pad=0.05,rounding_size=0.2", facecolor=(MODULE_COLORS[module], 0.5))
         box.set(**frame_style(right, safe))
         ax.add_patch(box)
         ax.plot([middle, lines[y + 1][2 * place]], [y + 0.34, y + 0.7], color="#999999", lw=0.8, zorder=0)
