@@ -50,9 +50,9 @@ class Gates(NamedTuple):
 
     @property
     def load(self) -> Tensor: # [M] tokens that each expert gets, expected if there is noise
-        if self.a is None or self.clean is None or self.noisy is None:
-            return (self.shares > 0).to(self.weights.dtype).sum(0)
-        return load(self.clean, self.noisy, self.std, self.a.shape[-1])
+        if self.a is not None and self.clean is not None and self.noisy is not None:
+            return load(self.clean, self.noisy, self.std, self.a.shape[-1])
+        return (self.shares > 0).to(self.weights.dtype).sum(0)
 
     @property
     def imbalance(self) -> Tensor: # scalar, 0 at balance
@@ -134,8 +134,7 @@ class MixtureLayer(nn.Module):
         "The experts of all tokens, as the router says."
         router = self.router
         clean = router.score(0, z=z.flatten(0, 1)).squeeze(1).unflatten(0, z.shape[:2])
-        std = None
-        if self.noise is not None and self.training: std = F.softplus(wide(z @ self.noise))
+        std = None if self.noise is None or not self.training else F.softplus(wide(z @ self.noise))
         return gates_of(self.how, router, clean, std, self.generator)
 
     def forward(self, z: Tensor, given: tuple[Tensor, Tensor] | None = None) -> Tensor: # [B, T, width] twice

@@ -21,7 +21,8 @@ from ...data.switching_language import windows
 from ...metrics.claims import Claim, interval, judge_claims, judgment, part
 from ...metrics.entropy import rule_information
 from ...models.feedforward import FeedForward
-from ...routing.training import Minibatches, OneSeedBatches
+from ...routing.heads import Head
+from ...routing.training import Batches, Minibatches, OneSeedBatches
 from ...runs import Log, Result, param
 from ...systems.mixture import MixtureLayer, TokenHead, TokenOutput, TokenTransformer, expert_usage
 from ...systems.mixture import routed_by_experts
@@ -33,7 +34,7 @@ __all__ = ['VERSION', 'ACTIVE', 'SIZE', 'GIVEN', 'TOP', 'FREE', 'SOFT', 'CHOICE'
            'rows_for', 'kind_of', 'Text', 'switching_text', 'given_text', 'cached_text', 'text_for', 'table', 'beliefs',
            'best_reader', 'given_experts', 'transformer', 'dense_net', 'mixture_net', 'Untrained', 'oracles', 'models',
            'passed', 'usage_scores', 'Reading', 'by_class', 'figures', 'run', 'missed', 'final_table', 'summary',
-           'headline', 'loss_claims', 'told', 'verdict']
+           'headline', 'loss_claims', 'usage_claims', 'claims', 'told', 'verdict']
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-6
 VERSION = 1
@@ -81,8 +82,7 @@ class Params(SystemParams):
     presets = {
         "quick": SIZES | dict(seeds=5),
         "paper": SIZES | dict(seeds=10, steps=6000, every=500, train_tokens=1_000_000, test_tokens=50_000, chains=8,
-                              tokens=32,
-                              length=64, width=64, experts=16, hidden=16, lr=3e-3),
+                              tokens=32, length=64, width=64, experts=16, hidden=16, lr=3e-3),
     }
 
     def check(self) -> None:
@@ -147,7 +147,6 @@ def given_text(params: Params) -> Text:
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-13
 @lru_cache(maxsize=2)
 def cached_text(signature: tuple, seed: int, device: str) -> Text:
-    "The text of some settings, made once."
     params = Params(**dict(signature))
     text = given_text(params) if params.text else switching_text(params, seed)
     text.train, text.test = ((x.to(device), y.to(device)) for x, y in (text.train, text.test))
@@ -241,8 +240,8 @@ def oracles(params: Params) -> dict[str, Model]:
         return best_reader(language)
 
     def uniform(seed: int) -> Callable:
-        symbols = len(text_for(params, seed).symbols)
-        return lambda x: x.new_zeros(*x.shape, symbols).float()
+        V = len(text_for(params, seed).symbols)
+        return lambda x: torch.zeros(*x.shape, V, device=x.device)
 
     return {"best reader": Model("oracle", reader), "uniform": Model("random", uniform),
             "unigram": Model("trivial", lambda seed: table(text_for(params, seed), False)),
@@ -258,8 +257,9 @@ def models(
     def read_off(row: str) -> Model:
         return Model("learned", lambda seed: Untrained(routed_by_experts(trained[SOURCE[row], seed], params.k)))
 
-    active = params.k * params.hidden
-    size = params.experts * params.hidden
+    def dense(experts: int) -> Model:
+        return Model("monolithic", lambda seed: dense_net(params, seed, experts * params.hidden))
+
     return oracles(params) | {
         ACTIVE: dense(params.k), SIZE: dense(params.experts),
         GIVEN: mixture("given", given=True), TOP: mixture("learned", balance=params.balance), FREE: mixture("ablation"),
@@ -272,7 +272,7 @@ Passed = tuple[Tensor, list[Tensor]] # nats [N, T]; weights by expert [N, T, M] 
 
 @torch.no_grad()
 def passed(net: Any, x: Tensor, y: Tensor, batch_size: int) -> Passed:
-    "Nats of each token, and which experts served it, in batches; x and y are int [N, T]."
+    "Nats of each token, and which experts served it, in batches."
     nats: list[Tensor] = []
     shares: list[list[Tensor]] = []
     inner = getattr(net, "net", net)
@@ -280,8 +280,8 @@ def passed(net: Any, x: Tensor, y: Tensor, batch_size: int) -> Passed:
         out = net(xs)
         logits = out.logits if isinstance(out, TokenOutput) else out
         nats.append(F.cross_entropy(logits.mT, ys, reduction="none").double())
-        layers: list[Any] = inner.mixtures() if isinstance(inner, TokenTransformer) else []
-        shares.append([m.shares for m in layers if m.shares is not None])
+        layers = inner.mixtures() if isinstance(inner, TokenTransformer) else []
+        shares.append([m.last.shares.unflatten(0, xs.shape) for m in layers if m.last is not None])
     return torch.cat(nats), [torch.cat(each) for each in zip(*shares)]
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-29
@@ -312,13 +312,11 @@ class Reading:
         self.data = OneSeedBatches(Minibatches(x[None], y[None], [seed], min(params.batch_size, len(x))))
         n = min(len(x), len(self.text.test[0]))
         self.splits = {SEEN: (x[:n], y[:n]), HELD: self.text.test}
-        pairs = table(self.text, True)
-        language = self.text.language
-        self.table = {name: self.nats(pairs, name) for name in self.splits}
-        self.best = {name: self.nats(best_reader(language), name) if language else 0.0 for name in self.splits}
+        self.table = self.nats(table(self.text, True))
+        self.best = self.nats(best_reader(self.text.language)) if self.text.language else {SEEN: 0.0, HELD: 0.0}
 
-    def nats(self, net: Any, split: str) -> float:
-        return passed(net, *self.splits[split], self.batch_size)[0].mean().item()
+    def nats(self, net: Any) -> dict[str, float]: # split -> nats per token
+        return {name: passed(net, x, y, self.batch_size)[0].mean().item() for name, (x, y) in self.splits.items()}
 
     def measure(self, net: Any, model: Model) -> dict[tuple[str, str], float]: # (split, metric) -> number
         "Losses on both splits, and how experts are used on the held-out text."
@@ -326,10 +324,9 @@ class Reading:
         for split, (x, y) in self.splits.items():
             each, shares = passed(net, x, y, self.batch_size)
             nats = each.mean().item()
-            best = self.best[split]
-            values = {"nats": nats, "perplexity": 2.718281828459045**nats,
-                      "gain": (self.table[split] - nats) / (self.table[split] - best)}
-            if self.text.language: values["excess"] = nats - best
+            gap = self.table[split] - self.best[split]
+            values = {"nats": nats, "perplexity": math.exp(nats), "gain": (self.table[split] - nats) / gap}
+            if self.text.language: values["excess"] = nats - self.best[split]
             if split == HELD: values |= usage_scores(self.text, x, shares)
             found |= {(split, metric): v for metric, v in values.items()}
         return found
@@ -338,12 +335,8 @@ class Reading:
 STRIP = 24 # held-out windows whose experts are kept
 
 
-def by_class(
-    shares: Tensor, # [N, T, M]
-    classes: Tensor, # int [N, T]
-    n: int,
-) -> Tensor: # [n, M], rows add up to 1 or 0
-    "The mean weight of each expert on the tokens of a class."
+def by_class(shares: Tensor, classes: Tensor, n: int) -> Tensor: # [N, T, M], int [N, T] -> [n, M]
+    "The share of each expert in the weight of a class's tokens; 0 for a class without tokens."
     p = shares.flatten(0, 1).double()
     total = F.one_hot(classes.flatten(), n).double().mT @ p
     return (total / total.sum(-1, keepdim=True).clamp_min(1e-9)).float()
@@ -356,8 +349,8 @@ def figures(params: Params, name: str, seed: int, net: Any) -> dict[str, Tensor]
     shares = passed(net, x, y, params.batch_size)[1]
     if not shares: return {}
     kinds = torch.stack([by_class(s, text.kind.to(x.device)[x], len(text.kinds)) for s in shares]).cpu()
-    experts = torch.stack([s[:STRIP].argmax(-1) for s in shares]).to(torch.int8).cpu()
-    found: dict[str, Tensor] = {f"{name}/expert": experts, f"{name}/class": kinds}
+    best = torch.stack([s[:STRIP].argmax(-1) for s in shares]).to(torch.int8).cpu()
+    found = {f"{name}/expert": best, f"{name}/class": kinds}
     if text.rule is None or text.language is None: return found
     rule = text.rule.to(x.device)
     return found | {f"{name}/language": torch.stack([by_class(s, rule, text.language.chains) for s in shares]).cpu()}
@@ -403,8 +396,8 @@ def final_table(frame, metrics=WANTED): # DataFrame: a row per model
     table = final.pivot_table(index="function", columns="metric", values="value", sort=False)
     order = list(dict.fromkeys(frame.function))
     note = ["not trained" if row in missed(frame) else "" for row in order]
-    wanted = [m for m in metrics if m in table]
-    return table.reindex(index=order, columns=wanted).assign(note=note).rename_axis(index=None)
+    table = table.reindex(index=order, columns=[m for m in metrics if m in table])
+    return table.assign(note=note).rename_axis(index=None)
 
 
 def summary(result: Result):
@@ -414,8 +407,8 @@ def summary(result: Result):
 
 def headline(frame) -> dict[str, float]: # name -> number
     "Held-out perplexity of each row."
-    return {f"perplexity, {row}": float(scores(frame, "perplexity", HELD, row).mean())
-            for row in dict.fromkeys(frame.function)}
+    rows = dict.fromkeys(frame.function)
+    return {f"perplexity, {row}": float(scores(frame, "perplexity", HELD, row).mean()) for row in rows}
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-44
 LOSSES = ( # claim, what the paper says, worse row, better row
@@ -434,26 +427,28 @@ def loss_claims(frame) -> list[Claim]:
                           less(TOP, SIZE), "interval", (SIZE, TOP))]
 
 
-    found = [Claim(claim, paper, f"nats per token: {worse} less {better}", "> 0",
-                   value("nats", worse) - value("nats", better),
-                   "interval", (worse, better)) for claim, paper, worse, better in LOSSES if {worse, better} <= there]
-    if {SIZE, TOP} <= there:
-        found.append(Claim("at equal size little is lost", "(ours)", f"nats per token: {TOP} less {SIZE}", "<= 0.05",
-                           value("nats", TOP) - value("nats", SIZE), "interval", (SIZE, TOP)))
+def usage_claims(frame) -> list[Claim]:
+    "Who is used, with the losses on importance and load and without."
+    there = set(frame.function)
+    def value(metric: str, row: str): return scores(frame, metric, HELD, row)
+    found = []
     if TOP in there:
         found += [Claim("the losses keep all experts alive", "no expert starves", f"dead experts of {TOP}", "<= 0",
                         value("dead", TOP), "worst", (TOP,)),
                   Claim("and evenly used", "balanced use", f"H_b over log M of {TOP}, in the worst block", ">= 0.8",
                         value("H_b share", TOP), "worst", (TOP,))]
     if {TOP, FREE} <= there:
+        less = value("H_b share", TOP) - value("H_b share", FREE)
         found.append(Claim("without the losses use is less even", "a few experts win",
-                           f"H_b share: {TOP} less {FREE}", "> 0",
-                           value("H_b share", TOP) - value("H_b share", FREE), "interval", (TOP, FREE)))
-    if CHOICE in there:
-        found.append(Claim("experts that choose are balanced by construction", "perfect load balance",
-                           "spread of the experts' numbers of tokens", "<= 0",
-                           value("spread of load", CHOICE), "worst"))
-    return judge_claims(found, missed(frame))
+                           f"H_b share: {TOP} less {FREE}", "> 0", less, "interval", (TOP, FREE)))
+    if CHOICE not in there: return found
+    return [*found, Claim("experts that choose are balanced by construction", "perfect load balance",
+                          "spread of the experts' numbers of tokens", "<= 0", value("spread of load", CHOICE), "worst")]
+
+
+def claims(frame): # DataFrame of `judge_claims`
+    "The claims whose rows were run, with bounds that were set before."
+    return judge_claims(loss_claims(frame) + usage_claims(frame), missed(frame))
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-47
 def told(frame, row: str) -> str:
@@ -470,7 +465,6 @@ def verdict(frame) -> str:
     unit = "nats per token above the best reader" if metric == "excess" else "perplexity"
     mean = final_table(frame, (metric,))[metric].sort_values()
     ranked = ", ".join(f"{row} {v:.3f}" for row, v in mean.items() if row not in ("uniform", "unigram", "best reader"))
-    about = ""
-    if TOP in set(frame.function):
-        about = f" Share of what is to know that an expert of {TOP} tells: {told(frame, TOP)}."
-    return f"{judgment(claims(frame))} Mean {unit} on held-out text: {ranked}.{about}"
+    text = f"{judgment(claims(frame))} Mean {unit} on held-out text: {ranked}."
+    if TOP not in set(frame.function): return text
+    return f"{text} Share of what is to know that an expert of {TOP} tells: {told(frame, TOP)}."
