@@ -147,6 +147,7 @@ def given_text(params: Params) -> Text:
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-13
 @lru_cache(maxsize=2)
 def cached_text(signature: tuple, seed: int, device: str) -> Text:
+    "The text of some settings, made once."
     params = Params(**dict(signature))
     text = given_text(params) if params.text else switching_text(params, seed)
     text.train, text.test = ((x.to(device), y.to(device)) for x, y in (text.train, text.test))
