@@ -363,7 +363,7 @@ def sharing_claims(frame, row: str) -> list[Claim]:
     "Whether a learned table beats sharing everything."
     said = "routing does better than shared layers"
     return [Claim(f"{row} beats {other}", said, "explained on seen tasks, difference", "> 0",
-                  seen(frame, row) - seen(frame, other), "interval", (row,))
+                  seen(frame, row) - seen(frame, other), "interval", (row, other))
             for other in ("one module", "one network", "shared trunk, own heads")]
 
 
