@@ -30,7 +30,8 @@ from ...systems.study import Model, SystemParams, run_models, score_table, score
 # %% auto #0
 __all__ = ['VERSION', 'M', 'STAGES', 'TRAIN', 'TEST', 'COLORS', 'GATE', 'EXPERT_COLORS', 'Params', 'Blocks', 'GateView', 'stage',
            'ResMixNet', 'gates', 'Relation', 'in_parts', 'gate_scores', 'reader', 'always', 'coin', 'models', 'by_kind',
-           'kept', 'run', 'missed', 'errors', 'claims', 'reason', 'verdict', 'summary', 'headline', 'show_gates']
+           'kept', 'run', 'missed', 'errors', 'claims', 'reason', 'seeds_text', 'verdict', 'summary', 'headline',
+           'show_gates']
 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-5
 VERSION = 1
@@ -252,11 +253,21 @@ def claims(frame): # DataFrame of `judge_claims`
 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-31
 def reason(frame) -> str:
-    "What the control says."
-    rows = {"mixture", "uniform gate"}
+    "Whether a gain over the residual network is there without the gate, too."
+    rows = {"mixture", "uniform gate", "residual network"}
     if not rows <= set(frame.function) or rows & set(missed(frame)): return ""
-    gain = (errors(frame, "uniform gate") - errors(frame, "mixture")).mean()
-    return "" if gain >= 0.01 else f" Without the gate the error changes by {gain:+.3f} only: it is width."
+    gain, gate = ((errors(frame, r) - errors(frame, "mixture")).mean() for r in ("residual network", "uniform gate"))
+    return f" Without the gate the error changes by {gate:+.3f} only: it is width." if gain >= 0.02 > gate + 0.01 else ""
+
+
+def seeds_text(frame, rows: list[str]) -> str:
+    "How many seeds left chance, and their errors."
+    texts = []
+    for row in rows:
+        left = scores(frame, "accuracy", TRAIN, row) >= GATE
+        best = f", with a mean error of {errors(frame, row)[left].mean():.3f}" if left.any() else ""
+        texts.append(f"{row} {left.sum()} of {len(left)}{best}")
+    return f" Seeds with an accuracy of {GATE} or more on training images: {'; '.join(texts)}."
 
 
 def verdict(frame) -> str:
@@ -265,7 +276,8 @@ def verdict(frame) -> str:
     each = ", ".join(f"{errors(frame, r).mean():.3f} ({r})" for r in rows)
     late = missed(frame)
     text = f" Not trained in this budget: {', '.join(late)}." if late else ""
-    return f"{judgment(claims(frame))} Mean error on new images: {each}.{reason(frame)}{text}"
+    means = f"Mean error on new images: {each}."
+    return f"{judgment(claims(frame))} {means}{reason(frame)}{seeds_text(frame, rows)}{text}"
 
 
 def summary(result: Result):
