@@ -77,7 +77,11 @@ def terms_at(
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-10
 class Lessons:
     "Minibatches of one length each, from a fixed data set; rows are numbered by length."
-    def __init__(self, tokens: Mapping[int, Tensor], params: Any, seed: int):
+    def __init__(self,
+        tokens: Mapping[int, Tensor], # terms -> [N, 2 terms - 1]
+        params: Any,
+        seed: int,
+    ):
         self.tokens = tokens
         self.params = params
         self.seed = seed
@@ -176,7 +180,9 @@ class SequenceClassifier(nn.Module):
         return self.output(self.gru(z)[0][:, -1])
 
 
-def size_of(net: nn.Module) -> int: return sum(p.numel() for p in net.parameters())
+def size_of(net: nn.Module) -> int:
+    "Number of parameters."
+    return sum(p.numel() for p in net.parameters())
 
 
 def classifier(seed: int, params: Any) -> SequenceClassifier:
