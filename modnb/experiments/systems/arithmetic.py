@@ -28,11 +28,12 @@ from ...systems.placed_modules import operator_information, placed_routing, step
 from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'LENGTHS', 'JUDGED', 'GATE', 'MODULES', 'EXAMPLE', 'LEARNED', 'MODULE_COLORS', 'ROLE_COLORS', 'DASHES',
+__all__ = ['VERSION', 'LENGTHS', 'JUDGED', 'GATE', 'MODULES', 'EXAMPLE', 'LEARNED', 'MODULE_COLORS', 'PANELS', 'PALETTE',
            'Params', 'terms_at', 'Lessons', 'accuracy', 'step_scores', 'Expressions', 'by_order', 'most_frequent',
            'recursive', 'SequenceClassifier', 'size_of', 'classifier', 'view_of', 'specialization', 'models',
            'kept_steps', 'run', 'missed', 'solved_claim', 'listed_claims', 'claims', 'terms_table', 'steps_table',
-           'summary', 'headline', 'verdict', 'positions', 'frame_style', 'reduction_strip', 'accuracy_by_terms']
+           'summary', 'headline', 'verdict', 'positions', 'frame_style', 'reduction_strip', 'accuracy_panel',
+           'accuracy_by_terms']
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-5
 VERSION = 1
@@ -325,9 +326,11 @@ def verdict(frame) -> str:
     if not learned: return text
     best = max(learned, key=learned.__getitem__)
     q = scores(frame, "reduction accuracy", "10 terms", best).mean()
-    trivial = f"; left to right has {100 * ten['left to right']:.0f} %." if "left to right" in ten else "."
-    return (f"{text} At ten terms the best learned row, {best}, is right on {100 * learned[best]:.0f} % "
-            f"(reduction accuracy {q:.3f}){trivial}")
+    each = scores(frame, "accuracy", "10 terms", best)
+    others = {"no bonus": "without the bonus it has", "left to right": "left to right has"}
+    more = "".join(f"; {words} {100 * ten[row]:.0f} %" for row, words in others.items() if row in ten)
+    return (f"{text} At ten terms the best learned row, {best}, is right on {100 * learned[best]:.0f} % (reduction "
+            f"accuracy {q:.3f}), on {(each >= 0.8).sum()} of {len(each)} seeds on 80 % or more{more}.")
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-41
 MODULE_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -376,30 +379,35 @@ def reduction_strip(
     return ax
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-44
-ROLE_COLORS = {"oracle": "#000000", "random": "#999999", "trivial": "#999999", "monolithic": "#CC79A7",
-               "given": "#009E73", "learned": "#0072B2", "ablation": "#E69F00"}
-DASHES = ("-", "--", ":", "-.")
+PANELS = {"baselines": ("oracle", "random", "trivial", "monolithic"), "routing given or learned": ("given", "learned"),
+          "variants of the exact marginal": ("ablation",)}
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
 
 
-def accuracy_by_terms(frame, ax=None): # DataFrame of `run` -> Axes
-    "Accuracy against the number of terms: means over seeds, and the range of seeds."
-    import matplotlib.pyplot as plt
-    if ax is None: ax = plt.subplots(figsize=(7, 3.4), layout="constrained")[1]
-    final = part(frame, "final", "accuracy")
-    final = final.assign(terms=final.layer.str.removesuffix(" terms").astype(int))
-    used: dict[str, int] = {}
-    for name, rows in final.groupby("function", sort=False):
-        role = rows["mask"].iloc[0]
-        each = rows.groupby("terms").value.agg(["mean", "min", "max"])
-        dash = DASHES[used.setdefault(role, 0) % len(DASHES)]
-        used[role] += 1
-        ax.plot(each.index, each["mean"], dash, color=ROLE_COLORS[role], lw=1.6, label=name, marker="o", ms=3)
-        band = {"color": ROLE_COLORS[role], "alpha": 0.08, "lw": 0}
-        if role == "learned": ax.fill_between(each.index, each["min"], each["max"], **band)
+def accuracy_panel(final, ax, title: str): # final: DataFrame with terms, function, seed, value -> Axes
+    "Accuracy of some rows against the number of terms: seeds as thin lines, their median as a thick one."
     ax.axvspan(2, 5, color="#DDDDDD", alpha=0.4, lw=0, zorder=0)
-    ax.text(3.16, 1.02, "lengths of training", ha="center", fontsize="x-small")
-    ax.set(xscale="log", xticks=JUDGED, xticklabels=JUDGED, xlabel="terms", ylabel="accuracy", ylim=(0, 1.08))
+    for color, (name, rows) in zip(PALETTE, final.groupby("function", sort=False)):
+        wide = rows.pivot(index="terms", columns="seed", values="value")
+        ax.plot(wide.index, wide, color=color, lw=0.7, alpha=0.5)
+        ax.plot(wide.index, wide.median(axis=1), color=color, lw=2, label=name, marker="o", ms=3.5, alpha=0.85)
+    ax.set(xscale="log", xticks=JUDGED, xticklabels=JUDGED, xlabel="terms", ylim=(0, 1.04), title=title)
     ax.minorticks_off()
-    ax.legend(frameon=False, fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.title.set_fontsize("medium")
+    ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
+
+
+def accuracy_by_terms(frame): # DataFrame of `run` -> the Axes
+    "Accuracy of all rows, in panels by role; lengths of training are shaded."
+    import matplotlib.pyplot as plt
+    final = part(frame, "final", "accuracy")
+    final = final.assign(terms=final.layer.str.removesuffix(" terms").astype(int))
+    there = {title: final[final["mask"].isin(roles)] for title, roles in PANELS.items()}
+    there = {title: rows for title, rows in there.items() if len(rows)}
+    size = (3.7 * len(there), 3.5)
+    axes = plt.subplots(1, len(there), figsize=size, layout="constrained", sharey=True, squeeze=False)[1][0]
+    for ax, (title, rows) in zip(axes, there.items()): accuracy_panel(rows, ax, title)
+    axes[0].set_ylabel("accuracy")
+    return axes

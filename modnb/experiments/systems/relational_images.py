@@ -167,7 +167,7 @@ class Relation:
 
 
 def in_parts(f: Callable, x: Tensor, rows: int = 500) -> Tensor:
-    "A function of images, some rows at a time."
+    "A function of images [N, ...], some rows at a time."
     return torch.cat([f(part) for part in x.split(rows)])
 
 

@@ -273,7 +273,7 @@ Passed = tuple[Tensor, list[Tensor]] # nats [N, T]; weights by expert [N, T, M] 
 
 @torch.no_grad()
 def passed(net: Any, x: Tensor, y: Tensor, batch_size: int) -> Passed:
-    "Nats of each token, and which experts served it, in batches."
+    "Nats of each token, and which experts served it, in batches; x and y are int [N, T]."
     nats: list[Tensor] = []
     shares: list[list[Tensor]] = []
     inner = getattr(net, "net", net)
