@@ -257,7 +257,8 @@ def reason(frame) -> str:
     rows = {"mixture", "uniform gate", "residual network"}
     if not rows <= set(frame.function) or rows & set(missed(frame)): return ""
     gain, gate = ((errors(frame, r) - errors(frame, "mixture")).mean() for r in ("residual network", "uniform gate"))
-    return f" Without the gate the error changes by {gate:+.3f} only: it is width." if gain >= 0.02 > gate + 0.01 else ""
+    if gain < 0.02 or gate >= 0.01: return ""
+    return f" Without the gate the error changes by {gate:+.3f} only: it is width."
 
 
 def seeds_text(frame, rows: list[str]) -> str:
