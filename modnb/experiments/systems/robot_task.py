@@ -58,7 +58,8 @@ class Params(SystemParams):
     seeds: int = param(2, "number of seeds", min=1)
 
     presets = {
-        "quick": dict(rows=MAIN, steps=1000, batch_size=24, every=1000, demonstrations=200, episodes=50, seeds=5),
+        "quick": dict(rows=MAIN, steps=1000, batch_size=24, every=1000, demonstrations=200, episodes=50, seed=10,
+                      seeds=5),
         "paper": dict(rows=("all",), steps=10_000, batch_size=32, every=2500, demonstrations=200, episodes=200,
                       seeds=10),
     }

@@ -71,7 +71,7 @@ class Params(SystemParams):
     samples: int = 2
 
     presets = {
-        "quick": dict(rows=MAIN, steps=300, every=150, cloning=200, seeds=5, tests=16),
+        "quick": dict(rows=MAIN, steps=300, every=150, cloning=200, seed=10, seeds=5, tests=16),
         "paper": dict(rows=("all",), steps=3000, every=500, cloning=1000, seeds=5, tests=32, samples=8),
     }
 

@@ -80,7 +80,7 @@ class Params(SystemParams):
     seeds: int = param(2, "number of seeds", min=1)
 
     presets = {
-        "quick": SIZES | dict(seeds=5),
+        "quick": SIZES | dict(seed=10, seeds=5),
         "paper": SIZES | dict(seeds=10, steps=6000, every=500, train_tokens=1_000_000, test_tokens=50_000, chains=8,
                               tokens=32, length=64, width=64, experts=16, hidden=16, lr=3e-3),
     }
