@@ -3,8 +3,10 @@ import os
 import random
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
+import nbdev.test
 import numpy as np
 import pytest
 import seeds
@@ -30,6 +32,7 @@ def as_if_alone(monkeypatch, tmp_path):
     random.seed(seeds.BASE)
     np.random.seed(seeds.BASE)
     torch.manual_seed(0) # moved by the base seed, as every seed of a cell is
+    monkeypatch.setattr(nbdev.test, "CaptureShell", partial(nbdev.test.CaptureShell, mpl_format="png"))  # "retina" draws four times the pixels
     with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
         yield
         plt.close("all")

@@ -21,7 +21,7 @@ from ..metrics.statistics import interval
 
 # %% auto #0
 __all__ = ['PALETTE', 'GRAY', 'NAMED', 'colors_of', 'color_of', 'axes_of', 'grouped_bars', 'accuracy_bars', 'kept_bars',
-           'chance_levels', 'overlap_bars', 'learning_curves', 'keep_prob_histogram', 'confusion_heatmap',
+           'chance_levels', 'overlap_bars', 'learning_curves', 'keep_prob_histogram', 'share_map', 'confusion_heatmap',
            'mask_shares', 'mask_pixels', 'mask_image', 'drawn_masks', 'sensitivity']
 
 # %% ../../nbs/view/00_plots.ipynb #1348453b
@@ -267,6 +267,27 @@ def keep_prob_histogram(
     _legend(ax, dict(zip(*ax.get_legend_handles_labels()[::-1])))
     return ax
 
+# %% ../../nbs/view/00_plots.ipynb #3c15fe12
+def share_map(
+    shares, # [rows, columns], from 0 (white) to 1 (dark blue)
+    rows: Sequence[str], # names
+    columns: Sequence[str], # names
+    ax: Any, # `Axes`
+    texts: np.ndarray | None = None, # [rows, columns] written into the cells; None: none
+    size: str = "small", # of the texts
+):
+    "Shares as a table of colored cells, the first row on top; returns the `Axes`."
+    shares = np.asarray(shares, float)
+    cells = ax.pcolormesh(shares, vmin=0, vmax=1, cmap="Blues", edgecolors="white", linewidths=0.5)
+    ax.set(xticks=np.arange(len(columns)) + 0.5, xticklabels=list(columns), ylim=(len(rows), 0))
+    ax.set(yticks=np.arange(len(rows)) + 0.5, yticklabels=list(rows))
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    for (i, j), text in np.ndenumerate(np.empty((0, 0)) if texts is None else texts):
+        dark = cells.cmap(shares[i, j])[:3] @ np.array([0.2126, 0.7152, 0.0722]) < 0.5
+        ax.text(j + 0.5, i + 0.5, text, ha="center", va="center", fontsize=size, color="white" if dark else "0.15")
+    return ax
+
 # %% ../../nbs/view/00_plots.ipynb #51243060
 def _percent(mean: np.ndarray, sd: np.ndarray | None, unit: str) -> np.ndarray: # of texts
     "Shares in percent, with their deviation if there is one; NaN is a dash."
@@ -285,7 +306,6 @@ def confusion_heatmap(
 ):
     """A confusion matrix in percent of each row, with several seeds mean ± sd; returns the `Axes`.
     A row without examples shows dashes. Raises `ValueError` naming `rows` or `columns`."""
-    import seaborn as sns # type: ignore[import-untyped]
     shares = normalize(matrix)
     for name, names, size in zip(("rows", "columns"), (rows, columns), shares.shape[-2:]):
         if len(names) != size: raise ValueError(f"{name}: {len(names)} names for {size} classes")
@@ -295,10 +315,8 @@ def confusion_heatmap(
     texts = _percent(mean, shares.std(0, ddof=1) if len(shares) > 1 else None, unit)
     ax = axes_of(ax, 1.0 * len(columns) + 1.2, 0.7 * len(rows) + 1)
     size = "small" if len(columns) <= 6 else "x-small"
-    sns.heatmap(np.nan_to_num(mean), vmin=0, vmax=1, cmap="Blues", annot=texts, fmt="", cbar=False, ax=ax,
-                xticklabels=list(columns), yticklabels=list(rows), annot_kws={"fontsize": size})
+    share_map(np.nan_to_num(mean), rows, columns, ax, texts, size)
     ax.spines[:].set_visible(True)
-    ax.tick_params(axis="y", labelrotation=0)
     if not unit: ax.set_xlabel("% of the row")
     ax.set_title(title, fontsize="medium")
     return ax

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..metrics.claims import part
 from ..metrics.routed import on_set
-from .plots import PALETTE, grouped_bars
+from .plots import PALETTE, grouped_bars, share_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -109,14 +109,11 @@ def usage_heatmap(
 ) -> Axes:
     "Which module does what: one line per class, task or slot."
     import matplotlib.pyplot as plt
-    import seaborn as sns # type: ignore[import-untyped]
     shares = np.asarray(shares, float)
     size = (0.5 * shares.shape[1] + 1.8, 0.32 * len(shares) + 0.9)
     if ax is None: ax = plt.subplots(figsize=size, layout="constrained")[1]
     names = [str(m) for m in range(shares.shape[1])] if modules is None else list(modules)
-    sns.heatmap(shares, vmin=0, vmax=1, cmap="Blues", annot=shares.shape[1] <= 8, fmt=".2f", cbar=False, ax=ax,
-                xticklabels=names, yticklabels=list(rows), linewidths=0.5, annot_kws={"fontsize": "x-small"})
-    ax.set(xlabel="module", ylabel="", title=title)
-    ax.tick_params(length=0)
-    ax.tick_params(axis="y", rotation=0)
+    texts = np.vectorize("{:.2f}".format, otypes=[object])(shares) if shares.shape[1] <= 8 else None
+    share_map(shares, rows, names, ax, texts, "x-small")
+    ax.set(xlabel="module", title=title)
     return ax

@@ -46,7 +46,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     test_split: Literal["valid", "test"] = "valid" # the other fifth, or the official test set
     tested: Optional[int] = param(None, "images that are tested; None: all", min=10)
     augment: bool = False # shift and flip the images in training, also of masks
-    train_steps: int = param(150, "updates of the network", min=1)
+    train_steps: int = param(60, "updates of the network", min=1)
     batch_size: int = param(64, "images per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network", min=0)
     lr_drops: tuple[int, ...] = param((), "updates after which the rate falls to a tenth", min=1)
@@ -55,7 +55,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     beta: float = param(3e-4, "price of keeping a weight; divided by beta_batch", min=0)
     beta_batch: Optional[int] = param(None, "what beta is divided by; None: mask_batch_size", min=1)
-    mask_steps: int = 30
+    mask_steps: int = 8
     mask_lr: float = 0.2
     batching: Literal["vmap", "loop", "channels-last"] = "channels-last"
 
