@@ -43,14 +43,14 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     default: float = param(1e-4, "the paper's hand-tuned price, marked in figures", min=0)
     layer_sizes: tuple[int, ...] = param((48, 48), "hidden layers of the network", min=1)
     digits: int = param(1, "digits of each number", min=1, max=6)
-    train_steps: int = param(300, "updates of the network", min=1)
+    train_steps: int = param(120, "updates of the network", min=1)
     batch_size: int = param(128, "problems per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     stop_accuracy: Optional[float] = param(
         None, "end the training once both operations reach it; None: all steps", min=0, max=1)
     mask_batch_size: int = param(128, "problems per update of a mask", min=1)
     valid: int = param(2000, "validation problems, at most 10,000", min=1, max=10_000)
-    mask_steps: int = 60
+    mask_steps: int = 24
     mask_lr: float = 1e-1
 
     presets = {

@@ -44,7 +44,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     hidden_size: int = param(24, "units of an LSTM layer", min=1)
     n_layers: int = param(2, "LSTM layers", min=1)
     digits: int = param(1, "digits of each number", min=1, max=6)
-    train_steps: int = param(120, "updates of the network", min=1)
+    train_steps: int = param(50, "updates of the network", min=1)
     batch_size: int = param(128, "problems per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     stop_accuracy: Optional[float] = param(
@@ -54,7 +54,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
         None, "price of keeping a weight; divided by mask_batch_size. "
               "None: the paper's, 4e-4 feedforward, 1e-4 LSTM", min=0)
     valid: int = param(1000, "validation problems, at most 10,000", min=1, max=10_000)
-    mask_steps: int = 40
+    mask_steps: int = 16
     mask_lr: float = 3e-1
 
     presets = {

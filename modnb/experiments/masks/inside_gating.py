@@ -50,7 +50,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     decay: bool = True # let the learning rate fall linearly to zero; False: constant
     mask_batch_size: int = param(64, "examples per update of a mask", min=1)
     beta: float = param(1e-4, "price of keeping a weight; divided by mask_batch_size", min=0)
-    examples: int = param(2000, "examples of the evaluation, which are not those of the training", min=1)
+    examples: int = param(800, "examples of the evaluation, which are not those of the training", min=1)
     mask_steps: int = 50
     mask_lr: float = 5e-2
     samples: int = 2

@@ -53,12 +53,12 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     beta_factor: float = param(3.0, "of the comparison 'beta'", min=0)
     keep_last_layer: bool = False # all masks have the output layer of the first function's mask
     tested: int = param(1000, "images that are tested", min=10)
-    train_steps: int = param(150, "updates of the network", min=1)
+    train_steps: int = param(60, "updates of the network", min=1)
     batch_size: int = param(64, "images per update of the network", min=1)
     lr: float = param(1e-2, "learning rate of the network (Adam)", min=0)
     mask_batch_size: int = param(32, "images per update of a mask", min=1)
     beta: float = param(3e-3, "price of keeping a weight; divided by mask_batch_size", min=0)
-    mask_steps: int = 20
+    mask_steps: int = 8
     mask_lr: float = 0.2
     seeds: int = param(2, "number of seeds; each trains its own network, and neighbors are compared", min=1)
 

@@ -70,7 +70,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     ff: int = param(64, "units of the feed-forward parts", min=1)
     layers: int = param(1, "layers of the encoder, and of the decoder", min=1)
     dropout: float = param(0.0, "share of zeros in training", min=0, max=0.99)
-    train_steps: int = param(60, "updates of the network", min=1)
+    train_steps: int = param(24, "updates of the network", min=1)
     batch_size: int = param(64, "questions per update of the network", min=1)
     lr: float = param(3e-3, "learning rate of the network (Adam)", min=0)
     warmup: int = param(0, "updates over which the learning rate rises to it", min=0)
@@ -83,7 +83,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     groups: int = param(1, "groups by length that a batch of the masks is cut into, for speed", min=1)
     clip: float = param(1.0, "largest norm of a gradient", min=0)
     processes: int = param(1, "that generate questions which are not in the cache", signed=False, min=1)
-    mask_steps: int = 20
+    mask_steps: int = 8
     mask_lr: float = 0.3
 
     presets = {

@@ -55,7 +55,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     train_split: str = param("simple", "what the network is trained on", choices=SPLITS)
     masks: bool = True # False: only train the network, as the study's baselines
     baselines: bool = True # also train a network on each split, for comparison
-    train_steps: int = param(40, "updates of a network", min=1)
+    train_steps: int = param(16, "updates of a network", min=1)
     batch_size: int = param(64, "commands per update of a network", min=1)
     lr: float = param(1e-2, "learning rate of a network (Adam)", min=0)
     teacher_forcing: float = param(
@@ -70,7 +70,7 @@ class Params(MaskParams, SeedParams, DeviceParams, ThreadParams):
     tested: int = param(400, "commands of each test set that are tested during training", min=1)
     validation_dropout: bool = param(
         False, "True: the LSTM's embeddings drop out in tests of unmasked networks, too (the reference's error)")
-    mask_steps: int = 24
+    mask_steps: int = 8
     mask_lr: float = 0.2
 
     presets = {

@@ -48,9 +48,9 @@ MAIN = ("expert", "wrong color", "random pairing", "one network", "a network per
 class Params(SystemParams):
     "Settings of the study of robots and tasks."
     rows: tuple[str, ...] = ("expert", "one network", "d=2", "learned, by pair")
-    steps: int = param(30, "updates", min=1)
+    steps: int = param(10, "updates", min=1)
     batch_size: int = param(12, "examples of each pair per update", min=1)
-    every: int = 15
+    every: int = 5
     demonstrations: int = param(20, "episodes of the expert per pair", min=1)
     episodes: int = param(5, "fresh episodes per pair in which success is measured", min=1)
     sigma: float = param(1.0, "scale of the likelihood, in radians per second", min=0)

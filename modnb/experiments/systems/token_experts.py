@@ -75,7 +75,7 @@ class Params(SystemParams):
     hidden: int = param(4, "hidden units of an expert", min=1)
     k: int = param(2, "experts of a token", min=1)
     balance: float = param(0.01, "weight of the losses on importance and load", min=0)
-    steps: int = param(20, "updates", min=1)
+    steps: int = param(10, "updates", min=1)
     lr: float = param(6e-3, "learning rate (Adam)", min=0)
     seeds: int = param(2, "number of seeds", min=1)
 
