@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from functools import cache
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -286,19 +287,18 @@ def part_of(asked: Asked, rows: Tensor) -> Asked: # int [R]
                  scenes, asked.answer[rows])
 
 
-def kept(name: str, seed: int, first: int, net: Any, model: Model, data: dict[str, Asked]) -> dict[str, Tensor]:
+def kept(name: str, seed: int, net: Any, model: Model, data: dict[str, Asked]) -> dict[str, Tensor]:
     "Tensors of a machine for the figures."
     if not isinstance(net, Composition) or model.role == "random": return {}
     asked = data[NEW]
     a = asked.layout[..., None] if net.net.given else None
     seen = traced(net, asked, a, torch.zeros(len(asked), 1, dtype=torch.long))
     found = {f"{name}/{seed}/usage": usage(seen, asked.question)}
-    if seed != first: return found
     deep = part_of(data[DEEP], torch.arange(4))
     a = deep.layout[..., None] if net.net.given else None
     images = torch.arange(2).expand(4, -1) # a yes and a no
     more = traced(net, deep, a, images) | {"question": deep.question, "images": deep.images[:, :2], "words": deep.words}
-    return found | {f"{name}/{key}": t for key, t in more.items()}
+    return found | {f"{name}/{seed}/{key}": t for key, t in more.items()}
 
 
 @cache
@@ -313,7 +313,7 @@ def run(params: Params, log: Log) -> Result:
     models = shapes_models(params, device)
     def data(seed): return data_of(seed, params.images, params.tests)
     def task(seed): return ShapesTask(data(seed), seed, params, device)
-    def keep(name, seed, net): return kept(name, seed, params.seed, net, models[name], data(seed))
+    def keep(name, seed, net): return kept(name, seed, net, models[name], data(seed))
     return run_models(models, task, params, log, keep)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-28
@@ -422,12 +422,12 @@ def word_read(attention: Tensor, question: Tensor) -> str: # [T], int [T]
     return word if share > 0.95 else f"{word} {100 * share:.0f} %"
 
 
-def draw_question(tensors: dict[str, Tensor], row: str, q: int, m: int, axes: Any):
-    "The maps of one question, module by module, over its picture; tensors [questions, ...] of a result."
-    def of(key): return tensors[f"{row}/{key}"][q]
+def draw_question(tensors: dict[str, Tensor], network: str, q: int, m: int, axes: Any):
+    "The maps of one question, module by module, over its picture; tensors [questions, ...] of a row and seed."
+    def of(key): return tensors[f"{network}/{key}"][q]
     question = of("question")
     picture = of("images")[m]
-    over_picture(axes[0], picture, None, spoken(question).replace(" ", "\n", 1))
+    over_picture(axes[0], picture, None, fill(spoken(question), 15))
     steps = [l for l in range(SLOTS) if of("modules")[l] != STOP]
     for ax, l in zip(axes[1:], steps):
         kind = int(of("modules")[l])
