@@ -70,7 +70,7 @@ def uniform_weights(shape: Sequence[int], bound: float, seeds: Sequence[int], dr
     each = [torch.rand(*shape, generator=generator_for(1_000_003 * seed + draw)) * 2 - 1 for seed in seeds]
     return nn.Parameter(bound * torch.stack(each))
 
-# %% ../../nbs/systems/11_speaker.ipynb #d26e7e8f
+# %% ../../nbs/systems/11_speaker.ipynb #9d6d3abd
 class Speaker(nn.Module):
     "R LSTMs, each of which writes sentences of its own."
     def __init__(self,
@@ -91,24 +91,23 @@ class Speaker(nn.Module):
         self.out = uniform_weights((width, tokens), 0.1, seeds, 3) # small, so that all tokens are likely at first
         self.out_bias = nn.Parameter(torch.zeros(len(self.seeds), 1, tokens))
 
-    def speak(self, N: int, choose: Callable[[int, Tensor], Tensor]) -> Spoken: # choose: place, log p [R, N, V] -> [R, N]
+    def speak(self, N: int, choose: Callable[[int, Tensor], Tensor]) -> Spoken: # place, log p [R, N, V] -> [R, N]
         "N sentences of each speaker."
         R, width = self.recurrent.shape[:2]
         h = cell = self.bias.new_zeros(R, N, width)
         word = torch.full((R, N), self.tokens, device=h.device)
         alive = torch.ones((R, N), dtype=torch.bool, device=h.device)
         own = torch.arange(R, device=h.device)[:, None]
-        words, lps, entropies, probs = [], [], [], []
+        said: list[Spoken] = []
         for t in range(self.length):
             h, cell = lstm_update(self.inputs[own, word] + torch.bmm(h, self.recurrent) + self.bias, cell)
             log_p = torch.baddbmm(self.out_bias, h, self.out).log_softmax(-1)
             word = choose(t, log_p.detach()).masked_fill(~alive, self.tokens - 1)
-            words.append(word)
-            lps.append(log_p.gather(-1, word.unsqueeze(-1)).squeeze(-1) * alive)
-            entropies.append(-(log_p.exp() * log_p).sum(-1) * alive)
-            probs.append(log_p.detach().exp())
+            lp = log_p.gather(-1, word.unsqueeze(-1)).squeeze(-1)
+            said.append(Spoken(word, lp * alive, -(log_p.exp() * log_p).sum(-1) * alive, log_p.detach().exp()))
             alive = alive & (word != self.tokens - 1)
-        return Spoken(torch.stack(words, -1), sum(lps), sum(entropies), torch.stack(probs, -2))
+        a, lps, entropies, probs = (torch.stack(each, -1) for each in zip(*said))
+        return Spoken(a, lps.sum(-1), entropies.sum(-1), probs.mT)
 
     def forward(self, a: Tensor) -> Spoken: # int64 [R, N, L]
         "The probability of known sentences."
