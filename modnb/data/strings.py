@@ -153,13 +153,13 @@ def spread(programs: Tensor) -> float: # int64 [Q, L]
     i, j = torch.triu_indices(len(programs), len(programs), 1)
     return float(edit_distance(words.at(i), words.at(j)).double().mean())
 
-# %% ../../nbs/data/17_strings.ipynb #12e3e320
+# %% ../../nbs/data/17_strings.ipynb #10d77a99
 class Behaviors(NamedTuple):
     "What programs of one length without `END` can make of some inputs."
     programs: Tensor # int64 [N, L], one for each behavior
     outputs: Words # [N, E]
     key: Tensor # int64 [N], equal for equal outputs
-    count: Tensor # int64 [N], programs of this length that behave so
+    multiplicity: Tensor # int64 [N], programs of this length that behave so
 
 
 def keys_of(words: Words) -> Tensor: # [N, E] -> int64 [N]
@@ -186,10 +186,10 @@ def behaviors(inputs: Words, length: int) -> list[Behaviors]: # inputs [E]; of p
         each = torch.arange(END).repeat_interleave(len(old.key))
         repeated = Words(old.outputs.letters.repeat(END, 1, 1), old.outputs.length.repeat(END, 1))
         programs = torch.cat([old.programs.repeat(END, 1), each[:, None]], 1)
-        found.append(merged(programs, execute(each[:, None], repeated), old.count.repeat(END)))
+        found.append(merged(programs, execute(each[:, None], repeated), old.multiplicity.repeat(END)))
     return found
 
-# %% ../../nbs/data/17_strings.ipynb #6a097fed
+# %% ../../nbs/data/17_strings.ipynb #e205f275
 class StringTask(NamedTuple):
     "Inputs, what a hidden program makes of them, and how many programs do the same."
     inputs: Words # [E]
@@ -217,8 +217,8 @@ def draw_task(
     inputs = draw_words(cases, g)
     *shorter, level = behaviors(inputs, length)
     new = (~torch.isin(level.key, torch.cat([s.key for s in shorter]))).nonzero()[:, 0]
-    i = int(new[torch.multinomial(level.count[new].double(), 1, generator=g)])
-    return StringTask(inputs, level.outputs.at(i), level.programs[i], int(level.count[i]))
+    i = int(new[torch.multinomial(level.multiplicity[new].double(), 1, generator=g)])
+    return StringTask(inputs, level.outputs.at(i), level.programs[i], int(level.multiplicity[i]))
 
 
 def solved_by_chance(solutions: int, draws: int, length: int = 6) -> float:
