@@ -174,7 +174,7 @@ def search(judge: Judge, params: Params, seeds: Sequence[int], genetic: bool, lo
         reward = torch.cat([reward.gather(1, top), new], 1)
     return pd.DataFrame(found, columns=["step", "metric", "seed", "value"])
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #94d3a55b
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #0ebb358e
 @dataclass(frozen=True)
 class Row:
     "A row of the comparison."
@@ -188,7 +188,7 @@ ROWS = {
     "hidden program": Row("oracle"),
     "random search": Row("random"),
     "empty program": Row("trivial"),
-    "genetic algorithm": Row("given"),
+    "genetic algorithm": Row("random"),
     "PG": Row("learned", "pg", {"ent_coef": PUBLISHED * BETA["PG"]}),
     "PQT": Row("learned", "pqt", {"ent_coef": PUBLISHED * BETA["PQT"]}),
     "PG + PQT": Row("learned", "pg_pqt", {"ent_coef": PUBLISHED * BETA["PG + PQT"]}),
@@ -356,7 +356,7 @@ def claims(frame): # DataFrame of `judge_claims`
     if {"PQT", "PQT, duplicates", "PQT, neither", "PQT, no entropy"} <= there: listed += spread_claims(frame)
     return judge_claims(listed, missed(frame))
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #c7be78af
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #ba99cd06
 def there_of(frame) -> list[str]:
     "The rows of a frame."
     return list(dict.fromkeys(frame.function.dropna()))
@@ -375,14 +375,14 @@ def summary(result: Result):
     "The table that the command line prints."
     frame = result.frame
     table = score_table(frame[frame.function.notna()], "solved", missed(frame))
-    return table.rename(columns={TASKS: "solved tasks"})
+    return table.rename(columns={TASKS: "solved tasks"}).assign(role=[ROWS[row].role for row in table.index])
 
 
 def headline(frame) -> dict[str, float]: # name -> number
     "The share of tasks that each row solves."
     return {row: float(scores(frame, "solved", TASKS, row).mean()) for row in there_of(frame)}
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #cd2e3853
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #45c8518c
 COLORS = {"PG": "#0072B2", "PQT": "#D55E00", "PG + PQT": "#009E73", "genetic algorithm": "#CC79A7",
           "random search": "#999999", "PQT, duplicates": "#E69F00", "PQT, no entropy": "#56B4E9",
           "PQT, neither": "#333333"}
@@ -399,6 +399,7 @@ def best_so_far(frame, metric: str, rows: Sequence[str], samples: int, ax=None, 
         if not band: continue
         ax.fill_between(t.step * samples, t.low.clip(0, 1), t.high.clip(0, 1), color=COLORS[row], alpha=0.13, lw=0)
     ax.set(xlabel="programs that were run", ylabel=metric)
+    ax.locator_params("x", nbins=5)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
