@@ -25,7 +25,7 @@ __all__ = ['SEARCHERS', 'Objective', 'tabulated', 'best_so_far', 'random_options
            'Evolution', 'indicators', 'predictions', 'Ranking', 'PointCandidates', 'UniformPoints', 'PointView',
            'Routed', 'PolicyGradient', 'PriorityQueue', 'search', 'best_point']
 
-# %% ../../nbs/programs/04_searchers.ipynb #745b421c
+# %% ../../nbs/programs/04_searchers.ipynb #4129ed52
 class Objective:
     "Scores of points, each computed once; a history of what every search has asked for."
     def __init__(self,
@@ -40,7 +40,8 @@ class Objective:
     def known(self, rows: Tensor) -> Tensor: # int64 [*any] -> [*any]
         "The scores of points; those that were never evaluated are computed."
         for i in rows.unique().tolist():
-            if self.scores[i].isnan(): self.scores[i] = float(self.score(self.space.points[i].tolist()))
+            if not self.scores[i].isnan(): continue
+            with torch.enable_grad(): self.scores[i] = float(self.score(self.space.points[i].tolist()))
         return self.scores[rows]
 
     def __call__(self, a: Tensor) -> Tensor: # int64 [S, R, L] -> [S, R]
@@ -241,7 +242,7 @@ class PointView:
 
     def __call__(self, batch: Batch) -> PointCandidates: return PointCandidates(self, batch)
 
-# %% ../../nbs/programs/04_searchers.ipynb #b5872774
+# %% ../../nbs/programs/04_searchers.ipynb #548fe87b
 class Routed:
     "A router, trained by a setting of `Buffered`."
     def __init__(self, space: Space, searches: int, seed: int, setting: str, batch: int, lr: float, **changes: Any):
@@ -274,7 +275,7 @@ class Routed:
 @SEARCHERS.register("reinforce")
 class PolicyGradient(Routed):
     "A router that learns by policy gradient."
-    def __init__(self, space: Space, searches: int = 1, seed: int = 0, batch: int = 10, lr: float = 0.1,
+    def __init__(self, space: Space, searches: int = 1, seed: int = 0, batch: int = 5, lr: float = 0.3,
                  ent_coef: float = 0.02):
         terms = [("samples", "none", "advantage", 1.0)]
         super().__init__(space, searches, seed, "pg", batch, lr, terms=terms, ent_coef=ent_coef,
@@ -284,7 +285,7 @@ class PolicyGradient(Routed):
 @SEARCHERS.register("pqt")
 class PriorityQueue(Routed):
     "A router that learns from the ten best points of its search."
-    def __init__(self, space: Space, searches: int = 1, seed: int = 0, batch: int = 10, lr: float = 0.1,
+    def __init__(self, space: Space, searches: int = 1, seed: int = 0, batch: int = 5, lr: float = 0.3,
                  ent_coef: float = 0.5):
         terms = [("buffer", "none", "uniform", 1.0)]
         super().__init__(space, searches, seed, "pqt", batch, lr, terms=terms, ent_coef=ent_coef, push="all")
