@@ -19,7 +19,7 @@ __all__ = ['CAPACITY', 'LETTERS', 'MOVES', 'OPERATIONS', 'SWAP', 'SORT', 'END', 
            'similarity', 'spread', 'Behaviors', 'keys_of', 'merged', 'behaviors', 'StringTask', 'draw_words',
            'draw_task', 'solved_by_chance']
 
-# %% ../../nbs/data/17_strings.ipynb #dd6f2e79
+# %% ../../nbs/data/17_strings.ipynb #0f1283a0
 CAPACITY = 16 # most letters of a word
 LETTERS = "abcdefABCDEF"
 
@@ -33,7 +33,7 @@ class Words(NamedTuple):
         "Some of the words."
         return Words(self.letters[index], self.length[index])
 
-
+# %% ../../nbs/data/17_strings.ipynb #2232d376
 def encode(words: Sequence[str]) -> Words: # [N]
     "Words from text. Raises `ValueError` naming `words` if one has too many letters, or others than ASCII."
     rows = [list(w.encode()) for w in words]
@@ -42,12 +42,12 @@ def encode(words: Sequence[str]) -> Words: # [N]
     padded = torch.tensor([row + [0] * (CAPACITY - len(row)) for row in rows], dtype=torch.uint8)
     return Words(padded, torch.tensor([len(row) for row in rows]))
 
-
+# %% ../../nbs/data/17_strings.ipynb #cb59762b
 def decode(words: Words) -> list[str]: # [N]
     "Words as text."
     return [bytes(row[:n]).decode() for row, n in zip(words.letters.tolist(), words.length.tolist())]
 
-# %% ../../nbs/data/17_strings.ipynb #6eaf9d9e
+# %% ../../nbs/data/17_strings.ipynb #5315fa4d
 MOVES: dict[str, Callable[[list], list]] = { # of places
     "reverse": lambda r: r[::-1],
     "drop first": lambda r: r[1:],
@@ -59,7 +59,7 @@ MOVES: dict[str, Callable[[list], list]] = { # of places
 OPERATIONS = (*MOVES, "swap case", "sort", "end")
 SWAP, SORT, END = (OPERATIONS.index(name) for name in ("swap case", "sort", "end"))
 
-
+# %% ../../nbs/data/17_strings.ipynb #0cec5be6
 def move_tables() -> tuple[Tensor, Tensor]: # int64 [operations, CAPACITY + 1, CAPACITY], [operations, CAPACITY + 1]
     "For each operation and length: the place each letter comes from (CAPACITY: none), and the new length."
     source = torch.full((len(OPERATIONS), CAPACITY + 1, CAPACITY), CAPACITY)
@@ -71,7 +71,7 @@ def move_tables() -> tuple[Tensor, Tensor]: # int64 [operations, CAPACITY + 1, C
             length[o, n] = len(places)
     return source, length
 
-# %% ../../nbs/data/17_strings.ipynb #c13fcdd0
+# %% ../../nbs/data/17_strings.ipynb #5b66af0e
 SOURCE, LENGTH = move_tables()
 
 
@@ -80,7 +80,7 @@ def sorted_letters(letters: Tensor) -> Tensor: # uint8 [N, CAPACITY]
     last = torch.where(letters == 0, 255, letters).sort(-1).values
     return torch.where(last == 255, 0, last)
 
-
+# %% ../../nbs/data/17_strings.ipynb #128f1948
 def apply(operation: Tensor, words: Words) -> Words: # int64 [N], [N]
     "One operation on each word."
     source = SOURCE.to(operation.device)[operation, words.length]
@@ -92,7 +92,7 @@ def apply(operation: Tensor, words: Words) -> Words: # int64 [N], [N]
     if len(rows): letters = letters.index_copy(0, rows, sorted_letters(letters[rows]))
     return Words(letters, LENGTH.to(operation.device)[operation, words.length])
 
-# %% ../../nbs/data/17_strings.ipynb #cec9a322
+# %% ../../nbs/data/17_strings.ipynb #be9984b8
 def canonical(programs: Tensor) -> Tensor: # int64 [..., L]
     "Programs with `END` in all places behind their first `END`."
     return programs.masked_fill((programs == END).cumsum(-1) > 0, END)
@@ -108,7 +108,7 @@ def execute(
     for operation in canonical(programs).unbind(-1): now = apply(operation.repeat_interleave(E), now)
     return Words(now.letters.view(P, E, CAPACITY), now.length.view(P, E))
 
-
+# %% ../../nbs/data/17_strings.ipynb #58046fd2
 def source_text(program: Tensor) -> str: # int64 [L]
     "A program in words."
     return ", ".join(OPERATIONS[t] for t in program.tolist() if t != END) or "end"
@@ -153,7 +153,7 @@ def spread(programs: Tensor) -> float: # int64 [Q, L]
     i, j = torch.triu_indices(len(programs), len(programs), 1)
     return float(edit_distance(words.at(i), words.at(j)).double().mean())
 
-# %% ../../nbs/data/17_strings.ipynb #10d77a99
+# %% ../../nbs/data/17_strings.ipynb #0eb333f4
 class Behaviors(NamedTuple):
     "What programs of one length without `END` can make of some inputs."
     programs: Tensor # int64 [N, L], one for each behavior
@@ -161,14 +161,14 @@ class Behaviors(NamedTuple):
     key: Tensor # int64 [N], equal for equal outputs
     multiplicity: Tensor # int64 [N], programs of this length that behave so
 
-
+# %% ../../nbs/data/17_strings.ipynb #a07f72e0
 def keys_of(words: Words) -> Tensor: # [N, E] -> int64 [N]
     "A number for each row of words."
     flat = words.letters.flatten(1).long()
     g = torch.Generator().manual_seed(0)
     return (flat * torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=g).to(flat.device)).sum(1)
 
-
+# %% ../../nbs/data/17_strings.ipynb #f24e8c45
 def merged(programs: Tensor, outputs: Words, count: Tensor) -> Behaviors:
     "Behaviors, each once."
     key, which = keys_of(outputs).unique(return_inverse=True)
@@ -176,7 +176,7 @@ def merged(programs: Tensor, outputs: Words, count: Tensor) -> Behaviors:
     total = torch.zeros(len(key), dtype=torch.int64).index_add(0, which, count)
     return Behaviors(programs[first], outputs.at(first), key, total)
 
-
+# %% ../../nbs/data/17_strings.ipynb #35e52cbb
 def behaviors(inputs: Words, length: int) -> list[Behaviors]: # inputs [E]; of programs of length 0, 1, ...
     "All behaviors, by length of the program."
     start = Words(inputs.letters[None], inputs.length[None])
@@ -189,7 +189,7 @@ def behaviors(inputs: Words, length: int) -> list[Behaviors]: # inputs [E]; of p
         found.append(merged(programs, execute(each[:, None], repeated), old.multiplicity.repeat(END)))
     return found
 
-# %% ../../nbs/data/17_strings.ipynb #e205f275
+# %% ../../nbs/data/17_strings.ipynb #14de4cde
 class StringTask(NamedTuple):
     "Inputs, what a hidden program makes of them, and how many programs do the same."
     inputs: Words # [E]
@@ -197,7 +197,7 @@ class StringTask(NamedTuple):
     program: Tensor # int64 [L]
     solutions: int # programs of length L that solve it; no shorter one does
 
-
+# %% ../../nbs/data/17_strings.ipynb #d5a34f8f
 def draw_words(count: int, generator: torch.Generator) -> Words: # [count]
     "Words of 4 to 8 letters."
     length = torch.randint(4, 9, (count,), generator=generator)
@@ -205,7 +205,7 @@ def draw_words(count: int, generator: torch.Generator) -> Words: # [count]
     drawn = letters[torch.randint(len(LETTERS), (count, CAPACITY), generator=generator)]
     return Words(drawn.masked_fill(torch.arange(CAPACITY) >= length[:, None], 0), length)
 
-
+# %% ../../nbs/data/17_strings.ipynb #b3592e33
 def draw_task(
     seed: int,
     length: int = 6, # operations that are needed
@@ -220,7 +220,7 @@ def draw_task(
     i = int(new[torch.multinomial(level.multiplicity[new].double(), 1, generator=g)])
     return StringTask(inputs, level.outputs.at(i), level.programs[i], int(level.multiplicity[i]))
 
-
+# %% ../../nbs/data/17_strings.ipynb #5c93665e
 def solved_by_chance(solutions: int, draws: int, length: int = 6) -> float:
     "The probability that one of so many random programs solves a task."
     return 1 - (1 - solutions / len(OPERATIONS) ** length) ** draws

@@ -25,7 +25,7 @@ __all__ = ['SEARCHERS', 'Objective', 'tabulated', 'best_so_far', 'random_options
            'Evolution', 'indicators', 'predictions', 'Ranking', 'PointCandidates', 'UniformPoints', 'PointView',
            'Routed', 'PolicyGradient', 'PriorityQueue', 'search', 'best_point']
 
-# %% ../../nbs/programs/04_searchers.ipynb #4129ed52
+# %% ../../nbs/programs/04_searchers.ipynb #cc58bf02
 class Objective:
     "Scores of points, each computed once; a history of what every search has asked for."
     def __init__(self,
@@ -60,7 +60,8 @@ def tabulated(
     table: Tensor, # [A], the score of each point
 ) -> Objective:
     "An objective whose scores are all known. Raises `ValueError` naming `table` if it has another number of them."
-    if len(table) != len(space): raise ValueError(f"table: {len(table)} scores given; the space has {len(space)} points")
+    if len(table) != len(space):
+        raise ValueError(f"table: {len(table)} scores given; the space has {len(space)} points")
     return Objective(space, lambda options: float(table[space.row(tuple(options))]))
 
 # %% ../../nbs/programs/04_searchers.ipynb #443d50e0
@@ -77,7 +78,7 @@ def best_so_far(
         found[r] = np.concatenate([best, np.full(evaluations - len(best), best[-1])])
     return found
 
-# %% ../../nbs/programs/04_searchers.ipynb #6fca6c1a
+# %% ../../nbs/programs/04_searchers.ipynb #97021bad
 SEARCHERS = Registry("searcher")
 
 
@@ -144,15 +145,20 @@ class Evolution:
         self.members = torch.cat([self.members, new])[-self.size :]
         self.scores = torch.cat([self.scores, objective(new)])[-self.size :]
 
-# %% ../../nbs/programs/04_searchers.ipynb #e05fd8de
+# %% ../../nbs/programs/04_searchers.ipynb #ac7e4ea3
 def indicators(space: Space) -> Tensor: # [A, D]
     "For each point, which option each slot has, and a constant."
     columns = [space.points[:, [l]] == torch.arange(n) for l, n in enumerate(space.sizes)]
     return torch.cat([*columns, torch.ones(len(space), 1, dtype=torch.bool)], 1).double()
 
 
-def predictions(features: Tensor, seen: Tensor, scores: Tensor, ridge: float = 1.0) -> Tensor: # [A, D], int [n, R], [n, R]
-    "The scores of all points that ridge regression predicts for each search, [R, A]."
+def predictions(
+    features: Tensor, # [A, D] of all points
+    seen: Tensor, # int [n, R] points of each search
+    scores: Tensor, # [n, R]
+    ridge: float = 1.0,
+) -> Tensor: # [R, A]
+    "The scores of all points that ridge regression predicts for each search."
     x = features[seen.T] # [R, n, D]
     center = scores.double().mean(0)
     gram = x.mT @ x + ridge * torch.eye(x.shape[-1], dtype=x.dtype)
@@ -187,7 +193,7 @@ class Ranking:
         self.scores = torch.cat([self.scores, objective(a)])
         self.seen = torch.cat([self.seen, self.space.rows(a)])
 
-# %% ../../nbs/programs/04_searchers.ipynb #4635cd3f
+# %% ../../nbs/programs/04_searchers.ipynb #dd6c2c9a
 class PointCandidates(IntegerRoutings):
     "Points [C, R, L, 1] of R searches."
     slot = 2
@@ -202,7 +208,6 @@ class PointCandidates(IntegerRoutings):
 
     def canonical(self, a: Tensor) -> Tensor: return canonical(self.of.space, a.squeeze(-1)).unsqueeze(-1)
     def score(self, a: Tensor) -> Scored: return Scored(a, torch.zeros(a.shape[:2]), self.q.log_prob(a))
-    def draw(self, samples: int) -> Scored: return self.score(self.canonical(self.q.sample(samples, self.noise.generator)))
     def with_draws(self, old: Tensor, samples: int) -> Scored: return join(self, self.score(old), self.draw(samples))
     def fixed(self, found: Scored) -> Scored: return found.detach()
     def uniform(self, samples: int) -> Tensor: return self.of.choices((samples, *self.shape), self.noise.generator)
@@ -212,6 +217,9 @@ class PointCandidates(IntegerRoutings):
     def encode(self, routing: Tensor) -> Tensor: return routing
     def decode(self, a: Tensor) -> Tensor: return a
     def not_finite(self, place: tuple, a: Tensor) -> str: return ""
+
+    def draw(self, samples: int) -> Scored:
+        return self.score(self.canonical(self.q.sample(samples, self.noise.generator)))
 
     def everything(self) -> Scored:
         return self.score(self.of.space.points[:, None, :, None].expand(-1, *self.shape, -1, -1))
@@ -242,7 +250,7 @@ class PointView:
 
     def __call__(self, batch: Batch) -> PointCandidates: return PointCandidates(self, batch)
 
-# %% ../../nbs/programs/04_searchers.ipynb #548fe87b
+# %% ../../nbs/programs/04_searchers.ipynb #addbdfd4
 class Routed:
     "A router, trained by a setting of `Buffered`."
     def __init__(self, space: Space, searches: int, seed: int, setting: str, batch: int, lr: float, **changes: Any):
@@ -259,7 +267,7 @@ class Routed:
     def reward(self, a: Tensor, batch: Batch) -> Tensor: # int64 [C, R, L, 1] -> [C, R]
         "Scores, of members from memory."
         points = a.squeeze(-1)
-        members, fresh = points[: len(a) - self.samples], points[len(a) - self.samples :]
+        members, fresh = points.split((len(a) - self.samples, self.samples))
         found = self.objective(fresh)
         if not len(members): return found
         return torch.cat([self.objective.scores[self.space.rows(members)].nan_to_num(), found])
@@ -290,7 +298,7 @@ class PriorityQueue(Routed):
         terms = [("buffer", "none", "uniform", 1.0)]
         super().__init__(space, searches, seed, "pqt", batch, lr, terms=terms, ent_coef=ent_coef, push="all")
 
-# %% ../../nbs/programs/04_searchers.ipynb #a843dc0a
+# %% ../../nbs/programs/04_searchers.ipynb #4721006f
 def search(
     space: Space,
     objective: Objective,

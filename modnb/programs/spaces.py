@@ -183,7 +183,7 @@ def following(places: Sequence[int], sizes: Sequence[int]) -> list[int] | None: 
     while ahead and ahead[-1] == sizes[len(ahead) - 1] - 1: ahead.pop()
     return [*ahead[:-1], ahead[-1] + 1] if ahead else None
 
-# %% ../../nbs/programs/03_spaces.ipynb #1f905ee0
+# %% ../../nbs/programs/03_spaces.ipynb #71c48a13
 class Space:
     "A set of networks. Raises `ValueError` naming `limit` if it has more points."
     def __init__(self, part: Part, limit: int = 20_000):
@@ -226,8 +226,8 @@ class Space:
         different, which = a.flatten(0, -2).unique(dim=0, return_inverse=True)
         return torch.tensor([self.row(tuple(p)) for p in different.tolist()])[which].view(a.shape[:-1])
 
-    def build(self, options: Sequence[int], example: Tensor, seed: int = 0) -> nn.Sequential: # example [1, ...] an input
-        "The network of a point."
+    def build(self, options: Sequence[int], example: Tensor, seed: int = 0) -> nn.Sequential:
+        "The network of a point, for inputs like `example` [1, ...]."
         return built(self.decided(options)[1], example, seed)
 
     def __len__(self) -> int: return len(self.points)

@@ -21,7 +21,7 @@ from ..routing.candidates import Batch, Noise, Scored, join
 __all__ = ['ended', 'all_sentences', 'UniformSentences', 'Spoken', 'lstm_update', 'uniform_weights', 'Speaker',
            'SpeakerCandidates', 'SpeakerView', 'OneTask']
 
-# %% ../../nbs/systems/11_speaker.ipynb #1e23692f
+# %% ../../nbs/systems/11_speaker.ipynb #47b29a45
 def ended(sentences: Tensor, end: int) -> Tensor: # int64 [..., L]
     "Sentences with `end` in all places behind their first `end`."
     return sentences.masked_fill((sentences == end).cumsum(-1) > 0, end)
@@ -37,7 +37,7 @@ def all_sentences(tokens: int, length: int, limit: int = 4096) -> Tensor: # int6
         level = grown[(ended(grown, tokens - 1) == grown).all(-1)]
     return level
 
-
+# %% ../../nbs/systems/11_speaker.ipynb #b515b4de
 class UniformSentences:
     "Sentences whose tokens are drawn uniformly until the first end: what a buffer starts from."
     def __init__(self, tokens: int, length: int):
@@ -49,7 +49,7 @@ class UniformSentences:
         drawn = torch.randint(self.tokens, (*shape, self.length), generator=generator, device=generator.device)
         return ended(drawn, self.tokens - 1).unsqueeze(-1)
 
-# %% ../../nbs/systems/11_speaker.ipynb #1b54861e
+# %% ../../nbs/systems/11_speaker.ipynb #8bed6d4b
 class Spoken(NamedTuple):
     "Sentences, what they are worth to the speaker, and how undecided it was."
     a: Tensor # int64 [R, N, L], canonical
@@ -57,14 +57,14 @@ class Spoken(NamedTuple):
     entropy: Tensor # [R, N] nats, the sum of the entropies of the next token along the sentence
     probs: Tensor # [R, N, L, V] of the next token
 
-
+# %% ../../nbs/systems/11_speaker.ipynb #efae458a
 def lstm_update(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]: # [..., 4 H] before activation, [..., H]
     "Output and cell after one step, gates in PyTorch's order."
     i, f, g, o = gates.chunk(4, -1)
     cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
     return o.sigmoid() * cell.tanh(), cell
 
-
+# %% ../../nbs/systems/11_speaker.ipynb #5bb8532e
 def uniform_weights(shape: Sequence[int], bound: float, seeds: Sequence[int], draw: int) -> nn.Parameter: # [R, *shape]
     "Weights between -bound and bound; `draw` tells the tensors of a seed apart."
     each = [torch.rand(*shape, generator=generator_for(1_000_003 * seed + draw)) * 2 - 1 for seed in seeds]
@@ -187,7 +187,7 @@ class SpeakerCandidates(IntegerRoutings):
     def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor:
         raise NotImplementedError("relaxed: a sentence has no modules to mix; use an estimator that samples")
 
-# %% ../../nbs/systems/11_speaker.ipynb #f759d4e2
+# %% ../../nbs/systems/11_speaker.ipynb #dfe56070
 class SpeakerView:
     "From a minibatch [R, B] to sentences; for `train`, the network, too."
     def __init__(self,
@@ -209,7 +209,7 @@ class SpeakerView:
     def buffers(self) -> list[Tensor]: return self.state
     def __call__(self, batch: Batch) -> SpeakerCandidates: return SpeakerCandidates(self, batch)
 
-
+# %% ../../nbs/systems/11_speaker.ipynb #fb76487d
 class OneTask:
     "The minibatches of speakers that have a task each: the row of its queue."
     def __init__(self, speakers: int): self.batch = Batch(None, None, torch.arange(speakers)[:, None])

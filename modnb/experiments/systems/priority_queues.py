@@ -56,7 +56,7 @@ class Params(SeedParams, DeviceParams, ThreadParams):
         "paper": dict(length=8, steps=31_250, samples=64, every=250, width=35, lr=1e-3, seeds=25, repeats=5),
     }
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #d272a791
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #f4f221e0
 def stacked(words: Sequence[Words]) -> Words: # [T, E]
     "The words of all tasks."
     return Words(torch.stack([w.letters for w in words]), torch.stack([w.length for w in words]))
@@ -66,7 +66,7 @@ def moved(words: Words, device: torch.device | str) -> Words:
     "The same words on another device."
     return Words(words.letters.to(device), words.length.to(device))
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #073d042c
 class Judge:
     "Rewards of programs; the best program of each search."
     def __init__(self,
@@ -114,7 +114,7 @@ class Judge:
         "Best reward so far, and whether it is 1."
         return {"best": self.best.tolist(), "solved": (self.best >= 1).float().tolist()}
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #7294cb59
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #b7ca7d61
 def parents(programs: Tensor, reward: Tensor, children: int, g: torch.Generator) -> Tensor: # [R, children, L]
     "Winners of tournaments of three among programs [R, P, L]."
     R, P = reward.shape
@@ -123,7 +123,7 @@ def parents(programs: Tensor, reward: Tensor, children: int, g: torch.Generator)
     chosen = rivals.gather(-1, scores.argmax(-1, keepdim=True)).squeeze(-1)
     return programs.gather(1, chosen.unsqueeze(-1).expand(-1, -1, programs.shape[-1]))
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #2b23f36e
 def offspring(
     programs: Tensor, # int64 [R, P, L]
     reward: Tensor, # [R, P]
@@ -174,7 +174,7 @@ def search(judge: Judge, params: Params, seeds: Sequence[int], genetic: bool, lo
         reward = torch.cat([reward.gather(1, top), new], 1)
     return pd.DataFrame(found, columns=["step", "metric", "seed", "value"])
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #0ebb358e
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #c7dcae15
 @dataclass(frozen=True)
 class Row:
     "A row of the comparison."
@@ -196,7 +196,7 @@ ROWS = {
     "PQT, no entropy": Row("ablation", "pqt", {"ent_coef": 0.0}),
     "PQT, neither": Row("ablation", "pqt", {"ent_coef": 0.0, "distinct": False})}
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #dcdaabf0
 def policy_scores(view: SpeakerView, judge: Judge, batch: Any) -> dict[str, list[float]]: # metric -> [R]
     "What a speaker writes: mean reward, share of right programs, spread, entropy."
     with torch.no_grad():
@@ -206,7 +206,7 @@ def policy_scores(view: SpeakerView, judge: Judge, batch: Any) -> dict[str, list
         return {"reward": reward.mean(0).tolist(), "hits": (reward >= 1).float().mean(0).tolist(),
                 "spread": [spread(p) for p in programs.unbind(1)], "entropy": candidates.entropy()[:, 0].tolist()}
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #54d10dca
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #2c78ce5d
 def learn(judge: Judge, params: Params, seeds: Sequence[int], row: Row, log: Log, name: str):
     "Train speakers -> curve (DataFrame of step, metric, seed, value), final scores {metric: [R]}, the estimator."
     device = judge.best.device
@@ -222,7 +222,7 @@ def learn(judge: Judge, params: Params, seeds: Sequence[int], row: Row, log: Log
     final = end | {"gain": [b - a for a, b in zip(begin["reward"], end["reward"])]}
     return curve, final | queue_scores(estimator), estimator
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #37ef7106
 def queues_of(estimator: RoutingEstimator) -> list[Tensor]: # [R, Q, L], or nothing
     "The queues of an estimator that has any."
     buffer = getattr(estimator, "buffer", None)
@@ -234,7 +234,7 @@ def queue_scores(estimator: RoutingEstimator) -> dict[str, list[float]]: # metri
     held = [queue[queue[:, 0] >= 0].long() for queues in queues_of(estimator) for queue in queues]
     return {"queue spread": [spread(q) for q in held], "held": [float(len(q)) for q in held]} if held else {}
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #987aa924
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #60185dc1
 NUMBER = 1000 # searches of a task have numbers from NUMBER * task
 
 
@@ -243,7 +243,7 @@ def known_row(name: str, tasks: Sequence[StringTask], judge: Judge) -> Tensor: #
     hidden = torch.stack([t.program for t in tasks]).to(judge.of.device)[judge.of]
     return hidden if name == "hidden program" else torch.full_like(hidden, END)
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #a7ac4057
 def first_success(curve, samples: int): # DataFrame of step, metric, seed, value -> Series by seed
     "Programs until the first success, at the resolution of the curve; missing where there is none."
     return curve[(curve.metric == "solved") & (curve.value == 1)].groupby("seed").step.min() * samples
@@ -254,7 +254,7 @@ def by_task(frame): # DataFrame with seed -> the same with seed = task, the mean
     keys = [c for c in frame.columns if c != "value"]
     return frame.assign(seed=frame.seed // NUMBER).groupby(keys, sort=False, dropna=False).value.mean().reset_index()
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #d346fd04
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #78f72718
 def one_row(name: str, row: Row, tasks: list[StringTask], params: Params, log: Log) -> tuple: # tidy rows, tensors
     "All searches of a row."
     import pandas as pd
@@ -283,14 +283,14 @@ def one_row(name: str, row: Row, tasks: list[StringTask], params: Params, log: L
     tensors[f"{name}/winner"] = judge.winner[:: params.repeats].cpu()
     return pd.concat(frames).assign(function=name, mask=row.role), tensors
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #dda4340f
 def chosen(rows: Sequence[str]) -> dict[str, Row]:
     "The rows that are run. Raises `ValueError` naming `rows`."
     if tuple(rows) == ("all",): return ROWS
     for row in rows: check_choice("rows", row, (*ROWS, "all"))
     return {row: ROWS[row] for row in rows}
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #b4e3879e
 def run(params: Params, log: Log) -> Result:
     "Every row on every task."
     import pandas as pd
@@ -307,7 +307,7 @@ def run(params: Params, log: Log) -> Result:
     counted = tidy("tasks", pd.DataFrame(listed, columns=["metric", "seed", "value"]), ["seed"], layer=TASKS)
     return Result(pd.concat([*frames, counted], ignore_index=True), tensors, {})
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #bae3cc86
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #e8cbc7d8
 def missed(frame) -> list[str]:
     "Learners that are not trained."
     return untrained(frame, "gain", TASKS, GATE, roles=("learned", "ablation"))
@@ -317,7 +317,7 @@ def more(frame, row: str, other: str, metric: str = "solved"): # Series by task
     "By how much a row is above another."
     return scores(frame, metric, TASKS, row) - scores(frame, metric, TASKS, other)
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #28814094
 def solved_claims(frame, row: str, other: str, paper: str, least: bool) -> list[Claim]:
     "Whether a row solves more tasks than another."
     learners = tuple(r for r in (row, other) if ROWS[r].setting)
@@ -329,7 +329,7 @@ def solved_claims(frame, row: str, other: str, paper: str, least: bool) -> list[
     large = Claim(f"{row} solves a fifth more than {other}", paper, measure, ">= 0.2", difference, "mean", learners)
     return [*found, large] if least else found
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #cce1ee94
 def spread_claims(frame) -> list[Claim]:
     "What uniqueness and entropy are for."
     paper = "the queue needs unique programs, and an entropy bonus"
@@ -356,7 +356,7 @@ def claims(frame): # DataFrame of `judge_claims`
     if {"PQT", "PQT, duplicates", "PQT, neither", "PQT, no entropy"} <= there: listed += spread_claims(frame)
     return judge_claims(listed, missed(frame))
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #ba99cd06
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #2713186e
 def there_of(frame) -> list[str]:
     "The rows of a frame."
     return list(dict.fromkeys(frame.function.dropna()))
@@ -370,19 +370,19 @@ def verdict(frame) -> str:
     exact = f" Of random search, {chance.mean():.2f} are expected." if len(chance) else ""
     return f"{judgment(claims(frame))} Share of solved tasks: {each}.{exact}"
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #f529877a
 def summary(result: Result):
     "The table that the command line prints."
     frame = result.frame
     table = score_table(frame[frame.function.notna()], "solved", missed(frame))
     return table.rename(columns={TASKS: "solved tasks"}).assign(role=[ROWS[row].role for row in table.index])
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #e61ba422
 def headline(frame) -> dict[str, float]: # name -> number
     "The share of tasks that each row solves."
     return {row: float(scores(frame, "solved", TASKS, row).mean()) for row in there_of(frame)}
 
-# %% ../../../nbs/experiments/systems/priority_queues.ipynb #45c8518c
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #455ab8a9
 COLORS = {"PG": "#0072B2", "PQT": "#D55E00", "PG + PQT": "#009E73", "genetic algorithm": "#CC79A7",
           "random search": "#999999", "PQT, duplicates": "#E69F00", "PQT, no entropy": "#56B4E9",
           "PQT, neither": "#333333"}
@@ -403,7 +403,7 @@ def best_so_far(frame, metric: str, rows: Sequence[str], samples: int, ax=None, 
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #799e21e2
 def stages(program: Tensor, words: Words) -> list[tuple[str, list[str]]]: # operation, words after it
     "What a program makes of words, step by step."
     found = [("input", decode(words))]
@@ -413,7 +413,7 @@ def stages(program: Tensor, words: Words) -> list[tuple[str, list[str]]]: # oper
         found.append((OPERATIONS[token], decode(made)))
     return found
 
-
+# %% ../../../nbs/experiments/systems/priority_queues.ipynb #ce7765ca
 def draw_program(
     program: Tensor, # int64 [L]
     words: Words, # [E]

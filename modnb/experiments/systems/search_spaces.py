@@ -48,7 +48,7 @@ class Params(SeedParams, DeviceParams, ThreadParams):
         "paper": dict(spaces=("all",), seeds=1000, evaluations=40, examples=1500, steps=2000),
     }
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #cb233cd7
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #08f206d1
 def spirals(n: int, seed: int) -> tuple[Tensor, Tensor]: # [n, 2], int64 [n]
     "Two noisy spirals of two turns."
     g = torch.Generator().manual_seed(seed)
@@ -58,7 +58,7 @@ def spirals(n: int, seed: int) -> tuple[Tensor, Tensor]: # [n, 2], int64 [n]
     x = torch.stack([t * angle.cos(), t * angle.sin()], 1)
     return x + 0.02 * torch.randn(n, 2, generator=g), label
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #424ba5de
 def accuracy_of(net: nn.Module, params: Params, seed: int = 0) -> float:
     "Validation accuracy after training."
     x, y = spirals(params.examples, seed)
@@ -70,7 +70,7 @@ def accuracy_of(net: nn.Module, params: Params, seed: int = 0) -> float:
         optimizer.step()
     with torch.no_grad(): return (net(x[half:]).argmax(-1) == y[half:]).float().mean().item()
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #b7ac2cba
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #2eb62462
 class Sine(nn.Module):
     "The sine of three times the input."
     def forward(self, z: Tensor) -> Tensor: return (3 * z).sin()
@@ -87,7 +87,7 @@ class Sum(nn.Module):
 
 BENDS: tuple[Callable[[], nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, Sine)
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #66e70311
 def two_of_four(shape: torch.Size, chosen: tuple[int, int], width: int) -> nn.Module:
     "A modular layer: a linear map and a nonlinearity in each module."
     return Sum([nn.Sequential(nn.Linear(shape[-1], width), BENDS[m]()) for m in chosen])
@@ -103,7 +103,7 @@ def mlp_space() -> Part:
         return Chain(layer(linear, width=Choice("width", (4, 12, 36))), layer(activation, name=kind))
     return Chain(Repeat(Choice("depth", (1, 2, 3)), hidden), Maybe("norm", layer(norm)), layer(linear, width=2))
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #55472c69
 def modular_space() -> Part:
     "Which two of four modules work in each of two layers; the second is twice as wide."
     pairs = tuple(itertools.combinations(range(4), 2))
@@ -112,7 +112,7 @@ def modular_space() -> Part:
               for name, w in (("first", width), ("second", Dependent(lambda w: 2 * w, width)))]
     return Chain(*layers, layer(linear, width=2))
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #27b1e80c
 def permuted_space() -> Part:
     "Four operations in any order, between two linear maps."
     operations = (layer(linear, width=12), layer(activation, name="tanh"), layer(sine), layer(norm))
@@ -122,7 +122,7 @@ def permuted_space() -> Part:
 
 SPACES: dict[str, Callable[[], Part]] = {"MLP": mlp_space, "modules": modular_space, "permutation": permuted_space}
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #b84760c4
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #5d389295
 def table_of(space: Space, params: Params, log: Log, name: str) -> Tensor: # [A]
     "The score of every point, each trained once."
     found = []
@@ -131,7 +131,7 @@ def table_of(space: Space, params: Params, log: Log, name: str) -> Tensor: # [A]
         if i % 10 == 0: log.progress(f"table of {name}", i, len(space))
     return torch.tensor(found)
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #733109d5
 def replayed(space: Space, seed: int, count: int = 10) -> float:
     "The share of points whose values rebuild the same network, bit for bit."
     rows = torch.randperm(len(space), generator=torch.Generator().manual_seed(seed))[:count]
@@ -142,9 +142,9 @@ def replayed(space: Space, seed: int, count: int = 10) -> float:
         same.append(str(one) == str(two) and all(equal))
     return float(np.mean(same))
 
-
-def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> list[tuple]: # part, row, metric, step, seed, value
-    "Regret of every searcher on a space."
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #5dc5dcd8
+def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> list[tuple]:
+    "Regret of every searcher on a space: part, row, metric, step, seed, value."
     found = []
     for searcher in SEARCHERS:
         best = search(space, tabulated(space, table), searcher, params.evaluations, params.seeds, params.seed)
@@ -155,14 +155,14 @@ def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> lis
                 found.append(("curve", searcher, metric, step, None, v))
     return found
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #2e3b677b
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #2d17894d
 def chosen_spaces(names: tuple[str, ...]) -> dict[str, Space]:
     "The spaces of a run. Raises `ValueError` naming `spaces`."
     names = tuple(SPACES) if tuple(names) == ("all",) else names
     for name in names: check_choice("spaces", name, (*SPACES, "all"))
     return {name: Space(SPACES[name]()) for name in names}
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #c5074fde
 def run(params: Params, log: Log) -> Result:
     "The table of every space, and all searchers on it."
     import pandas as pd
@@ -176,7 +176,7 @@ def run(params: Params, log: Log) -> Result:
         frames += [tidy(p, frame[frame.part == p], ["seed"], layer=name) for p in ("table", "replay", "final", "curve")]
     return Result(pd.concat(frames, ignore_index=True), {}, {})
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #82c1422a
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #f7512790
 def spaces_of(frame) -> list[str]:
     "The spaces of a frame."
     return list(dict.fromkeys(frame.layer))
@@ -187,7 +187,7 @@ def area(frame, searcher: str, space: str): # Series by search
     f = part(frame, "final", "area")
     return f[(f.function == searcher) & (f.layer == space)].set_index("seed").value.sort_index()
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #c6cc3dfd
 def gained(frame, searcher: str, space: str): # Series by search
     "By how much the area is below that of random search."
     return area(frame, RANDOM, space) - area(frame, searcher, space)
@@ -203,28 +203,30 @@ def claims(frame): # DataFrame of `judge_claims`
                     "share of identical networks, by space", ">= 1", part(frame, "replay", "identical").value)]
     for searcher in ("evolution", "pqt"):
         better = [float(interval(gained(frame, searcher, name))[1] > 0) for name in names]
-        listed.append(Claim(f"{searcher} beats random search on a space", "(ours)",
-                            "share of spaces where the interval of the gain in area is above 0", ">= 0.33", better, "mean"))
+        measure = "share of spaces where the interval of the gain in area is above 0"
+        listed.append(Claim(f"{searcher} beats random search on a space", "(ours)", measure, ">= 0.33", better, "mean"))
     return judge_claims(listed)
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #104c3250
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #1a96b1e0
 def summary(result: Result):
     "Mean regret over the budget, in percent, with its interval: a searcher in each row, a space in each column."
     t = summarize(part(result.frame, "final", "area"), ["function", "layer"])
     text = [f"{100 * m:.2f} [{100 * low:.2f}, {100 * high:.2f}]" for m, low, high in zip(t["mean"], t.low, t.high)]
-    return t.assign(text=text).pivot(index="function", columns="layer", values="text").rename_axis(index=None, columns=None)
+    wide = t.assign(text=text).pivot(index="function", columns="layer", values="text")
+    return wide.rename_axis(index=None, columns=None)
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #b8099a1e
 def verdict(frame) -> str:
     "What holds, in numbers."
     texts = []
     for name in spaces_of(frame):
         better = [s for s in SEARCHERS if s != RANDOM and interval(gained(frame, s, name))[1] > 0]
         worse = [s for s in SEARCHERS if s != RANDOM and interval(gained(frame, s, name))[2] < 0]
-        texts.append(f"{name}: {', '.join(better) or 'none'} better than random search, {', '.join(worse) or 'none'} worse")
+        above, below = (", ".join(names) or "none" for names in (better, worse))
+        texts.append(f"{name}: {above} better than random search, {below} worse")
     return f"{judgment(claims(frame))} Area under the regret: {'; '.join(texts)}."
 
-
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #75fddad5
 def headline(frame) -> dict[str, float]: # name -> number
     "Mean regret over the budget."
     return {f"{s}, {name}": float(area(frame, s, name).mean()) for name in spaces_of(frame) for s in SEARCHERS}
