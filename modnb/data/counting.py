@@ -19,8 +19,8 @@ __all__ = ['SIDE', 'PIXELS', 'DIGITS', 'TOYS', 'NAMES', 'SEGMENTS', 'BARS', 'SHI
            'digit_glyph', 'toy_glyph', 'variants', 'bank', 'draw_images', 'Lists', 'draw_kinds', 'draw_lists',
            'Problem', 'Drawn', 'answers_of', 'draw_examples', 'coded']
 
-# %% ../../nbs/data/20_counting.ipynb #09c82876
-SIDE = 12 # pixels
+# %% ../../nbs/data/20_counting.ipynb #f0765957
+SIDE = 10 # pixels
 PIXELS = SIDE * SIDE
 DIGITS = tuple(range(10))
 TOYS = tuple(range(10, 15))
@@ -47,11 +47,11 @@ def toy_glyph(kind: int) -> Tensor: # [7, 7], 0 or 1
                 (column.abs() == (row + 3) // 2) | (row == 3), row.abs() + column.abs() == 3)
     return outlines[kind - TOYS[0]].float()
 
-# %% ../../nbs/data/20_counting.ipynb #5794b0cb
+# %% ../../nbs/data/20_counting.ipynb #8ed52d01
 SHIFTS = SIDE - 7 # places of a glyph, 8 wide if thick, in each direction
 
 
-def variants(drawn: Tensor) -> Tensor: # [7, 7] -> [50, 144]
+def variants(drawn: Tensor) -> Tensor: # [7, 7] -> [18, 100]
     "A glyph at all places, thin, then thick."
     found = []
     for thickness in (1, 2):
@@ -66,7 +66,7 @@ def variants(drawn: Tensor) -> Tensor: # [7, 7] -> [50, 144]
 
 
 @cache
-def bank() -> Tensor: # [15, 50, 144]
+def bank() -> Tensor: # [15, 18, 100]
     "All variants of all kinds."
     return torch.stack([variants(digit_glyph(k) if k in DIGITS else toy_glyph(k)) for k in range(len(NAMES))])
 
@@ -74,21 +74,21 @@ def bank() -> Tensor: # [15, 50, 144]
 def draw_images(
     kinds: Tensor, # int, any shape
     generator: torch.Generator,
-    noise: float = 0.3, # standard deviation
-) -> Tensor: # [*kinds.shape, 144]
+    noise: float = 0.15, # standard deviation
+) -> Tensor: # [*kinds.shape, 100]
     "Images of given kinds."
     templates = bank()
     which = torch.randint(templates.shape[1], kinds.shape, generator=generator)
     contrast = 0.6 + 0.4 * torch.rand(*kinds.shape, 1, generator=generator)
     return templates[kinds, which] * contrast + noise * torch.randn(*kinds.shape, PIXELS, generator=generator)
 
-# %% ../../nbs/data/20_counting.ipynb #44bed1bf
+# %% ../../nbs/data/20_counting.ipynb #9fe3d28e
 LENGTHS = (2, 5) # of lists, shortest and longest
 
 
 class Lists(NamedTuple):
     "Lists of images."
-    images: Tensor # [N, 5, 144]; zeros behind the end
+    images: Tensor # [N, 5, 100]; zeros behind the end
     kinds: Tensor # int [N, 5]; -1 behind the end
     lengths: Tensor # int [N]
 
@@ -112,7 +112,7 @@ def draw_lists(kinds: Tensor, generator: torch.Generator) -> Lists: # int [N, 5]
     there = torch.arange(kinds.shape[1]) < lengths[:, None]
     return Lists(draw_images(kinds, generator) * there[..., None], kinds.where(there, torch.tensor(-1)), lengths)
 
-# %% ../../nbs/data/20_counting.ipynb #f25ec99e
+# %% ../../nbs/data/20_counting.ipynb #d3cc968f
 QUESTIONS = ("recognize", "classify", "count", "sum")
 
 
@@ -135,7 +135,7 @@ class Problem:
 
 class Drawn(NamedTuple):
     "Examples of a problem."
-    images: Tensor # [N, 144], or [N, 5, 144] of lists
+    images: Tensor # [N, 100], or [N, 5, 100] of lists
     kinds: Tensor # int [N] or [N, 5]
     lengths: Tensor | None # int [N], of lists
     answers: Tensor # float [N, 1], or int [N] of classes
@@ -159,14 +159,14 @@ def draw_examples(problem: Problem, n: int, generator: torch.Generator) -> Drawn
     images, kinds, lengths = draw_lists(kinds, generator)
     return Drawn(images, kinds, lengths, answers_of(problem, kinds))
 
-# %% ../../nbs/data/20_counting.ipynb #e0c9540b
+# %% ../../nbs/data/20_counting.ipynb #64069868
 SEQUENCES = {
     "counting": (Problem("recognize", 3), Problem("recognize", 7), Problem("count", 3), Problem("count", 7)),
     "another kind": (Problem("recognize", 5), Problem("count", 5), Problem("count", TOYS[0]), Problem("recognize", TOYS[0])),
     "sums": (Problem("classify"), Problem("sum"))}
 
 
-def coded(kinds: Tensor) -> Tensor: # int [...] -> [..., 144]
+def coded(kinds: Tensor) -> Tensor: # int [...] -> [..., 100]
     "Images that tell their kind: the pixel of that number is 1. What an oracle reads; -1 is a blank."
     one_hot = torch.nn.functional.one_hot(kinds.clamp(min=0), PIXELS).float()
     return one_hot * (kinds >= 0)[..., None]

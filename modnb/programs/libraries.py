@@ -62,11 +62,11 @@ def item(value: Items, t: int) -> Value: # of N rows
     n, length = value.mask.shape
     return take(value.items, torch.arange(n, device=value.mask.device) * length + t)
 
-# %% ../../nbs/programs/02_libraries.ipynb #f1901a05
+# %% ../../nbs/programs/02_libraries.ipynb #00ee597e
 @dataclass(frozen=True)
 class Sizes:
     "Sizes of values and new networks."
-    features: Mapping[str, int] = field(default_factory=lambda: {"image": 144, "bool": 1, "real": 1, "label": 10, "state": 16})
+    features: Mapping[str, int] = field(default_factory=lambda: {"image": 100, "bool": 1, "real": 1, "label": 10, "state": 16})
     image: int = 64 # units that read an image
     recurrent: int = 16 # units that read a list
     hidden: int = 32 # units of a hidden layer between other values
