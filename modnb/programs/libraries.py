@@ -256,7 +256,7 @@ class Zeros(nn.Module):
 
     def forward(self, n: int) -> Tensor: return self.value.expand(n, -1) # [n, features]
 
-# %% ../../nbs/programs/02_libraries.ipynb #34409bbf
+# %% ../../nbs/programs/02_libraries.ipynb #30626f43
 class Library:
     "Frozen functions by name."
     def __init__(self, sizes: Sizes | None = None):
@@ -283,10 +283,10 @@ class Library:
         return self.entries[name]
 
     def learn(self, task: str, term: Term, module: nn.Module) -> list[Entry]: # what was added
-        "Keep a program under the name of its task, and each new function in it; nothing if it is an entry already."
+        "Keep a program under the name of its task and, if it reuses some function, each new one in it."
         if term.name in self: return []
         found = [self.add(task, closed(term.type), module, task, str(term))]
-        parts = [m for m in new_networks(module) if isinstance(m, NewNetwork) and m is not module]
+        parts = [m for m in new_networks(module) if isinstance(m, NewNetwork)] if term.library else []
         return found + [self.add(f"{task}.{i}", m.type, m, task) for i, m in enumerate(parts, 1)]
 
     def to_frame(self) -> pd.DataFrame: # name, type, task, program, weights
