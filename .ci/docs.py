@@ -29,7 +29,7 @@ from nbdev.showdoc import show_doc
 
 SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
             "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
-            "Reference": ["masks", "routing", "systems", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
+            "Reference": ["masks", "routing", "systems", "programs", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
 STYLES = """
 pre { white-space: pre-wrap; font-size: 0.9em }

@@ -159,10 +159,11 @@ def draw_examples(problem: Problem, n: int, generator: torch.Generator) -> Drawn
     images, kinds, lengths = draw_lists(kinds, generator)
     return Drawn(images, kinds, lengths, answers_of(problem, kinds))
 
-# %% ../../nbs/data/20_counting.ipynb #64069868
+# %% ../../nbs/data/20_counting.ipynb #ba4662c5
 SEQUENCES = {
     "counting": (Problem("recognize", 3), Problem("recognize", 7), Problem("count", 3), Problem("count", 7)),
-    "another kind": (Problem("recognize", 5), Problem("count", 5), Problem("count", TOYS[0]), Problem("recognize", TOYS[0])),
+    "another kind": (Problem("recognize", 5), Problem("count", 5), Problem("count", TOYS[0]),
+                     Problem("recognize", TOYS[0])),
     "sums": (Problem("classify"), Problem("sum"))}
 
 

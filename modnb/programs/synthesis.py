@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['LOSSES', 'Examples', 'ProgramTask', 'label_loss', 'error_of', 'error_on', 'Training', 'Minibatches', 'train_network',
-           'Trained', 'best_of', 'Search', 'Found', 'candidates', 'choose', 'synthesize']
+           'Trained', 'best_of', 'Search', 'Found', 'candidates', 'Attempts', 'choose', 'synthesize']
 
 # %% ../../nbs/programs/05_synthesis.ipynb #56679e62
 class Examples(NamedTuple):
@@ -123,7 +123,7 @@ def best_of(make: Callable[[int], nn.Module], task: ProgramTask, how: Training, 
         found.append(Trained(error_on(net, task.validation, str(task.answers)), net))
     return min(found, key=lambda trained: trained.error)
 
-# %% ../../nbs/programs/05_synthesis.ipynb #94c04973
+# %% ../../nbs/programs/05_synthesis.ipynb #d8d16f55
 @dataclass(frozen=True)
 class Search:
     "Limits of a search."
@@ -144,12 +144,13 @@ class Found:
     error: float # on validation data
     history: pd.DataFrame # stage, program, size, new weights, error; in the order of training
 
-    def __repr__(self) -> str: return f"Found({self.term}, error {self.error:.3g}, {len(self.history)} networks trained)"
+    def __repr__(self) -> str:
+        return f"Found({self.term}, error {self.error:.3g}, {len(self.history)} networks trained)"
 
-
+# %% ../../nbs/programs/05_synthesis.ipynb #b3d07f6f
 def candidates(found: Iterable[Term], library: Library, search: Search) -> list[Term]:
     "The first terms that can be built."
-    listed = []
+    listed: list[Term] = []
     for term in itertools.islice(found, search.generated):
         try: build(term, library)
         except ValueError: continue
@@ -157,25 +158,46 @@ def candidates(found: Iterable[Term], library: Library, search: Search) -> list[
         if len(listed) == search.candidates: break
     return listed
 
+# %% ../../nbs/programs/05_synthesis.ipynb #795df592
+class Attempts:
+    "Trains candidates for a task, and writes down how well each did."
+    def __init__(self, task: ProgramTask, library: Library, search: Search, seed: int):
+        self.task = task
+        self.library = library
+        self.search = search
+        self.first = 1000 * seed
+        self.rows: list[tuple] = []
 
-def choose(listed: list[Term], task: ProgramTask, library: Library, search: Search, seed: int = 0) -> Found:
-    "Train candidates, and the best of them again. Raises `ValueError` naming `listed` if there is none."
-    import pandas as pd
-    if not listed: raise ValueError("listed: no candidate was given")
-    rows: list[tuple] = []
+    def screened(self, term: Term) -> float:
+        "The validation error after the short training."
+        return self.trained("screening", term, self.search.screening, [self.first]).error
 
-    def trained(stage: str, term: Term, how: Training, seeds: Iterable[int]) -> Trained:
-        found = best_of(lambda s: build(term, library, s), task, how, seeds)
-        rows.append((stage, str(term), term.size, n_new(found.net), found.error))
+    def again(self, term: Term) -> Trained:
+        "The best of several longer trainings, from other seeds."
+        seeds = range(self.first + 1, self.first + 1 + self.search.seeds)
+        return self.trained("again", term, self.search.screening.longer(self.search.longer), seeds)
+
+    def trained(self, stage: str, term: Term, how: Training, seeds: Iterable[int]) -> Trained:
+        "The best of some seeds."
+        found = best_of(lambda seed: build(term, self.library, seed), self.task, how, seeds)
+        self.rows.append((stage, str(term), term.size, n_new(found.net), found.error))
         return found
 
-    first = [trained("screening", term, search.screening, [1000 * seed]).error for term in listed]
+    def to_frame(self) -> pd.DataFrame:
+        "What was trained, in this order."
+        import pandas as pd
+        return pd.DataFrame(self.rows, columns=["stage", "program", "size", "new weights", "error"])
+
+# %% ../../nbs/programs/05_synthesis.ipynb #7e7aed35
+def choose(listed: list[Term], task: ProgramTask, library: Library, search: Search, seed: int = 0) -> Found:
+    "Train candidates, and the best of them again. Raises `ValueError` naming `listed` if there is none."
+    if not listed: raise ValueError("listed: no candidate was given")
+    attempts = Attempts(task, library, search, seed)
+    first = [attempts.screened(term) for term in listed]
     ranked = sorted(range(len(listed)), key=first.__getitem__)[: search.again] # of equals, the smaller program
-    seeds = range(1000 * seed + 1, 1000 * seed + 1 + search.seeds)
-    final = [trained("again", listed[i], search.screening.longer(search.longer), seeds) for i in ranked]
-    best = min(range(len(final)), key=lambda i: final[i].error)
-    history = pd.DataFrame(rows, columns=["stage", "program", "size", "new weights", "error"])
-    return Found(listed[ranked[best]], final[best].net, final[best].error, history)
+    final = [(listed[i], attempts.again(listed[i])) for i in ranked]
+    term, best = min(final, key=lambda pair: pair[1].error)
+    return Found(term, best.net, best.error, attempts.to_frame())
 
 
 def synthesize(task: ProgramTask, library: Library, search: Search | None = None, seed: int = 0) -> Found:

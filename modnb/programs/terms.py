@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ['NEW', 'STATE', 'COMBINATORS', 'TREE_COLORS', 'Symbol', 'symbols_of', 'Term', 'Partial', 'filled', 'continuations',
            'finished', 'terms', 'count_terms', 'count_table', 'read_term', 'kind_of', 'places', 'draw_term']
 
-# %% ../../nbs/programs/01_terms.ipynb #b12cb044
+# %% ../../nbs/programs/01_terms.ipynb #6325cfdc
 @dataclass(frozen=True)
 class Symbol:
     "What a term can contain."
@@ -47,7 +47,7 @@ COMBINATORS = {
     "conv": Symbol("conv", parse_type("(list(a) -> b) -> list(a) -> list(b)"), 1),
     "zeros": Symbol("zeros", STATE)}
 
-
+# %% ../../nbs/programs/01_terms.ipynb #1c92be59
 def symbols_of(library: Mapping[str, Type]) -> dict[str, Symbol]:
     "The combinators, and the functions of a library (name -> type). Raises `ValueError` naming `library`."
     taken = [name for name in library if name in (*COMBINATORS, NEW) or not re.fullmatch(r"[\w.]+", name)]
@@ -78,7 +78,7 @@ class Term:
     def library(self) -> list[str]: # functions that it reuses, each once
         return list(dict.fromkeys(n.name for n in self if n.name != NEW and n.name not in COMBINATORS))
 
-# %% ../../nbs/programs/01_terms.ipynb #8d72aa75
+# %% ../../nbs/programs/01_terms.ipynb #5fb56de7
 class Partial(NamedTuple):
     "An unfinished term."
     nodes: tuple[tuple[Symbol, Type], ...] # filled holes, with the type of each
@@ -88,7 +88,7 @@ class Partial(NamedTuple):
     @property
     def least_size(self) -> int: return len(self.nodes) + len(self.holes)
 
-
+# %% ../../nbs/programs/01_terms.ipynb #0f860c69
 def filled(partial: Partial, symbol: Symbol, typed: bool, numbers: Iterator[int]) -> Partial | None:
     "The leftmost hole filled with a symbol; None if its type does not fit."
     hole, *rest = partial.holes
@@ -96,8 +96,13 @@ def filled(partial: Partial, symbol: Symbol, typed: bool, numbers: Iterator[int]
     s = unify(hole, result, partial.s) if typed else partial.s
     return None if s is None else Partial((*partial.nodes, (symbol, result)), (*holes, *rest), s)
 
-
-def continuations(partial: Partial, symbols: Iterable[Symbol], typed: bool, numbers: Iterator[int]) -> Iterator[Partial]:
+# %% ../../nbs/programs/01_terms.ipynb #cd15cabb
+def continuations(
+    partial: Partial,
+    symbols: Iterable[Symbol],
+    typed: bool, # False: whatever its type
+    numbers: Iterator[int], # for the names of variables
+) -> Iterator[Partial]:
     "Everything that the leftmost hole can be filled with."
     for symbol in symbols:
         found = filled(partial, symbol, typed, numbers)
@@ -106,7 +111,7 @@ def continuations(partial: Partial, symbols: Iterable[Symbol], typed: bool, numb
     if hole.is_function or hole.is_variable or not typed:
         yield Partial((*partial.nodes, (Symbol(NEW, hole), hole)), partial.holes[1:], partial.s)
 
-# %% ../../nbs/programs/01_terms.ipynb #b6a6d5b9
+# %% ../../nbs/programs/01_terms.ipynb #9f707843
 def finished(partial: Partial) -> Term:
     "The term of a partial one without holes; types that are still open stay variables."
     nodes = iter(partial.nodes)
@@ -117,7 +122,7 @@ def finished(partial: Partial) -> Term:
 
     return take()
 
-
+# %% ../../nbs/programs/01_terms.ipynb #ca89b32b
 def terms(
     goal: Type,
     library: Mapping[str, Type], # name -> type
@@ -136,13 +141,13 @@ def terms(
         for p in continuations(partial, symbols, typed, numbers) if partial.holes else ():
             if p.least_size <= size: heapq.heappush(queue, (p.least_size, next(order), p))
 
-# %% ../../nbs/programs/01_terms.ipynb #efa03c69
+# %% ../../nbs/programs/01_terms.ipynb #0daa0aa7
 def count_terms(goal: Type, library: Mapping[str, Type], size: int, typed: bool = True) -> list[int]:
     "The number of terms of sizes 1, 2, ..., `size`."
     sizes = [t.size for t in terms(goal, library, size, typed)]
     return [sizes.count(n) for n in range(1, size + 1)]
 
-
+# %% ../../nbs/programs/01_terms.ipynb #90ce2c7b
 def count_table(
     goal: Type,
     libraries: Mapping[str, Mapping[str, Type]], # name -> library
@@ -172,7 +177,7 @@ def read_term(text: str, goal: Type, library: Mapping[str, Type]) -> Term:
     if partial.holes: raise ValueError(f"text: {text!r} ends before it is complete")
     return finished(partial)
 
-# %% ../../nbs/programs/01_terms.ipynb #d47ca8d3
+# %% ../../nbs/programs/01_terms.ipynb #a3e4cc13
 TREE_COLORS = {"combinator": "#999999", "library": "#0072B2", "new network": "#D55E00"}
 
 
@@ -181,7 +186,7 @@ def kind_of(term: Term) -> str:
     if term.name == NEW: return "new network"
     return "combinator" if term.name in COMBINATORS else "library"
 
-
+# %% ../../nbs/programs/01_terms.ipynb #88c9516f
 def places(term: Term, depth: int = 0, left: float = 0.0) -> list[tuple[float, int, Term]]: # (x, depth, node)
     "Where the nodes of a tree are drawn: leaves side by side, every other node above the middle of its arguments."
     if not term.args: return [(left, depth, term)]
@@ -194,11 +199,12 @@ def places(term: Term, depth: int = 0, left: float = 0.0) -> list[tuple[float, i
         found += part
     return [((tops[0] + tops[-1]) / 2, depth, term), *found]
 
-
+# %% ../../nbs/programs/01_terms.ipynb #e6f4a4e8
 def draw_term(term: Term, ax: Axes | None = None) -> Axes:
     "A term as a tree, with the type of each new network."
     import matplotlib.pyplot as plt
-    ax = plt.subplots(figsize=(1.6 * sum(not n.args for n in term) + 1, 1.6), layout="constrained")[1] if ax is None else ax
+    leaves = sum(not n.args for n in term)
+    if ax is None: ax = plt.subplots(figsize=(1.6 * leaves + 1, 1.6), layout="constrained")[1]
     spots = places(term)
     for i, (x, depth, node) in enumerate(spots):
         text = f"{node.name}\n{node.type}" if node.name == NEW else node.name
@@ -206,7 +212,6 @@ def draw_term(term: Term, ax: Axes | None = None) -> Axes:
                 bbox=dict(boxstyle="round", color=TREE_COLORS[kind_of(node)]), zorder=2)
         parents = [(px, pd) for px, pd, p in spots[:i] if pd == depth - 1]
         if parents: ax.plot([parents[-1][0], x], [1 - depth, -depth], color="#bbbbbb", lw=1, zorder=1)
-    leaves = sum(not n.args for n in term)
     ax.set(xlim=(-0.6, leaves - 0.4), ylim=(-max(d for _, d, _ in spots) - 0.4, 0.4))
     ax.axis("off")
     return ax

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['ARROW', 'VARIABLE', 'TOKEN', 'Substitution', 'Type', 'tokens', 'parse_type', 'expect', 'read_type', 'read_operand',
-           'read_arguments', 'function', 'uncurried', 'variables', 'resolve', 'unify', 'fresh', 'renamed']
+__all__ = ['ARROW', 'VARIABLE', 'TOKEN', 'Substitution', 'Type', 'tokens', 'expect', 'read_type', 'read_operand',
+           'read_arguments', 'parse_type', 'function', 'uncurried', 'variables', 'resolve', 'unify', 'fresh', 'renamed']
 
 # %% ../../nbs/programs/00_types.ipynb #2b9936e0
 ARROW = "->"
@@ -38,7 +38,7 @@ class Type:
 
     def __repr__(self) -> str: return f"<{self}>"
 
-# %% ../../nbs/programs/00_types.ipynb #40840285
+# %% ../../nbs/programs/00_types.ipynb #49e5a6f5
 TOKEN = re.compile(r"\s*(->|[(),]|\w+)")
 
 
@@ -53,21 +53,13 @@ def tokens(text: str) -> list[str]:
         end = match.end()
     return found
 
-
-def parse_type(text: str) -> Type:
-    "The type that a text says, such as `(a -> b) -> list(a) -> list(b)`. Raises `ValueError` naming `text`."
-    words = [*tokens(text), ""]
-    found = read_type(words, text)
-    if words != [""]: raise ValueError(f"text: {text!r} has more behind a type: {' '.join(words).strip()!r}")
-    return found
-
-# %% ../../nbs/programs/00_types.ipynb #0e4c249f
+# %% ../../nbs/programs/00_types.ipynb #ef4b11cf
 def expect(words: list[str], word: str, text: str) -> None:
     "Take a word. Raises `ValueError` naming `text` if it is not there."
     if words[0] != word: raise ValueError(f"text: {text!r} lacks {word!r}" + (f" at {words[0]!r}" if words[0] else ""))
     words.pop(0)
 
-
+# %% ../../nbs/programs/00_types.ipynb #559fd2a1
 def read_type(words: list[str], text: str) -> Type:
     "Take a type, with all arrows to its right. Raises `ValueError` naming `text`."
     given = read_operand(words, text)
@@ -88,7 +80,7 @@ def read_operand(words: list[str], text: str) -> Type:
 
 def read_arguments(words: list[str], text: str, most: int = 9) -> tuple[Type, ...]:
     "Take types in parentheses. Raises `ValueError` naming `text`."
-    found = []
+    found: list[Type] = []
     separator = "("
     while words[0] == separator and len(found) < most:
         words.pop(0)
@@ -97,7 +89,15 @@ def read_arguments(words: list[str], text: str, most: int = 9) -> tuple[Type, ..
     expect(words, ")", text)
     return tuple(found)
 
-# %% ../../nbs/programs/00_types.ipynb #b6f1bdb8
+# %% ../../nbs/programs/00_types.ipynb #23fbfee6
+def parse_type(text: str) -> Type:
+    "The type that a text says, such as `(a -> b) -> list(a) -> list(b)`. Raises `ValueError` naming `text`."
+    words = [*tokens(text), ""]
+    found = read_type(words, text)
+    if words != [""]: raise ValueError(f"text: {text!r} has more behind a type: {' '.join(words).strip()!r}")
+    return found
+
+# %% ../../nbs/programs/00_types.ipynb #85cfdb3f
 def function(*types: Type) -> Type:
     "The type of a function: its arguments, then its result."
     *given, result = types
@@ -114,13 +114,13 @@ def uncurried(t: Type, arity: int | None = None) -> tuple[tuple[Type, ...], Type
     if arity is not None and len(given) < arity: raise ValueError(f"arity: {arity}, but there are only {len(given)}")
     return tuple(given), t
 
-
+# %% ../../nbs/programs/00_types.ipynb #5d716e2a
 def variables(t: Type) -> list[str]:
     "The names of the variables, in order of appearance."
     if t.is_variable: return [t.name]
     return list(dict.fromkeys(name for inner in t.args for name in variables(inner)))
 
-# %% ../../nbs/programs/00_types.ipynb #77ff0e53
+# %% ../../nbs/programs/00_types.ipynb #1fd0bd84
 Substitution = Mapping[str, Type]
 
 
@@ -129,7 +129,7 @@ def resolve(t: Type, s: Substitution) -> Type:
     if t.is_variable: return resolve(s[t.name], s) if t.name in s else t
     return Type(t.name, tuple(resolve(inner, s) for inner in t.args)) if t.args else t
 
-
+# %% ../../nbs/programs/00_types.ipynb #2d4328f6
 def unify(a: Type, b: Type, s: Substitution | None = None) -> Substitution | None: # None if there is none
     "The most general substitution, beyond `s`, under which two types are equal."
     s = {} if s is None else s
