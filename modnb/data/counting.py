@@ -19,7 +19,7 @@ __all__ = ['SIDE', 'PIXELS', 'DIGITS', 'TOYS', 'NAMES', 'SEGMENTS', 'BARS', 'SHI
            'digit_glyph', 'toy_glyph', 'variants', 'bank', 'draw_images', 'Lists', 'draw_kinds', 'draw_lists',
            'Problem', 'Drawn', 'answers_of', 'draw_examples', 'coded']
 
-# %% ../../nbs/data/20_counting.ipynb #f0765957
+# %% ../../nbs/data/20_counting.ipynb #dfb2b9ab
 SIDE = 10 # pixels
 PIXELS = SIDE * SIDE
 DIGITS = tuple(range(10))
@@ -30,14 +30,14 @@ BARS = {"a": (slice(0, 1), slice(1, 6)), "g": (slice(3, 4), slice(1, 6)), "d": (
         "f": (slice(0, 4), slice(1, 2)), "b": (slice(0, 4), slice(5, 6)),
         "e": (slice(3, 7), slice(1, 2)), "c": (slice(3, 7), slice(5, 6))} # rows and columns
 
-
+# %% ../../nbs/data/20_counting.ipynb #548afa50
 def digit_glyph(digit: int) -> Tensor: # [7, 7], 0 or 1
     "A digit in thin lines."
     drawn = torch.zeros(7, 7)
     for segment in SEGMENTS[digit]: drawn[BARS[segment]] = 1
     return drawn
 
-
+# %% ../../nbs/data/20_counting.ipynb #2d6d6901
 def toy_glyph(kind: int) -> Tensor: # [7, 7], 0 or 1
     "The outline of a toy."
     row = torch.arange(7)[:, None] - 3
@@ -47,7 +47,7 @@ def toy_glyph(kind: int) -> Tensor: # [7, 7], 0 or 1
                 (column.abs() == (row + 3) // 2) | (row == 3), row.abs() + column.abs() == 3)
     return outlines[kind - TOYS[0]].float()
 
-# %% ../../nbs/data/20_counting.ipynb #8ed52d01
+# %% ../../nbs/data/20_counting.ipynb #758d3987
 SHIFTS = SIDE - 7 # places of a glyph, 8 wide if thick, in each direction
 
 
@@ -64,13 +64,13 @@ def variants(drawn: Tensor) -> Tensor: # [7, 7] -> [18, 100]
             found.append(image.flatten())
     return torch.stack(found)
 
-
+# %% ../../nbs/data/20_counting.ipynb #bfc01c36
 @cache
 def bank() -> Tensor: # [15, 18, 100]
     "All variants of all kinds."
     return torch.stack([variants(digit_glyph(k) if k in DIGITS else toy_glyph(k)) for k in range(len(NAMES))])
 
-
+# %% ../../nbs/data/20_counting.ipynb #f6a902e2
 def draw_images(
     kinds: Tensor, # int, any shape
     generator: torch.Generator,
@@ -82,7 +82,7 @@ def draw_images(
     contrast = 0.6 + 0.4 * torch.rand(*kinds.shape, 1, generator=generator)
     return templates[kinds, which] * contrast + noise * torch.randn(*kinds.shape, PIXELS, generator=generator)
 
-# %% ../../nbs/data/20_counting.ipynb #9fe3d28e
+# %% ../../nbs/data/20_counting.ipynb #d43c9aff
 LENGTHS = (2, 5) # of lists, shortest and longest
 
 
@@ -92,7 +92,7 @@ class Lists(NamedTuple):
     kinds: Tensor # int [N, 5]; -1 behind the end
     lengths: Tensor # int [N]
 
-
+# %% ../../nbs/data/20_counting.ipynb #249999de
 def draw_kinds(
     shape: tuple[int, ...],
     wanted: int, # the kind that is asked for
@@ -105,14 +105,14 @@ def draw_kinds(
     drawn = others[torch.randint(len(others), shape, generator=generator)]
     return torch.where(torch.rand(shape, generator=generator) < share, wanted, drawn)
 
-
+# %% ../../nbs/data/20_counting.ipynb #9903170d
 def draw_lists(kinds: Tensor, generator: torch.Generator) -> Lists: # int [N, 5]
     "Lists of random lengths, of images of given kinds."
     lengths = torch.randint(LENGTHS[0], LENGTHS[1] + 1, (len(kinds),), generator=generator)
     there = torch.arange(kinds.shape[1]) < lengths[:, None]
     return Lists(draw_images(kinds, generator) * there[..., None], kinds.where(there, torch.tensor(-1)), lengths)
 
-# %% ../../nbs/data/20_counting.ipynb #d3cc968f
+# %% ../../nbs/data/20_counting.ipynb #3ea66b39
 QUESTIONS = ("recognize", "classify", "count", "sum")
 
 
@@ -140,7 +140,7 @@ class Drawn(NamedTuple):
     lengths: Tensor | None # int [N], of lists
     answers: Tensor # float [N, 1], or int [N] of classes
 
-
+# %% ../../nbs/data/20_counting.ipynb #01d5749d
 def answers_of(problem: Problem, kinds: Tensor) -> Tensor: # int [N] or [N, 5] -> float [N, 1] or int [N]
     "The right answers."
     if problem.question == "classify": return kinds
@@ -148,7 +148,7 @@ def answers_of(problem: Problem, kinds: Tensor) -> Tensor: # int [N] or [N, 5] -
     if problem.question == "count": return (kinds == problem.kind).sum(1, keepdim=True).float()
     return kinds.clamp(min=0).sum(1, keepdim=True) / 10
 
-
+# %% ../../nbs/data/20_counting.ipynb #2f34758c
 def draw_examples(problem: Problem, n: int, generator: torch.Generator) -> Drawn: # n rows
     "Examples of a problem."
     shape = (n, LENGTHS[1]) if problem.of_lists else (n,)

@@ -203,7 +203,7 @@ class Conv(nn.Module):
         windows = take(value.items, rows.flatten(), there.flatten())
         return Items(self.f(Items(windows, there.new_ones(n * length, 3))), value.mask)
 
-# %% ../../nbs/programs/02_libraries.ipynb #6f29e5bd
+# %% ../../nbs/programs/02_libraries.ipynb #fadc3ff4
 class Frozen(nn.Module):
     "A copy of a function that is never trained."
     def __init__(self, module: nn.Module):
@@ -216,7 +216,7 @@ class Frozen(nn.Module):
 
     def forward(self, *values: Any) -> Value: return self.module(*values)
 
-
+# %% ../../nbs/programs/02_libraries.ipynb #ff2bf32b
 def new_networks(module: nn.Module) -> list[nn.Module]:
     "What is new in a network, in the order of its term; not what is inside of frozen functions."
     if isinstance(module, NewNetwork | NewValue): return [module]
@@ -228,7 +228,7 @@ def n_new(module: nn.Module) -> int:
     "The number of weights that training changes."
     return sum(p.numel() for p in module.parameters() if p.requires_grad)
 
-
+# %% ../../nbs/programs/02_libraries.ipynb #d65cfc80
 @dataclass(frozen=True)
 class Entry:
     "A function of a library, and where it came from."

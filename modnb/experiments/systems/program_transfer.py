@@ -210,7 +210,7 @@ ROWS: dict[str, Callable[[Situation], nn.Module]] = {
     "oracle": oracle, "mean": lambda s: Mean(s.task.train.y), "random search": random_search, "standalone": standalone,
     "low-level transfer": low_level, "progressive network": progressive, "synthesis": lambda s: s.found.net}
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #9a1526a9
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #7250eae3
 def search_of(params: Params) -> Search:
     "The limits of every search."
     how = Training(params.updates, params.batch_size, params.lr)
@@ -229,7 +229,7 @@ def measures(net: nn.Module, task: ProgramTask) -> dict[str, float]: # metric ->
     left = (error_on(net, task.train, "real") / float(task.train.y.std(correction=0))) ** 2
     return {"error": error_on(net, task.test, "real"), "explained": max(0.0, 1 - left)}
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #0a4dc4e6
 def judged_rows(s: Situation, split: str, rows: dict[str, str]) -> list[tuple]: # part, role, row, split, metric, value
     "Every row on one task; and every network that the search has trained."
     listed = []
@@ -301,7 +301,7 @@ def run_sequence(sequence: str, seed: int, params: Params, log: Log) -> Learner:
     learner.rows.append(("final", "learned", "synthesis", sequence, "unchanged", float(same)))
     return learner
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #8d998ca4
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #817c4694
 LIBRARIES = {"empty": {}, "1 recognizer": {"recognize_3": "image -> bool"},
              "2 recognizers, 1 counter": {"recognize_3": "image -> bool", "recognize_7": "image -> bool",
                                           "count_3": "list(image) -> real"}}
@@ -314,7 +314,7 @@ def counted(size: int = 5) -> list[tuple]: # part, role, row, split, metric, val
     return [("programs", "", "", row.library, metric, float(row[metric]), row["size"]) for _, row in table.iterrows()
             for metric in ("typed", "untyped")]
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #16dae76b
 def with_means(frame): # DataFrame
     "The rows of a run, and what each row of the comparison explains in the mean over problems."
     import pandas as pd
@@ -364,7 +364,7 @@ def ratios(frame): # Series by library
     f = f[f.step == f.step.max()].pivot(index="layer", columns="metric", values="value").reindex(list(LIBRARIES))
     return f.untyped / f.typed
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #ae4d2dd9
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #ab80236a
 def type_claims(frame) -> list[Claim]:
     "What types save."
     r = ratios(frame)
@@ -373,7 +373,7 @@ def type_claims(frame) -> list[Claim]:
             Claim("the more, the larger the library", "(ours)", "growth of that ratio from library to library", "> 0",
                   r.diff().dropna())]
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #015c2ef8
 def data_claims(frame) -> list[Claim]:
     "What reuse saves."
     high = "high-level concepts transfer"
@@ -386,7 +386,7 @@ def data_claims(frame) -> list[Claim]:
               for row in ("low-level transfer", "progressive network")]
     return [*found, *others]
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #f107ba5d
 def program_claims(frame) -> list[Claim]:
     "Which programs win, and that nothing is forgotten."
     won = [Claim(f"{problem}: the winner maps the recognizer", "programs reuse earlier functions",
@@ -397,7 +397,7 @@ def program_claims(frame) -> list[Claim]:
                         "outputs of the first function are equal bit for bit after all tasks", ">= 1",
                         kept)]
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #f1f01097
 def further_claims(frame) -> list[Claim]:
     "Sums, and a library of the wrong kind."
     return [Claim("sums: reuse beats standalone", "high-level concepts transfer",
@@ -426,7 +426,7 @@ def claims(frame): # DataFrame of `judge_claims`
     return judge_claims([c for make, problems, needed in PARTS if ran(problems, needed) for c in make(frame)],
                         missed(frame))
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #d9c04081
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #87ee146c
 def verdict(frame) -> str:
     "What holds, in numbers."
     rows = [r for r in ("synthesis", "standalone", "progressive network", "mean") if r in set(frame.function)]
@@ -436,7 +436,7 @@ def verdict(frame) -> str:
     each = ", ".join(f"{value:.2f} ({row})" for row, value in means.items())
     return f"{judgment(claims(frame))} Mean error in counting with 2 and 10 % of the data: {each}."
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #e79ba470
 def error_table(frame): # DataFrame of text: a row of the comparison per line, a column per problem and share
     "Mean test errors with their interval over seeds."
     from modnb.metrics.statistics import summarize
@@ -460,7 +460,7 @@ def headline(frame) -> dict[str, float]: # name -> number
     f = frame[(frame.part == "final") & (frame.metric == "error")]
     return {f"{row}, {split}": float(v) for (row, split), v in f.groupby(["function", "layer"]).value.mean().items()}
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #06c090f8
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #15be6495
 COLORS = {"oracle": "#999999", "mean": "#bbbbbb", "random search": "#E69F00", "standalone": "#000000",
           "low-level transfer": "#56B4E9", "progressive network": "#009E73", "synthesis": "#D55E00"}
 
@@ -486,7 +486,7 @@ def draw_errors(frame, problem: str, ax): # "count 3"
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
-
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #2faf5578
 def draw_counts(frame, ax):
     "Programs of each size with types and without."
     f = frame[frame.part == "programs"]
