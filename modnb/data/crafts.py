@@ -20,7 +20,7 @@ __all__ = ['KINDS', 'SYMBOLS', 'ITEMS', 'RECIPES', 'TASKS', 'TRAINED', 'SKETCHES
            'CraftState', 'front', 'nearest', 'features', 'moved', 'possible', 'used', 'achieved', 'CraftWorld',
            'distances', 'errand_done', 'expert', 'follow']
 
-# %% ../../nbs/data/18_crafts.ipynb #40f50cd4
+# %% ../../nbs/data/18_crafts.ipynb #7781f8df
 KINDS = ("free", "wood", "grass", "iron", "workshop 0", "workshop 1", "workshop 2", "wall") # of a cell
 SYMBOLS = KINDS[1:7] # errands: to fetch a material, to use a workshop
 ITEMS = ("wood", "grass", "iron", "plank", "stick", "cloth", "rope", "bridge", "bed", "axe") # that can be carried
@@ -39,7 +39,7 @@ def sketch_table() -> Tensor: # int [7, 4], -1 where a sketch has ended
     longest = max(map(len, rows))
     return torch.tensor([row + [-1] * (longest - len(row)) for row in rows])
 
-
+# %% ../../nbs/data/18_crafts.ipynb #3defc661
 def recipe_table() -> tuple[Tensor, Tensor, Tensor]: # int [7] kind of the workshop; [7, 10] needs; [7, 10] changes
     "Where things are made, which items that takes, and how it changes what is carried."
     place = torch.tensor([KINDS.index(f"workshop {w}") for w, _ in RECIPES.values()])
@@ -48,7 +48,7 @@ def recipe_table() -> tuple[Tensor, Tensor, Tensor]: # int [7] kind of the works
     made = F.one_hot(torch.tensor([ITEMS.index(task) for task in TASKS]), len(ITEMS))
     return place, needs.float(), (made - needs).float()
 
-# %% ../../nbs/data/18_crafts.ipynb #0b923fe3
+# %% ../../nbs/data/18_crafts.ipynb #1b32b15d
 SIDE = 8 # of the grid with its wall
 OBJECTS = torch.tensor([1, 1, 2, 2, 3, 3, 4, 5, 6]) # kind of each object
 INNER = (torch.arange(1, SIDE - 1).unsqueeze(1) * SIDE + torch.arange(1, SIDE - 1)).flatten() # int [36]
@@ -61,7 +61,7 @@ def cells(objects: Tensor) -> Tensor: # int [N, 9] places -> int8 [N, 64]
     grid[:, INNER] = 0
     return grid.scatter(1, objects, OBJECTS.to(torch.int8).expand(len(objects), -1))
 
-
+# %% ../../nbs/data/18_crafts.ipynb #8e0d6695
 def spread(marked: Tensor) -> Tensor: # bool [N, 64]
     "Marked cells and their neighbors."
     near = marked.view(-1, SIDE, SIDE).clone()
@@ -71,7 +71,7 @@ def spread(marked: Tensor) -> Tensor: # bool [N, 64]
     near[:, :, :-1] |= marked.view(-1, SIDE, SIDE)[:, :, 1:]
     return near.flatten(1)
 
-
+# %% ../../nbs/data/18_crafts.ipynb #649efd65
 def accessible(objects: Tensor, start: Tensor, steps: int = 20) -> Tensor: # int [N, 9], int [N] -> bool [N]
     "Whether all objects can be walked up to."
     free = cells(objects) == 0
@@ -79,13 +79,13 @@ def accessible(objects: Tensor, start: Tensor, steps: int = 20) -> Tensor: # int
     for _ in range(steps): there = spread(there) & free
     return spread(there).gather(1, objects).all(1)
 
-# %% ../../nbs/data/18_crafts.ipynb #0a9cbb64
+# %% ../../nbs/data/18_crafts.ipynb #f44493ec
 class Layouts(NamedTuple):
     "n places to start in."
     objects: Tensor # int [n, 9] cells of the objects, in the order of `OBJECTS`
     start: Tensor # int [n] cell of the agent
 
-
+# %% ../../nbs/data/18_crafts.ipynb #d7a8c971
 def draw_layouts(n: int, generator: torch.Generator) -> Layouts:
     "Random layouts whose objects are all accessible. Raises `ValueError` naming `n`."
     check_count("n", n)
@@ -97,7 +97,7 @@ def draw_layouts(n: int, generator: torch.Generator) -> Layouts:
     kept = torch.cat(found)[:n]
     return Layouts(kept[:, :-1], kept[:, -1])
 
-# %% ../../nbs/data/18_crafts.ipynb #d7b0ed7c
+# %% ../../nbs/data/18_crafts.ipynb #adf2a0a9
 GONE = -10 * SIDE # place of a material that has been taken
 
 
@@ -110,13 +110,13 @@ class CraftState(NamedTuple):
     facing: Tensor # int [B] 0 to 3: up, down, left, right
     carried: Tensor # [B, 10] how many of each item
 
-
+# %% ../../nbs/data/18_crafts.ipynb #358bab08
 def front(state: CraftState) -> tuple[Tensor, Tensor]: # int [B, 1] each
     "The cell that is faced, and what it holds."
     cell = (state.place + MOVES[state.facing]).unsqueeze(1)
     return cell, state.grid.gather(1, cell).long()
 
-# %% ../../nbs/data/18_crafts.ipynb #95122f26
+# %% ../../nbs/data/18_crafts.ipynb #c3dad0a0
 REACH = 4 # offsets beyond it look alike
 WIDE = 2 * REACH + 1
 N_FEATURES = len(SYMBOLS) * 2 * WIDE + len(MOVES) + len(KINDS) + len(ITEMS) + len(MOVES)
@@ -134,7 +134,7 @@ def nearest(state: CraftState) -> tuple[Tensor, Tensor, Tensor]: # int [B, 6] do
         return torch.cat([torch.where(second, t[:, 1:6:2], t[:, 0:6:2]), t[:, 6:]], 1)
     return choose(down), choose(right), choose(gone)
 
-
+# %% ../../nbs/data/18_crafts.ipynb #a71e82a2
 def features(state: CraftState) -> Tensor: # [B, 134]
     "What a policy sees."
     down, right, none = nearest(state)
@@ -147,7 +147,7 @@ def features(state: CraftState) -> Tensor: # [B, 134]
     seen[:, -len(MOVES) :] = state.grid.gather(1, state.place.unsqueeze(1) + MOVES) != 0
     return seen
 
-# %% ../../nbs/data/18_crafts.ipynb #270ba2e2
+# %% ../../nbs/data/18_crafts.ipynb #358e99ef
 ACTIONS = ("up", "down", "left", "right", "use")
 USE = 4
 PLACE, NEEDS, CHANGE = recipe_table()
@@ -162,12 +162,12 @@ def moved(state: CraftState, action: Tensor) -> CraftState: # int [B]
     free = (action < USE) & (kind.squeeze(1) == 0)
     return turned._replace(place=torch.where(free, cell.squeeze(1), state.place))
 
-
+# %% ../../nbs/data/18_crafts.ipynb #5d6cccf7
 def possible(state: CraftState) -> Tensor: # bool [B, 7]
     "Which things can be made of what is carried."
     return (state.carried > 0).float() @ NEEDS.T >= NEEDED
 
-
+# %% ../../nbs/data/18_crafts.ipynb #d9297a1c
 def used(state: CraftState, use: Tensor) -> CraftState: # bool [B]
     "The state after all that use what they face have done so."
     cell, kind = front(state)
@@ -179,7 +179,7 @@ def used(state: CraftState, use: Tensor) -> CraftState: # bool [B]
     new = taken & (torch.arange(len(ITEMS)) == kind - 1)
     return state._replace(objects=objects, grid=grid, carried=state.carried + new + made.float() @ CHANGE)
 
-
+# %% ../../nbs/data/18_crafts.ipynb #0d498c6f
 def achieved(state: CraftState) -> Tensor: # bool [B]
     "Whether the thing that the task asks for is carried."
     return state.carried.gather(1, GOAL[state.task].unsqueeze(1)).squeeze(1) > 0
@@ -219,7 +219,7 @@ class CraftWorld:
         done = achieved(state)
         return state, (done & ~before).float(), done
 
-# %% ../../nbs/data/18_crafts.ipynb #37e311b2
+# %% ../../nbs/data/18_crafts.ipynb #9491881e
 STOP = len(ACTIONS) # the action that ends an errand
 
 
@@ -232,14 +232,14 @@ def distances(target: Tensor, free: Tensor, steps: int = 20) -> Tensor: # bool [
         found = torch.where(there & (found > steps), i, found)
     return found
 
-
+# %% ../../nbs/data/18_crafts.ipynb #82defe15
 def errand_done(state: CraftState, symbol: Tensor) -> Tensor: # int [B] of `SYMBOLS` -> bool [B]
     "Whether an expert has nothing left to do for a symbol."
     fetched = state.carried.gather(1, symbol.clamp(max=2).unsqueeze(1)).squeeze(1) > 0
     more = possible(state) & (PLACE == symbol.unsqueeze(1) + 1)
     return torch.where(symbol < 3, fetched, ~more.any(1))
 
-
+# %% ../../nbs/data/18_crafts.ipynb #f285c835
 def expert(state: CraftState, symbol: Tensor) -> Tensor: # int [B] -> int [B]
     "The action of an expert on an errand."
     kind = symbol.unsqueeze(1) + 1

@@ -23,7 +23,7 @@ __all__ = ['World', 'acting', 'rows_where', 'select', 'Episodes', 'play', 'Polic
            'log_probs', 'Steps', 'steps_of', 'TaskCritic', 'StepCandidates', 'StepView', 'EpisodeCandidates',
            'EpisodeView']
 
-# %% ../../nbs/routing/25_episodes.ipynb #e088d1bd
+# %% ../../nbs/routing/25_episodes.ipynb #5daa215d
 class World(Protocol):
     "Many episodes at once. A world with several modules has `module(state)`, int [B]: the one that acts."
     n_actions: int
@@ -34,23 +34,23 @@ class World(Protocol):
     def step(self, state: Any, action: Tensor) -> tuple[Any, Tensor, Tensor]:
         "One action of each episode, int [B]: the new state; reward [B]; whether the episode is over, bool [B]."
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #259a09ee
 def acting(world: Any, state: Any, rows: int) -> Tensor: # int [B]
     "The module that acts in each of so many episodes; the first, unless the world says another."
     module = getattr(world, "module", None)
     return torch.zeros(rows, dtype=torch.int64) if module is None else module(state)
 
-# %% ../../nbs/routing/25_episodes.ipynb #4e6390bf
+# %% ../../nbs/routing/25_episodes.ipynb #0f7dbf40
 def rows_where(values: Any, chosen: Tensor) -> Any: # nested [*any, ...], bool [*any] -> [n, ...]
     "The rows that are chosen, of each tensor."
     return tree_map(lambda t: t[chosen], values)
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #363936c7
 def select(chosen: Tensor, a: Any, b: Any) -> Any: # bool [B], nested [B, ...] each
     "Rows of a where chosen, else of b."
     return tree_map(lambda x, y: torch.where(chosen.view(-1, *[1] * (x.dim() - 1)), x, y), a, b)
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #c05f24e9
 class Episodes(NamedTuple):
     "B episodes of up to T steps."
     see: Any # [T, B, ...] what was seen
@@ -97,7 +97,7 @@ def play(
         if not alive.any(): break
     return Episodes(*tree_map(lambda *each: torch.stack(each), *steps), task)
 
-# %% ../../nbs/routing/25_episodes.ipynb #41b74bbd
+# %% ../../nbs/routing/25_episodes.ipynb #541e4bba
 class Policy(nn.Module):
     "A pool whose outputs are scores of actions."
     def __init__(self, pool: Pool): # [B, n_features] -> [B, n_actions]
@@ -107,7 +107,7 @@ class Policy(nn.Module):
     def forward(self, see: Any, module: Tensor) -> Tensor: # int [B] -> [B, n_actions]
         return self.layer(see, a=module.unsqueeze(1))
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #9d0c179a
 def drawing(policy: Callable, generator: torch.Generator) -> Callable: # -> act of `play`
     "Draw actions from a policy."
     def act(see: Any, module: Tensor) -> Tensor:
@@ -116,12 +116,12 @@ def drawing(policy: Callable, generator: torch.Generator) -> Callable: # -> act 
         return (scores - (-u.log()).log()).argmax(-1) # Gumbel noise
     return act
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #e6e73678
 def favorite(policy: Callable) -> Callable: # -> act of `play`
     "The likeliest actions of a policy."
     return lambda see, module: policy(see, module).argmax(-1)
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #49f8d3ab
 def replaying(actions: Tensor) -> Callable: # int [T, B] -> act of `play`
     "Actions that are given, step by step."
     ahead = iter(actions)
@@ -136,7 +136,7 @@ def log_probs(policy: Callable, episodes: Episodes) -> tuple[Tensor, Tensor]: # 
     chosen = lp.gather(-1, episodes.action[alive].unsqueeze(-1)).squeeze(-1)
     return blank.masked_scatter(alive, chosen), blank.masked_scatter(alive, -(lp.exp() * lp).sum(-1))
 
-# %% ../../nbs/routing/25_episodes.ipynb #3de3333d
+# %% ../../nbs/routing/25_episodes.ipynb #8119fce7
 class Steps(NamedTuple):
     "N steps of any episodes."
     see: Any # [N, ...]
@@ -145,14 +145,14 @@ class Steps(NamedTuple):
     gain: Tensor # [N] return from here on
     task: Tensor # int [N]
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #c836f637
 def steps_of(episodes: Episodes, discount: float = 1.0) -> Steps:
     "All steps before the ends."
     task = episodes.task.expand_as(episodes.action)
     each = (episodes.see, episodes.module, episodes.action, episodes.returns(discount), task)
     return Steps(*rows_where(each, episodes.alive))
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #7f140ba8
 class TaskCritic(nn.Module):
     "A linear prediction of the return for each task, which starts at 0."
     def __init__(self, n_features: int, tasks: int): # tasks: 1 is one prediction for all
@@ -166,7 +166,7 @@ class TaskCritic(nn.Module):
         if every.shape[-1] == 1: return every.squeeze(-1)
         return every.gather(-1, steps.task.unsqueeze(-1)).squeeze(-1)
 
-# %% ../../nbs/routing/25_episodes.ipynb #5b20c11b
+# %% ../../nbs/routing/25_episodes.ipynb #8395c242
 class StepCandidates(IntegerRoutings):
     "Of each step there is one candidate: the action that was taken."
     slot = 0 # an action is a number
@@ -191,7 +191,7 @@ class StepCandidates(IntegerRoutings):
         a = self.steps.action.unsqueeze(0)
         return Scored(a, self.steps.gain.unsqueeze(0), self.lp.gather(-1, a.T).T)
 
-
+# %% ../../nbs/routing/25_episodes.ipynb #401e285a
 class StepView:
     "From a batch whose x are `Steps` to its candidates."
     choices = None # nothing to remember

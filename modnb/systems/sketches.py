@@ -17,7 +17,7 @@ from ..routing.episodes import drawing, select
 # %% auto #0
 __all__ = ['SketchState', 'Sketched', 'ErrandState', 'Errands']
 
-# %% ../../nbs/systems/15_sketches.ipynb #4d732908
+# %% ../../nbs/systems/15_sketches.ipynb #9945acd1
 class SketchState(NamedTuple):
     "B episodes of a world with sketches."
     inner: Any # the world's own state
@@ -26,7 +26,7 @@ class SketchState(NamedTuple):
     used: Tensor # int [B] steps of the present symbol
     earned: Tensor # [B] rewards of the world so far
 
-
+# %% ../../nbs/systems/15_sketches.ipynb #197de248
 class Sketched:
     "A world with one more action, which ends a symbol of the sketch. Its reward comes when the sketch has ended."
     def __init__(self,
@@ -71,14 +71,14 @@ class Sketched:
         state = SketchState(inner, state.task, position, (state.used + 1) * ~over, earned)
         return state, earned * ended, ended
 
-# %% ../../nbs/systems/15_sketches.ipynb #276b2378
+# %% ../../nbs/systems/15_sketches.ipynb #759593d2
 class ErrandState(NamedTuple):
     "B episodes of errands."
     inner: Any
     task: Tensor # int [B]
     errands: Tensor # int [B] done so far
 
-
+# %% ../../nbs/systems/15_sketches.ipynb #eac80d80
 class Errands:
     "A world in which an action runs a subpolicy until it stops."
     def __init__(self,
