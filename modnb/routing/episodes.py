@@ -72,7 +72,7 @@ class Episodes(NamedTuple):
             found.append(ahead)
         return torch.stack(found).flip(0)
 
-# %% ../../nbs/routing/25_episodes.ipynb #8ae84502
+# %% ../../nbs/routing/25_episodes.ipynb #be453a39
 @torch.no_grad()
 def play(
     world: Any, # a `World`
@@ -95,7 +95,8 @@ def play(
         steps.append((see, module, action, reward * alive, alive))
         alive = alive & ~done
         if not alive.any(): break
-    return Episodes(*tree_map(lambda *each: torch.stack(each), *steps), task)
+    see, module, action, earned, there = tree_map(lambda *each: torch.stack(each), *steps)
+    return Episodes(see, module, action, earned, there, task)
 
 # %% ../../nbs/routing/25_episodes.ipynb #541e4bba
 class Policy(nn.Module):
@@ -166,7 +167,7 @@ class TaskCritic(nn.Module):
         if every.shape[-1] == 1: return every.squeeze(-1)
         return every.gather(-1, steps.task.unsqueeze(-1)).squeeze(-1)
 
-# %% ../../nbs/routing/25_episodes.ipynb #8395c242
+# %% ../../nbs/routing/25_episodes.ipynb #9dc5ca8f
 class StepCandidates(IntegerRoutings):
     "Of each step there is one candidate: the action that was taken."
     slot = 0 # an action is a number
@@ -185,11 +186,24 @@ class StepCandidates(IntegerRoutings):
     def mode(self) -> Tensor: return self.lp.argmax(-1)
     def not_finite(self, place: tuple, a: Tensor) -> str: return "look at the rewards and at the policy's weights"
 
+    def score(self, a: Tensor) -> Scored: # int [C, N]
+        "Raises `ValueError` naming `a` if it is not what was done: the return of another action is not known."
+        if (a != self.steps.action).any(): raise ValueError("a: was not done in these steps; its return is not known")
+        return Scored(a, self.steps.gain.expand(a.shape), self.lp.gather(-1, a.T).T)
+
     def draw(self, samples: int) -> Scored:
         "What was done. Raises `ValueError` naming `samples` if more is asked for."
         if samples != 1: raise ValueError(f"samples: {samples} given; a step was done once, use samples=1")
-        a = self.steps.action.unsqueeze(0)
-        return Scored(a, self.steps.gain.unsqueeze(0), self.lp.gather(-1, a.T).T)
+        return self.score(self.steps.action.unsqueeze(0))
+
+    def with_draws(self, old: Tensor, samples: int) -> Scored: return join(self, self.score(old), self.draw(samples))
+    def everything(self) -> Scored: raise NotImplementedError("everything: a step has the one action that was done")
+    def uniform(self, samples: int) -> Tensor: raise NotImplementedError("uniform: a step was done once")
+    def encode(self, routing: Tensor) -> Tensor: return routing.flatten(-2)[..., 0] # int [*any, 1, 1] -> [*any]
+    def decode(self, a: Tensor) -> Tensor: return a[..., None, None]
+
+    def relaxed(self, gate: Callable, how: str, temperature: float = 1.0, adjust: Callable | None = None) -> Tensor:
+        raise NotImplementedError("relaxed: an action cannot be mixed")
 
 # %% ../../nbs/routing/25_episodes.ipynb #401e285a
 class StepView:
