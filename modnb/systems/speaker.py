@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..checks import check_count, check_counts
+from ..checks import check_counts
 from ..models.feedforward import generator_for
 from ..routing.buffers import IntegerRoutings
 from ..routing.candidates import Batch, Noise, Scored, join

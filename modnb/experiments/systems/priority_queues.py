@@ -5,7 +5,7 @@
 # %% ../../../nbs/experiments/systems/priority_queues.ipynb #beb1203b
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 

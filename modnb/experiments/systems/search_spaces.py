@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -93,7 +92,9 @@ def two_of_four(shape: torch.Size, chosen: tuple[int, int], width: int) -> nn.Mo
     return Sum([nn.Sequential(nn.Linear(shape[-1], width), BENDS[m]()) for m in chosen])
 
 
-def sine(shape: torch.Size) -> nn.Module: return Sine()
+def sine(shape: torch.Size) -> nn.Module:
+    "A layer that takes the sine."
+    return Sine()
 
 
 def mlp_space() -> Part:
