@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -143,10 +144,10 @@ def replayed(space: Space, seed: int, count: int = 10) -> float:
         same.append(str(one) == str(two) and all(equal))
     return float(np.mean(same))
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #5dc5dcd8
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #9e8eef0d
 def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> list[tuple]:
     "Regret of every searcher on a space: part, row, metric, step, seed, value."
-    found = []
+    found: list[tuple[Any, ...]] = []
     for searcher in SEARCHERS:
         best = search(space, tabulated(space, table), searcher, params.evaluations, params.seeds, params.seed)
         regret = float(table.max()) - best
@@ -163,14 +164,14 @@ def chosen_spaces(names: tuple[str, ...]) -> dict[str, Space]:
     for name in names: check_choice("spaces", name, (*SPACES, "all"))
     return {name: Space(SPACES[name]()) for name in names}
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #c5074fde
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #f155915d
 def run(params: Params, log: Log) -> Result:
     "The table of every space, and all searchers on it."
     import pandas as pd
     frames = []
     for name, space in chosen_spaces(params.spaces).items():
         table = table_of(space, params, log, name)
-        listed = [("table", None, "accuracy", i, None, v) for i, v in enumerate(table.tolist())]
+        listed: list[tuple[Any, ...]] = [("table", None, "accuracy", i, None, v) for i, v in enumerate(table.tolist())]
         listed.append(("replay", None, "identical", None, None, replayed(space, params.seed)))
         listed += searched_rows(name, space, table, params)
         frame = pd.DataFrame(listed, columns=["part", "function", "metric", "step", "seed", "value"])
