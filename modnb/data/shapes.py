@@ -18,8 +18,8 @@ from ..checks import check_count
 # %% auto #0
 __all__ = ['COLORS', 'SHAPES', 'RELATIONS', 'WORDS', 'ATTRIBUTES', 'RELATED', 'LENGTH', 'MODULES', 'SLOTS', 'SIDE', 'SPLITS',
            'PAIRS', 'opposite', 'all_queries', 'questions', 'spoken', 'layouts', 'written', 'Scenes', 'draw_scenes',
-           'shifted', 'attribute_cells', 'answers', 'sprites', 'drawn', 'one_round', 'Asked', 'asked', 'has_pair',
-           'twins', 'split_queries', 'shapes_data']
+           'shifted', 'attribute_cells', 'answers', 'sprites', 'drawn', 'one_round', 'Asked', 'asked', 'some_queries',
+           'has_pair', 'twins', 'split_queries', 'shapes_data']
 
 # %% ../../nbs/data/13_shapes.ipynb #cell-6
 COLORS = ("red", "green", "blue")
@@ -224,6 +224,13 @@ def asked(
     answer = torch.tensor([1, 0]).repeat(images // 2).expand(len(queries), -1)
     scenes = Scenes(torch.cat(color, 1), torch.cat(shape, 1))
     return Asked(queries, questions(queries), *layouts(queries), torch.cat(pictures, 1), scenes, answer)
+
+# %% ../../nbs/data/13_shapes.ipynb #755b2278
+def some_queries(data: Asked, rows: Tensor) -> Asked: # int [R]
+    "Some of the queries, with their pictures."
+    scenes = Scenes(*(s[rows] for s in data.scenes))
+    return Asked(data.queries[rows], data.question[rows], data.layout[rows], data.words[rows], data.images[rows],
+                 scenes, data.answer[rows])
 
 # %% ../../nbs/data/13_shapes.ipynb #cell-35
 SPLITS = ("training", "new images", "unseen queries", "unseen pairs", "unseen depth")

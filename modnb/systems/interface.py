@@ -20,7 +20,8 @@ from ..routing.router import Router
 # %% auto #0
 __all__ = ['FEW', 'BundlePool', 'Interface', 'interface', 'pair_ids', 'task_of', 'robot_of', 'pair_of', 'Sees',
            'assignment_router', 'favorites', 'completed', 'factored', 'Assigned', 'given_assignment',
-           'random_assignment', 'learned_assignment', 'OneNetwork', 'equal_hidden', 'OneLayer', 'network_per_pair']
+           'random_assignment', 'route_pairs', 'learned_assignment', 'factor_usage', 'OneNetwork', 'equal_hidden',
+           'OneLayer', 'network_per_pair']
 
 # %% ../../nbs/systems/07_interface.ipynb #cell-6
 FEW = 64 # rows whose modules' weights are gathered: a product for each row
@@ -166,8 +167,22 @@ def random_assignment(robots: int, tasks: int, seed: int) -> Tensor: # int [robo
     g = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randint(n, (robots, tasks), generator=g) for n in (tasks, robots)], -1)
 
-# %% ../../nbs/systems/07_interface.ipynb #cell-29
+# %% ../../nbs/systems/07_interface.ipynb #a43551ff
 @torch.no_grad()
+def route_pairs(
+    net: Composition, # with a router of (task, state, ids)
+    sizes: tuple[int, int], # features of the task and of the state
+    robots: int,
+    tasks: int,
+) -> tuple[Tensor, Tensor]: # favorites int [robots, tasks, 2], probabilities [robots, tasks, 2, M]
+    "What the router says of every pair, whatever is sensed."
+    robot, task = torch.cartesian_prod(torch.arange(robots), torch.arange(tasks)).unbind(1)
+    device = next(net.parameters()).device
+    blank = (torch.zeros(len(robot), n, device=device) for n in sizes)
+    _, a, q = net(*blank, pair_ids(robot, task, robots, tasks).to(device), return_routing=True)
+    return a[..., 0].view(robots, tasks, 2), q.probs()[:, :, 0].unflatten(0, (robots, tasks))
+
+
 def learned_assignment(
     net: Composition, # with a router of (task, state, ids)
     sizes: tuple[int, int], # features of the task and of the state
@@ -175,11 +190,17 @@ def learned_assignment(
     tasks: int,
 ) -> Tensor: # int [robots, tasks, 2]
     "The router's favorite modules for every pair, whatever is sensed."
-    robot, task = torch.cartesian_prod(torch.arange(robots), torch.arange(tasks)).unbind(1)
-    device = next(net.parameters()).device
-    blank = (torch.zeros(len(robot), n, device=device) for n in sizes)
-    routing = net(*blank, pair_ids(robot, task, robots, tasks).to(device), return_routing=True)[1]
-    return routing[..., 0].view(robots, tasks, 2)
+    return route_pairs(net, sizes, robots, tasks)[0]
+
+
+def factor_usage(
+    p: Tensor, # [robots, tasks, 2, M] probabilities of the modules of both layers
+    held_out: Tensor, # bool [robots, tasks]
+) -> tuple[Tensor, Tensor]: # [tasks, M] of the first layer, [robots, M] of the second
+    "How often each task uses each module of the first layer, and each robot each of the second, over seen pairs."
+    seen = (~held_out).to(p.dtype).unsqueeze(-1)
+    by_task = (p[:, :, 0] * seen).sum(0) / seen.sum(0)
+    return by_task, (p[:, :, 1] * seen).sum(1) / seen.sum(1)
 
 # %% ../../nbs/systems/07_interface.ipynb #cell-33
 class OneNetwork(nn.Module):

@@ -29,7 +29,7 @@ from ..routing.router import Router
 # %% auto #0
 __all__ = ['one_hot_tokens', 'window', 'put_back', 'as_token', 'PlacedPool', 'ExactReducer', 'SequenceReader', 'AtKnownPlace',
            'PlaceScorer', 'PlacedRouter', 'Answer', 'RecursiveNetwork', 'placed_routing', 'RoutingsByLength',
-           'BufferByLength', 'LengthView', 'Steps', 'steps_of', 'usage_by_operator', 'operator_information']
+           'BufferByLength', 'LengthView', 'Steps', 'steps_of', 'strip_of', 'usage_by_operator', 'operator_information']
 
 # %% ../../nbs/systems/09_placed_modules.ipynb #cell-6
 def one_hot_tokens(tokens: Tensor) -> Tensor: # int [N, T] -> [N, T, V]
@@ -313,6 +313,17 @@ def steps_of(
         found.append([place, module, operator - PLUS, digit == applied(operator, left, right), safe])
     place, module, operator, right, safe = (torch.stack(each, 1) for each in zip(*found))
     return Steps(place, module, operator, right, safe, texts)
+
+# %% ../../nbs/systems/09_placed_modules.ipynb #67e47b68
+def strip_of(
+    steps: Steps,
+    n: int = 0, # which expression
+) -> tuple[Tensor, Tensor]: # int8 [P + 1, T] tokens, padded with -1; int8 [P, 4] place, module, right, safe
+    "The reductions of one expression, line by line: what `modnb.view.systems.reduction_strip` draws."
+    whole = steps.tokens[0].shape[1]
+    lines = torch.stack([F.pad(t[n], (0, whole - t.shape[1]), value=-1) for t in steps.tokens])
+    did = torch.stack([steps.place[n], steps.module[n], steps.right[n].long(), steps.safe[n].long()], -1)
+    return lines.to(torch.int8), did.to(torch.int8)
 
 # %% ../../nbs/systems/09_placed_modules.ipynb #cell-37
 def usage_by_operator(steps: Steps, modules: int) -> Tensor: # float64 [3, J]
