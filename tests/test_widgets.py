@@ -13,7 +13,7 @@ from modnb.masks import masked
 from modnb.runs import run
 from modnb.runs.store import note
 from modnb.metrics.collapse import Activation, modules_in_order
-from modnb.view.widgets import gate_explorer, mask_explorer, own_study, routing_explorer, run_browser
+from modnb.view.widgets import gate_explorer, mask_explorer, own_study, routing_explorer, run_browser, systems_explorer
 from modnb.view.widgets.masks import cut
 
 
@@ -295,6 +295,48 @@ def test_other_estimators_and_tasks_begin_anew(routing):
     assert explorer.work.sides[0].row == "soft output" and "principal component" in explorer.pictures[0].still().axes[0].get_xlabel() and explorer.still().png[:4] == b"\x89PNG"
     with pytest.raises(ValueError, match="right: 'EM' is unknown"):
         routing_explorer(right="EM")
+
+
+@pytest.fixture(scope="module")
+def systems():
+    "A systems explorer whose network was stopped on the way, then trained to the end."
+    explorer = systems_explorer("arithmetic", "exact marginal", steps=4, seed=1)
+    stop_when(explorer, lambda: explorer.work.step >= 2)
+    explorer.stopped = explorer.work.step, explorer.trainer.begin.description, explorer.trainer.line.value, explorer.choice.seed.disabled
+    explorer.train(wait=True)
+    return explorer
+
+
+def test_a_stopped_system_goes_on_and_arrives_where_an_unbroken_run_does(systems):
+    step, button, line, locked = systems.stopped
+    assert 2 <= step < 4 and button == "Go on" and "what was learned is kept" in line and not locked
+    whole = systems_explorer("arithmetic", "exact marginal", steps=4, seed=1)
+    whole.train(wait=True)
+    assert systems.trainer.job.state == whole.trainer.job.state == "done" and whole.trainer.job.messages.rows == systems.trainer.job.messages.rows
+    assert all(torch.equal(t, whole.work.states[4][n]) for n, t in systems.work.states[4].items())
+
+
+def test_sliders_of_the_systems_explorer_move_what_they_say(systems):
+    assert systems.time.step.value == systems.time.step.max == 4
+    (usage, example), curves = map(shown, systems.pictures), shown(systems.trainer.curves)
+    systems.example.value = 7
+    assert shown(systems.pictures[0]) == usage and shown(systems.pictures[1]) != example and "step 4 of 4, example 7, seed 1" in systems.numbers.value
+    systems.time.step.value = 0
+    assert shown(systems.pictures[0]) != usage and shown(systems.trainer.curves) != curves
+    told = {name: v for _, step, name, v in systems.trainer.job.messages.rows if step == 0}
+    row = cells(systems.numbers.value)["10 terms"]
+    assert row == ["held out", *[f"{100 * told['accuracy, 10 terms']:.0f} %"] * 2]
+
+
+def test_another_system_begins_anew_with_its_rows(systems):
+    explorer = systems_explorer("robots and tasks", "one network", steps=2)
+    explorer.train(wait=True)
+    assert [r[1] for r in explorer.rows if r[2] == "success, seen pairs"] == [0, 1, 2]        # a plain network is measured before it learns, too
+    assert "no modules" in explorer.pictures[0].still().texts[0].get_text()
+    explorer.choice.system.value = "SHAPES"
+    assert explorer.work.row == explorer.choice.row.value == "layouts and words given" and explorer.rows == [] and explorer.results.layout.display == "none"
+    with pytest.raises(ValueError, match="row: 'one network' is unknown"):
+        systems_explorer("SHAPES", "one network")
 
 
 def many(place, n):

@@ -34,7 +34,7 @@ from .systems import (EXPRESSIONS, QUESTIONS, Shown, Usage, expression_example,
 __all__ = ['ARITHMETIC', 'ARMS', 'SHAPES', 'SYSTEMS', 'System', 'row_names', 'WorkLog', 'Watched', 'SystemWork',
            'render_system_curves', 'system_rows', 'render_step', 'render_example', 'render_system']
 
-# %% ../../../nbs/view/widgets/12_system_training.ipynb #44fc89d6
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #771c3d2d
 @dataclass(frozen=True)
 class System:
     "A system, its settings, and how it is shown."
@@ -50,7 +50,7 @@ class System:
 
 ARITHMETIC = System(
     "accuracy", {"2 terms": True, "5 terms": True, "10 terms": False, "20 terms": False},
-    dict(steps=240, lr=1e-2, batch_size=128, examples=1000, tests=100, first=0.4, hidden=64, width=32),
+    dict(steps=240, lr=1e-2, batch_size=128, examples=1000, tests=50, first=0.4, hidden=64, width=32),
     Expressions, expression_rows, expression_usage, expression_example, EXPRESSIONS)
 ARMS = System(
     "success", {SEEN: True, HELD: False},
@@ -91,7 +91,7 @@ class Watched:
         self.keep(net)
         return self.task.measure(net, model)
 
-# %% ../../../nbs/view/widgets/12_system_training.ipynb #89272f3c
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #bf92715b
 class SystemWork:
     "One row of a system in training: `work(notify)` trains it and goes on where it was."
 
@@ -106,7 +106,7 @@ class SystemWork:
         self.system = SYSTEMS[system]
         self.steps = self.system.settings["steps"] if steps is None else steps
         check_count("steps", self.steps)
-        self.every = max(1, self.steps // 30)
+        self.every = max(1, self.steps // 24)
         self.params = SimpleNamespace(**dict(self.system.settings) | settings)
         self.params.steps = self.steps
         self.params.every = self.every
@@ -148,7 +148,7 @@ class SystemWork:
         net.load_state_dict(self.states[step])
         return Shown(net, self.model, self.task, self.seed)
 
-# %% ../../../nbs/view/widgets/12_system_training.ipynb #3ef7079c
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #ad103340
 def render_system_curves(
     rows: Sequence[tuple], # (stage, step, "metric, split", value)
     system: System,
@@ -161,7 +161,7 @@ def render_system_curves(
         points = [(step, v) for _, step, name, v in rows if name == f"{system.metric}, {split}"]
         if not points: continue
         ax.plot(*zip(*points), color=color, ls="-" if seen else "--", lw=1.8, marker="o" if len(points) == 1 else None,
-                label=f"{split} ({'seen' if seen else 'held out'})")
+                label=split if "seen" in split or "held" in split else f"{split} ({'seen' if seen else 'held out'})")
     if at is not None: ax.axvline(at, color="black", lw=0.8, ls=":")
     ax.set(ylim=(-0.02, 1.03), xlabel="step (updates)", ylabel=system.metric)
     ax.spines[["top", "right"]].set_visible(False)
