@@ -168,8 +168,12 @@ def keys_of(words: Words) -> Tensor: # [N, E] -> int64 [N]
     g = torch.Generator().manual_seed(0)
     return (flat * torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=g).to(flat.device)).sum(1)
 
-# %% ../../nbs/data/17_strings.ipynb #f24e8c45
-def merged(programs: Tensor, outputs: Words, count: Tensor) -> Behaviors:
+# %% ../../nbs/data/17_strings.ipynb #b6c6d0aa
+def merged(
+    programs: Tensor, # int64 [N, L]
+    outputs: Words, # [N, E]
+    count: Tensor, # int64 [N], programs that each stands for
+) -> Behaviors:
     "Behaviors, each once."
     key, which = keys_of(outputs).unique(return_inverse=True)
     first = torch.full((len(key),), len(which)).scatter_reduce(0, which, torch.arange(len(which)), "amin")

@@ -87,14 +87,14 @@ class Sum(nn.Module):
 
 BENDS: tuple[Callable[[], nn.Module], ...] = (nn.Identity, nn.ReLU, nn.Tanh, Sine)
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #66e70311
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #c05df184
 def two_of_four(shape: torch.Size, chosen: tuple[int, int], width: int) -> nn.Module:
     "A modular layer: a linear map and a nonlinearity in each module."
     return Sum([nn.Sequential(nn.Linear(shape[-1], width), BENDS[m]()) for m in chosen])
 
 
 def sine(shape: torch.Size) -> nn.Module:
-    "A layer that takes the sine."
+    "A layer of sines."
     return Sine()
 
 
@@ -144,8 +144,13 @@ def replayed(space: Space, seed: int, count: int = 10) -> float:
         same.append(str(one) == str(two) and all(equal))
     return float(np.mean(same))
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #9e8eef0d
-def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> list[tuple]:
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #ba956cfe
+def searched_rows(
+    name: str, # of the space
+    space: Space,
+    table: Tensor, # [A]
+    params: Params,
+) -> list[tuple]:
     "Regret of every searcher on a space: part, row, metric, step, seed, value."
     found: list[tuple[Any, ...]] = []
     for searcher in SEARCHERS:
@@ -233,7 +238,7 @@ def headline(frame) -> dict[str, float]: # name -> number
     "Mean regret over the budget."
     return {f"{s}, {name}": float(area(frame, s, name).mean()) for name in spaces_of(frame) for s in SEARCHERS}
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #e1824a2d
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #9ecd66c8
 COLORS = {"random": "#999999", "evolution": "#CC79A7", "ranking": "#0072B2", "reinforce": "#E69F00", "pqt": "#D55E00"}
 
 
@@ -247,6 +252,8 @@ def regret_curves(frame, space: str, ax=None):
         t = f.loc[name]
         ax.plot(t.index, 100 * t.regret, color=COLORS[name], label=name)
         ax.fill_between(t.index, 100 * t.low, 100 * t.high, color=COLORS[name], alpha=0.2, lw=0)
-    ax.set(title=space, xlabel="networks trained", ylabel="regret (% accuracy)")
+    ax.set_yscale("symlog", linthresh=0.1)
+    ax.set(title=space, xlabel="networks trained", ylabel="regret (% accuracy)", ylim=(0, 40), yticks=[0, 0.1, 1, 10])
+    ax.set_yticklabels(["0", "0.1", "1", "10"])
     ax.spines[["top", "right"]].set_visible(False)
     return ax
