@@ -169,7 +169,11 @@ def keys_of(words: Words) -> Tensor: # [N, E] -> int64 [N]
     return (flat * torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=g).to(flat.device)).sum(1)
 
 # %% ../../nbs/data/17_strings.ipynb #f24e8c45
-def merged(programs: Tensor, outputs: Words, count: Tensor) -> Behaviors:
+def merged(
+    programs: Tensor, # int64 [N, L]
+    outputs: Words, # [N, E], what they make of the inputs
+    count: Tensor, # int64 [N], how many programs each stands for
+) -> Behaviors:
     "Behaviors, each once."
     key, which = keys_of(outputs).unique(return_inverse=True)
     first = torch.full((len(key),), len(which)).scatter_reduce(0, which, torch.arange(len(which)), "amin")

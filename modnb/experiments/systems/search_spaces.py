@@ -145,7 +145,12 @@ def replayed(space: Space, seed: int, count: int = 10) -> float:
     return float(np.mean(same))
 
 # %% ../../../nbs/experiments/systems/search_spaces.ipynb #9e8eef0d
-def searched_rows(name: str, space: Space, table: Tensor, params: Params) -> list[tuple]:
+def searched_rows(
+    name: str, # of the space
+    space: Space,
+    table: Tensor, # [A], the score of each point
+    params: Params,
+) -> list[tuple]:
     "Regret of every searcher on a space: part, row, metric, step, seed, value."
     found: list[tuple[Any, ...]] = []
     for searcher in SEARCHERS:
