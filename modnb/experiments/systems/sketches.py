@@ -411,7 +411,12 @@ def moments(position: Tensor, carried: Tensor) -> list[int]: # int [T], [T, 10]
     return [0, *(changed.nonzero().flatten() + 1).tolist()]
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #f65665f4
-def draw_world(ax, grid: Tensor, place: Tensor, facing: Tensor):
+def draw_world(
+    ax,
+    grid: Tensor, # int8 [64], the kind of each cell, row by row
+    place: Tensor, # int [], the cell of the agent
+    facing: Tensor, # int [], 0 to 3: up, down, left, right
+):
     "One moment of an episode: letters are materials, numbers workshops, the triangle is the agent."
     from matplotlib.patches import Rectangle
     for cell, kind in enumerate(grid.tolist()):
