@@ -37,12 +37,12 @@ __all__ = ['LENGTHS', 'JUDGED', 'MODULES', 'ROBOTS', 'TASKS', 'SIZES', 'SEEN', '
            'policy_of', 'success', 'by_pair', 'RobotTask', 'modular', 'routed_interface', 'one_arm_network',
            'Questions', 'random_layouts', 'Written', 'WrittenView', 'question_view', 'predicted', 'ShapesTask']
 
-# %% ../../nbs/systems/17_tasks.ipynb #5dd505d1
+# %% ../../nbs/systems/17_tasks.ipynb #33da6a86
 LENGTHS = (2, 3, 4, 5) # terms of expressions that are trained on
 JUDGED = (2, 3, 5, 10, 20)
 MODULES = 3 # reducers
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #d663410d
 def terms_at(
     i: int, # update
     steps: int, # of the run
@@ -79,13 +79,13 @@ class Lessons:
     def __getitem__(self, i: int) -> Batch: return self.batch(i, 0)
     def apart(self, i: int) -> Batch: return self.batch(i, 1)
 
-# %% ../../nbs/systems/17_tasks.ipynb #28cf7166
+# %% ../../nbs/systems/17_tasks.ipynb #6e6119f4
 def accuracy(net: Any, z: Tensor, values: Tensor, a: Tensor | None = None) -> float: # z [N, T, V], values int [N]
     "The share of values that are right."
     found = net(z) if a is None else net(z, a)
     return (found.argmax(-1) == values).double().mean().item()
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #c9501d57
 def step_scores(steps: Steps) -> dict[str, float]: # metric -> number
     "How well a network reduces, step by step, and whether its modules are those of operators."
     return {"reduction accuracy": (steps.right & steps.safe).double().mean().item(),
@@ -116,7 +116,7 @@ class Expressions:
             found |= {(split, metric): v for metric, v in step_scores(steps_of(net, tokens, a)).items()}
         return found
 
-# %% ../../nbs/systems/17_tasks.ipynb #b981ee39
+# %% ../../nbs/systems/17_tasks.ipynb #6164f760
 def recursive(
     seed: int,
     params: Any, # with hidden units of a reducer, and the width of the router's GRU
@@ -132,7 +132,7 @@ def recursive(
     return RecursiveNetwork(ModulePool([ExactReducer()]) if exact else learned, lengths, reads, params.width,
                             order=leftmost_product if ordered else None, digits=digits, seed=seed)
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #cc7a908d
 def length_view(net: Any, head: Any, seed: int, rows: int) -> LengthView: # rows: examples of each length
     "The view of a recursive network."
     device = next(net.parameters()).device
@@ -144,7 +144,7 @@ def specialization(candidates: Any, weight: float) -> Tensor: # of a `LengthView
     if candidates.of.net.slots > 1: return torch.zeros(())
     return regularizer(candidates.probs(), weight, weight)
 
-# %% ../../nbs/systems/17_tasks.ipynb #f66b657c
+# %% ../../nbs/systems/17_tasks.ipynb #43741384
 ROBOTS = len(LINKS)
 TASKS = len(COLORS)
 SIZES = (8, 8, 4) # features of the task, of the robot's state, of the action
@@ -152,24 +152,24 @@ SEEN = "seen pairs"
 HELD = "held-out pairs"
 DIAGONAL = HELD_OUT.view(ROBOTS, TASKS)
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #ab63b4a5
 def assignment_of(net: Composition) -> Tensor: # int [robots, tasks, 2]
     "What a learned router assigns to each pair; held-out pairs get the favorites of their parts."
     return completed(learned_assignment(net, SIZES[:2], ROBOTS, TASKS), DIAGONAL)
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #920df8e9
 def policy_of(net: Any, seed: int) -> Callable[[Scene], Tensor]:
     "A network as a policy; what is no network makes a policy from the robots' lengths."
     if not isinstance(net, torch.nn.Module): return net(link_lengths(seed))
     acts = Assigned(net, assignment_of(net)) if isinstance(net, Composition) else net
     return lambda scene: acts(scene.blocks, scene.state, pair_ids(scene.robot, scene.task, ROBOTS, TASKS))
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #a0905b69
 def success(begin: Episodes, policy: Callable[[Scene], Tensor]) -> Tensor: # bool [N]
     "Which episodes reach their block."
     return reached(begin, rollouts(begin, policy))
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #735f6bef
 def by_pair(hits: Tensor) -> Tensor: # bool [16 E] -> [16]
     "The share of a pair's episodes."
     return hits.view(len(PAIRS), -1).double().mean(1)
@@ -203,19 +203,19 @@ class RobotTask:
         if model.role == "learned": scores[SEEN, "factored"] = factored(assignment_of(net), DIAGONAL)
         return scores
 
-# %% ../../nbs/systems/17_tasks.ipynb #78ef8b2c
+# %% ../../nbs/systems/17_tasks.ipynb #3772d421
 def modular(seed: int, width: int, dropout: float = 0.0, assignment: Callable | None = None) -> Assigned:
     "The published network, or one with another assignment (seed -> table)."
     net = interface((TASKS, ROBOTS), SIZES, width, dropout=dropout, seed=seed)
     torch.manual_seed(seed) # of the dropout
     return Assigned(net, assignment(seed) if assignment else given_assignment(ROBOTS, TASKS))
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #9492caae
 def routed_interface(seed: int, width: int, by: str) -> Composition:
     "The same modules, with a router."
     return interface((TASKS, ROBOTS), SIZES, width, router=assignment_router(by, ROBOTS, TASKS, seed=seed), seed=seed)
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #c0f2f761
 def one_arm_network(seed: int) -> OneNetwork:
     "As many parameters as the modular network of width 2 has."
     n_inputs = sum(SIZES[:2]) + ROBOTS + TASKS
@@ -251,7 +251,7 @@ def random_layouts(question: Tensor) -> Tensor: # int [N, T] -> int [N, L, 1]
     each = valid_layouts(SLOTS).to(question.device)
     return each[mixed % len(each)]
 
-# %% ../../nbs/systems/17_tasks.ipynb #7339fb69
+# %% ../../nbs/systems/17_tasks.ipynb #63a965a4
 class Written(Rollouts):
     "Candidates whose entropy is taken along the layouts that were drawn, so that it needs no pass of its own."
     along: Any = None
@@ -268,7 +268,7 @@ class WrittenView(RolloutView):
     "From a minibatch to layouts that a machine writes."
     def __call__(self, batch: Batch) -> Written: return Written(self, batch)
 
-
+# %% ../../nbs/systems/17_tasks.ipynb #0077ef21
 def question_view(net: Any, head: Any, seed: int) -> RolloutView:
     "Candidates of a machine; the router's gradient reaches the network that writes layouts."
     return WrittenView(net, head, Noise(1000 + seed, next(net.parameters()).device), detach=False)

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ['MODULE_COLORS', 'INK', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints', 'draw_arm',
            'filmstrip', 'over_picture', 'word_read', 'draw_question']
 
-# %% ../../nbs/view/03_systems.ipynb #f52ac915
+# %% ../../nbs/view/03_systems.ipynb #e710d8ff
 MODULE_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
 
-
+# %% ../../nbs/view/03_systems.ipynb #fc95fcb8
 def positions(places: list[int], terms: int) -> list[list[float]]: # of each step's tokens
     "Where tokens are drawn, in columns of the first line: a result in the middle of its window."
     lines = [[float(i) for i in range(2 * terms - 1)]]
@@ -35,14 +35,14 @@ def positions(places: list[int], terms: int) -> list[list[float]]: # of each ste
         lines.append([*x[: 2 * p], (x[2 * p] + x[2 * p + 2]) / 2, *x[2 * p + 3 :]])
     return lines
 
-
+# %% ../../nbs/view/03_systems.ipynb #765d9067
 def frame_style(right: int, safe: int) -> dict: # of a patch
     "The frame of a step's window."
     if not right: return {"edgecolor": "#C00000", "linewidth": 1.8}
     if not safe: return {"edgecolor": "#C00000", "linewidth": 1.4, "linestyle": "--"}
     return {"edgecolor": "none"}
 
-# %% ../../nbs/view/03_systems.ipynb #12bd5ae9
+# %% ../../nbs/view/03_systems.ipynb #7944a8c3
 def _reduction(ax: Axes, y: int, step: list[int], line: list[float], after: list[float]):
     "The window of step y and the way of its result; `line` and `after` are the columns of tokens."
     from matplotlib.patches import FancyBboxPatch
@@ -54,7 +54,7 @@ def _reduction(ax: Axes, y: int, step: list[int], line: list[float], after: list
     ax.add_patch(box)
     ax.plot([middle, after[2 * place]], [y + 0.34, y + 0.7], color="#999999", lw=0.8, zorder=0)
 
-
+# %% ../../nbs/view/03_systems.ipynb #51aef6e2
 def reduction_strip(
     tokens: Tensor, # int [P + 1, T], padded with -1
     steps: Tensor, # int [P, 4]: place, module, right, safe
@@ -88,17 +88,17 @@ def reduction_texts(
         texts.append(f"module {int(module)}: {spelled([left, operator, other])} = {spelled([after[2 * place]])}{wrong}")
     return texts
 
-# %% ../../nbs/view/03_systems.ipynb #9292a844
+# %% ../../nbs/view/03_systems.ipynb #97ea3b1d
 INK = ("#D55E00", "#0072B2", "#009E73", "#E69F00") # of the blocks, in the order of `COLORS`
 
-
+# %% ../../nbs/view/03_systems.ipynb #5adfcd18
 def joints(angles: Tensor, lengths: Tensor) -> Tensor: # [..., 4], [4] -> [..., 5, 2]
     "Where the base and the end of each link are."
     turn = angles.cumsum(-1)
     ends = (lengths.unsqueeze(-1) * torch.stack([turn.cos(), turn.sin()], -1)).cumsum(-2)
     return torch.cat([torch.zeros_like(ends[..., :1, :]), ends], -2)
 
-
+# %% ../../nbs/view/03_systems.ipynb #8f78d2ec
 def draw_arm(ax, angles: Tensor, begin: Episodes, i: int, past: Tensor | None = None):
     "One moment of episode i: the blocks, the arm, and where its tip has been (angles [t, 4])."
     lengths = begin.lengths[i]
@@ -132,7 +132,7 @@ def filmstrip(
     for ax, t in zip(axes[0], times): ax.set_title(f"{DT * t:.2g} s", fontsize="small")
     return axes
 
-# %% ../../nbs/view/03_systems.ipynb #287e3e8e
+# %% ../../nbs/view/03_systems.ipynb #8a2fa8c7
 def over_picture(ax: Axes, picture: Tensor, m: Tensor | None, title: str): # uint8 [3, 24, 24], [9]
     "A picture, or a map over the dimmed picture."
     image = picture.permute(1, 2, 0).float()
@@ -144,14 +144,14 @@ def over_picture(ax: Axes, picture: Tensor, m: Tensor | None, title: str): # uin
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize="x-small")
 
-
+# %% ../../nbs/view/03_systems.ipynb #5a24eb94
 def word_read(attention: Tensor, question: Tensor) -> str: # [T], int [T]
     "The word with most of the attention, and how much."
     share, place = attention.max(0)
     word = WORDS[int(question[place])]
     return word if share > 0.95 else f"{word} {100 * share:.0f} %"
 
-# %% ../../nbs/view/03_systems.ipynb #79e76859
+# %% ../../nbs/view/03_systems.ipynb #f1ab6ddf
 def _answer_bars(ax: Axes, p: Tensor): # [2]
     "What the network answers."
     ax.bar(["no", "yes"], p, color=["#999999", "#0072B2"])
@@ -159,7 +159,7 @@ def _answer_bars(ax: Axes, p: Tensor): # [2]
     ax.set_title("answer", fontsize="x-small")
     ax.spines[["top", "right", "left"]].set_visible(False)
 
-
+# %% ../../nbs/view/03_systems.ipynb #6f77bd25
 def draw_question(tensors: dict[str, Tensor], network: str, q: int, m: int, axes: Any):
     "The maps of one question, module by module, over its picture; tensors [questions, ...] of a row and seed."
     def of(key): return tensors[f"{network}/{key}"][q]

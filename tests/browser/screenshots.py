@@ -34,7 +34,12 @@ def routing(notebook):
     notebook.page.locator("table.modnb-routing").first.wait_for()
 
 
-EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "runs": runs} # notebook -> what is done before the picture is taken
+def systems(notebook):
+    "The systems explorer after its training."
+    notebook.page.locator("table.modnb-systems").first.wait_for()
+
+
+EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "systems": systems, "runs": runs} # notebook -> what is done before the picture is taken
 
 
 def small(png, colors=256):

@@ -183,17 +183,17 @@ def system_rows(
     return head, [[split, "seen" if seen else "held out", score(split, 0), score(split, step)]
                   for split, seen in system.splits.items()]
 
-# %% ../../../nbs/view/widgets/12_system_training.ipynb #5d3e4c49
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #bf3fadac
 def render_step(work: SystemWork, step: int) -> Figure: # a measured step
     "Which module does what at a step."
     return render_usage(work.system.usage(work.shown(step)), f"step {step:,}")
 
-
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #85719877
 def render_example(work: SystemWork, step: int, example: int) -> Figure: # a measured step
     "What happens to one example at a step."
     return work.system.example(work.shown(step), example)
 
-
+# %% ../../../nbs/view/widgets/12_system_training.ipynb #1481277a
 def render_system(
     work: SystemWork,
     rows: Sequence[tuple] = (), # (stage, step, "metric, split", value); none: no curves

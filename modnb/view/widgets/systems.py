@@ -48,10 +48,10 @@ class Shown(NamedTuple):
     task: Any
     seed: int
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #3b7da225
+# %% ../../../nbs/view/widgets/11_systems.ipynb #a21b2f3e
 WIDTH, HEIGHT = 5.6, 4.0 # inches of an example
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #c23de1af
 def render_usage(
     usage: Sequence[Usage], # a table each
     title: str = "",
@@ -68,7 +68,7 @@ def render_usage(
     fig.suptitle(title, fontsize="small")
     return fig
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #e6c1b580
+# %% ../../../nbs/view/widgets/11_systems.ipynb #3745c754
 def expression_rows(params: Any) -> dict[str, Model]:
     "How the routing comes about."
     def row(role: str, estimator: str, bonus: float, **how: bool) -> Model:
@@ -78,21 +78,21 @@ def expression_rows(params: Any) -> dict[str, Model]:
     return {"routing given": row("given", "supervised", 0), "exact marginal": row("learned", "exact_marginal", 3.0),
             "blind to digits": row("learned", "exact_marginal", 3.0, digits=False)}
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #7ad87dea
 def reductions(shown: Shown, tokens: Tensor) -> Any: # int [N, T] -> `Steps`
     "What a network does with expressions, with the routing that its row has."
     return steps_of(shown.net, tokens, placed_routing(tokens) if shown.model.role == "given" else None)
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #29c74368
 def expression_usage(shown: Shown) -> list[Usage]:
     "Of each operator's reductions in expressions of ten terms, the share of each module."
     joint = usage_by_operator(reductions(shown, shown.task.test[10]), MODULES)
     return [Usage("operator by module", joint / joint.sum(1, keepdim=True), "+-×")]
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #f57dbf62
+# %% ../../../nbs/view/widgets/11_systems.ipynb #1a3b321d
 EXPRESSIONS = 12 # examples: half of them have five terms, half ten
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #2ae2d2e3
 def expression_example(shown: Shown, i: int) -> Figure: # i below `EXPRESSIONS`
     "The reductions of one expression, line by line."
     terms = 5 if i < EXPRESSIONS // 2 else 10
@@ -106,7 +106,7 @@ def expression_example(shown: Shown, i: int) -> Figure: # i below `EXPRESSIONS`
     fig.suptitle(f"{terms} terms ({length}): {right} of {terms - 1} steps are right", fontsize="small")
     return fig
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #efc72235
+# %% ../../../nbs/view/widgets/11_systems.ipynb #2aaa5dfa
 def robot_rows(params: Any) -> dict[str, Model]:
     "The published assignment, one that is learned, and no modules."
     def falling(step: int) -> float: return params.lr * (1 - step / params.steps)
@@ -115,7 +115,7 @@ def robot_rows(params: Any) -> dict[str, Model]:
             "learned, by pair": Model("learned", learned, "exact_marginal", lr=falling),
             "one network": Model("monolithic", one_arm_network, lr=falling)}
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #f3544805
 def robot_usage(shown: Shown) -> list[Usage]:
     "How probable each module is, by task in the first layer and by robot in the second, over seen pairs."
     net = shown.net
@@ -126,7 +126,7 @@ def robot_usage(shown: Shown) -> list[Usage]:
     robots = [f"robot {r} ({n} links)" for r, n in enumerate(LINKS)]
     return [Usage("layer 1, by task", by_task, COLORS), Usage("layer 2, by robot", by_robot, robots)]
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #3809a538
+# %% ../../../nbs/view/widgets/11_systems.ipynb #33aca3b8
 def used_modules(net: Any, robot: int, task: int) -> str:
     "Which modules a pair uses."
     if not isinstance(net, (Assigned, Composition)): return "no modules"
@@ -134,7 +134,7 @@ def used_modules(net: Any, robot: int, task: int) -> str:
     first, second = table[robot, task].tolist()
     return f"module {first}, then module {second}"
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #390f5e2a
 def robot_example(shown: Shown, i: int) -> Figure: # i below 16
     "An episode of one pair."
     begin = draw_episodes(shown.seed, PAIRS[i : i + 1], 1, draw=3)
@@ -149,12 +149,12 @@ def robot_example(shown: Shown, i: int) -> Figure: # i below 16
     fig.suptitle(f"{about}; {used_modules(shown.net, robot, task)}\nThe arm {result}.", fontsize="small")
     return fig
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #e578991e
+# %% ../../../nbs/view/widgets/11_systems.ipynb #d9b29bc3
 def shapes_task(seed: int, params: Any) -> ShapesTask:
     "Questions with pictures of one seed."
     return ShapesTask(shapes_data(seed, params.images, params.tests), seed, params)
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #1a514c17
 def shapes_rows(params: Any) -> dict[str, Model]:
     "Layouts that are given, cloned, or found by REINFORCE from answers alone."
     machine = partial(stack_machine, width=params.width, words=params.words)
@@ -164,23 +164,23 @@ def shapes_rows(params: Any) -> dict[str, Model]:
             "layouts cloned": Model("given", machine, "supervised", {}, question_view),
             "REINFORCE, masked": Model("learned", machine, "reinforce", search, question_view)}
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #59d15b8e
 def passes(shown: Shown, asked: Asked, images: Tensor) -> dict[str, Tensor]: # int [Q, m] -> of `traced`
     "What a machine does with questions; it writes the likeliest layout if none is given."
     a = asked.layout[..., None] if shown.net.net.given else None
     return traced(shown.net, asked, a, images)
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #5fc75455
 def shapes_usage(shown: Shown) -> list[Usage]:
     "Of the attention to each class of words, the share of each module."
     asked = shown.task.splits[SPLITS[1]]
     seen = passes(shown, asked, torch.zeros(len(asked), 1, dtype=torch.long))
     return [Usage("words by module", word_usage(seen, asked.question), CLASSES, WORD_MODULES[:STOP])]
 
-# %% ../../../nbs/view/widgets/11_systems.ipynb #cf8db67e
+# %% ../../../nbs/view/widgets/11_systems.ipynb #bd0067fd
 QUESTIONS = ((SPLITS[1], 0), (SPLITS[1], 40), (SPLITS[1], 80), (SPLITS[4], 0), (SPLITS[4], 1), (SPLITS[4], 2))
 
-
+# %% ../../../nbs/view/widgets/11_systems.ipynb #d0c2ded1
 def shapes_example(shown: Shown, i: int) -> Figure: # i below 12: two pictures of each of `QUESTIONS`
     "The maps of all modules on one picture."
     split, q = QUESTIONS[i // 2]

@@ -86,7 +86,7 @@ class SystemsExplorer(TrainingExplorer):
         return dict(rows=self.rows, step=self.time.step.value, example=self.example.value)
 
     def __repr__(self) -> str:
-        return f"SystemsExplorer: {self.choice.system.value}, {self.work.row}; {self.trainer.job.state}"
+        return f"SystemsExplorer: {self.choice.all['system'].value}, {self.work.row}; {self.trainer.job.state}"
 
 # %% ../../../nbs/view/widgets/13_systems_explorer.ipynb #d853c26e
 def systems_explorer(
