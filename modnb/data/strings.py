@@ -168,11 +168,11 @@ def keys_of(words: Words) -> Tensor: # [N, E] -> int64 [N]
     g = torch.Generator().manual_seed(0)
     return (flat * torch.randint(-(2**62), 2**62, (flat.shape[1],), generator=g).to(flat.device)).sum(1)
 
-# %% ../../nbs/data/17_strings.ipynb #b6c6d0aa
+# %% ../../nbs/data/17_strings.ipynb #f24e8c45
 def merged(
     programs: Tensor, # int64 [N, L]
-    outputs: Words, # [N, E]
-    count: Tensor, # int64 [N], programs that each stands for
+    outputs: Words, # [N, E], what they make of the inputs
+    count: Tensor, # int64 [N], how many programs each stands for
 ) -> Behaviors:
     "Behaviors, each once."
     key, which = keys_of(outputs).unique(return_inverse=True)

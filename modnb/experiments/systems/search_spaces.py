@@ -144,11 +144,11 @@ def replayed(space: Space, seed: int, count: int = 10) -> float:
         same.append(str(one) == str(two) and all(equal))
     return float(np.mean(same))
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #ba956cfe
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #9e8eef0d
 def searched_rows(
     name: str, # of the space
     space: Space,
-    table: Tensor, # [A]
+    table: Tensor, # [A], the score of each point
     params: Params,
 ) -> list[tuple]:
     "Regret of every searcher on a space: part, row, metric, step, seed, value."
