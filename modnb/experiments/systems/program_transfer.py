@@ -370,8 +370,8 @@ def type_claims(frame) -> list[Claim]:
     r = ratios(frame)
     return [Claim("types save programs", "types speed the search up",
                   "programs of 5 symbols, untyped / typed, smallest of 3 libraries", ">= 40", [r.min()]),
-            Claim("the more, the larger the library", "(ours)", "growth of that ratio from library to library, smallest",
-                  "> 0", [r.diff().min()])]
+            Claim("the more, the larger the library", "(ours)",
+                  "growth of that ratio from library to library, smallest", "> 0", [r.diff().min()])]
 
 # %% ../../../nbs/experiments/systems/program_transfer.ipynb #015c2ef8
 def data_claims(frame) -> list[Claim]:
