@@ -364,14 +364,14 @@ def ratios(frame): # Series by library
     f = f[f.step == f.step.max()].pivot(index="layer", columns="metric", values="value").reindex(list(LIBRARIES))
     return f.untyped / f.typed
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #5c25f3c9
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #4913aee2
 def type_claims(frame) -> list[Claim]:
     "What types save."
     r = ratios(frame)
     return [Claim("types save programs", "types speed the search up",
                   "programs of 5 symbols, untyped / typed, smallest of 3 libraries", ">= 40", [r.min()]),
-            Claim("the more, the larger the library", "(ours)", "growth of that ratio from library to library, smallest",
-                  "> 0", [r.diff().min()])]
+            Claim("the more, the larger the library", "(ours)",
+                  "growth of that ratio from library to library, smallest", "> 0", [r.diff().min()])]
 
 # %% ../../../nbs/experiments/systems/program_transfer.ipynb #015c2ef8
 def data_claims(frame) -> list[Claim]:
