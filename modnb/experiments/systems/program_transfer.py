@@ -364,7 +364,7 @@ def ratios(frame): # Series by library
     f = f[f.step == f.step.max()].pivot(index="layer", columns="metric", values="value").reindex(list(LIBRARIES))
     return f.untyped / f.typed
 
-# %% ../../../nbs/experiments/systems/program_transfer.ipynb #5c25f3c9
+# %% ../../../nbs/experiments/systems/program_transfer.ipynb #4913aee2
 def type_claims(frame) -> list[Claim]:
     "What types save."
     r = ratios(frame)
