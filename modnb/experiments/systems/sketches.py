@@ -410,8 +410,13 @@ def moments(position: Tensor, carried: Tensor) -> list[int]: # int [T], [T, 10]
     changed = (position[1:] != position[:-1]) | (carried[1:] != carried[:-1]).any(1)
     return [0, *(changed.nonzero().flatten() + 1).tolist()]
 
-# %% ../../../nbs/experiments/systems/sketches.ipynb #f65665f4
-def draw_world(ax, grid: Tensor, place: Tensor, facing: Tensor):
+# %% ../../../nbs/experiments/systems/sketches.ipynb #055e4884
+def draw_world(
+    ax,
+    grid: Tensor, # int [64]
+    place: Tensor, # int []
+    facing: Tensor, # int []
+):
     "One moment of an episode: letters are materials, numbers workshops, the triangle is the agent."
     from matplotlib.patches import Rectangle
     for cell, kind in enumerate(grid.tolist()):
