@@ -410,12 +410,12 @@ def moments(position: Tensor, carried: Tensor) -> list[int]: # int [T], [T, 10]
     changed = (position[1:] != position[:-1]) | (carried[1:] != carried[:-1]).any(1)
     return [0, *(changed.nonzero().flatten() + 1).tolist()]
 
-# %% ../../../nbs/experiments/systems/sketches.ipynb #f65665f4
+# %% ../../../nbs/experiments/systems/sketches.ipynb #055e4884
 def draw_world(
     ax,
-    grid: Tensor, # int8 [64], the kind of each cell, row by row
-    place: Tensor, # int [], the cell of the agent
-    facing: Tensor, # int [], 0 to 3: up, down, left, right
+    grid: Tensor, # int [64]
+    place: Tensor, # int []
+    facing: Tensor, # int []
 ):
     "One moment of an episode: letters are materials, numbers workshops, the triangle is the agent."
     from matplotlib.patches import Rectangle
