@@ -129,7 +129,7 @@ def windows(see: Tensor) -> tuple[Tensor, Tensor]: # [B, 214] -> int [B, 3, 3], 
     shape = (len(see), len(HEADS), len(WINDOW), -1)
     return tokens.reshape(shape).argmax(-1), where.reshape(shape).argmax(-1)
 
-# %% ../../nbs/data/19_tapes.ipynb #4b532928
+# %% ../../nbs/data/19_tapes.ipynb #8d7eb207
 class TapeWorld:
     "Many episodes at once, on tapes of several lengths. Raises `ValueError` naming an argument."
     n_actions = N_ACTIONS
@@ -150,9 +150,10 @@ class TapeWorld:
         self.limit = 3 * longest # steps that are enough for all tasks
         self.table = module_table()
 
-    def reset(self, task: Tensor, generator: torch.Generator) -> TapeState: # int [B]
-        "Start an episode of each task."
-        length = torch.randint(self.shortest, self.longest + 1, (len(task), 1), generator=generator)
+    def reset(self, task: Tensor, generator: torch.Generator, length: Tensor | None = None) -> TapeState: # int [B] each
+        "Start an episode of each task, of a random length unless it is given."
+        drawn = torch.randint(self.shortest, self.longest + 1, task.shape, generator=generator)
+        length = (drawn if length is None else length).unsqueeze(1)
         digits = torch.randint(10, (len(task), self.longest), generator=generator)
         ahead = torch.arange(self.longest) < length
         nothing = (task == TASKS.index("even")) & ~((digits % 2 == 0) & ahead).any(1)
