@@ -93,7 +93,7 @@ def test_another_gating_is_trained_by_the_button(notebook, reference, same):
     notebook.button("Train").click()
     reference.choice.gating.value, reference.choice.steps.value = "modular", 40
     reference.train(wait=True)
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('network 40/40 · 100 % · done')")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('network 40/40 · 100% · done')")
     same()
     assert notebook.errors() == []
 

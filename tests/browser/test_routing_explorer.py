@@ -87,7 +87,7 @@ def test_another_estimator_is_trained_by_the_button(notebook, reference, same):
     notebook.button("Train").click()
     reference.choice.right.value, reference.choice.steps.value = "oracle", 60
     reference.train(wait=True)
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('routing 60/60 · 100 % · done')")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('routing 60/60 · 100% · done')")
     same()
     assert notebook.errors() == []
 

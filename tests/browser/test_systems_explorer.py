@@ -61,6 +61,6 @@ def test_another_system_is_trained_by_the_button(notebook, reference, same):
     notebook.button("Train").click()
     reference.choice.system.value, reference.choice.steps.value = "robots and tasks", 24
     reference.train(wait=True)
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('training 24/24 · 100 % · done')")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('training 24/24 · 100% · done')")
     same()
     assert notebook.errors() == []
