@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['COLUMNS', 'SIGNS', 'HOW', 'rows', 'part', 'percent', 'percent_table', 'judge', 'claims_table', 'outcome', 'Claim',
-           'judge_claims', 'judgment']
+           'judge_claims', 'judgment', 'claims_there']
 
 # %% ../../nbs/metrics/03_claims.ipynb #def53641
 COLUMNS = ("part", "mask", "function", "layer", "step", "metric", "value")
@@ -165,3 +165,12 @@ def judgment(table: pd.DataFrame) -> str: # of `judge_claims`
     found = [(list(table.claim[table.verdict == v]), text) for v, text in texts.items()]
     some = [f"{len(names)} of {len(table)} claims {text} ({'; '.join(names)})" for names, text in found if names]
     return ". ".join(some) + "."
+
+# %% ../../nbs/metrics/03_claims.ipynb #5db78b8a
+def claims_there(
+    frame: pd.DataFrame, # of results; column `function` names rows
+    parts: Iterable[tuple[Callable[[pd.DataFrame], list[Claim]], Sequence[str]]], # frame -> claims; rows they read
+) -> list[Claim]:
+    "The claims whose rows were all run."
+    there = set(frame.function)
+    return [claim for make, needed in parts if there.issuperset(needed) for claim in make(frame)]

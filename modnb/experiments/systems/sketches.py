@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...data.crafts import ITEMS, KINDS, SIDE, STOP, SYMBOLS, TASKS, TRAINED
 from ...data.crafts import CraftWorld, follow, sketch_table
-from ...metrics.claims import Claim, judge_claims, judgment, part, rows as tidy
+from ...metrics.claims import Claim, claims_there, judge_claims, judgment, part, rows as tidy
 from ...routing.candidates import Batch, Noise
 from ...routing.episodes import EpisodeView, Episodes, Policy, StepView, TaskCritic
 from ...routing.episodes import drawing, favorite, play, steps_of
@@ -373,9 +373,7 @@ PARTS = ((modular_claims, ("modular",)), (joint_claims, ("modular", "joint")), (
 
 def claims(frame): # DataFrame of `judge_claims`
     "The claims about rows that were run."
-    there = set(frame.function)
-    listed = [c for make, needed in PARTS if there.issuperset(needed) for c in make(frame)]
-    return judge_claims(listed, missed(frame))
+    return judge_claims(claims_there(frame, PARTS), missed(frame))
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #817a3678
 def verdict(frame) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...data.tapes import TASKS, TapeState, TapeWorld, action_number, oracle
-from ...metrics.claims import Claim, judge_claims, judgment, part, rows as tidy
+from ...metrics.claims import Claim, claims_there, judge_claims, judgment, part, rows as tidy
 from ...routing.candidates import Batch, Noise
 from ...routing.episodes import EpisodeView, Policy, drawing, favorite, play
 from ...routing.estimators import RoutingEstimator, make_estimator
@@ -217,9 +217,7 @@ PARTS = ((history_claims, ("policy gradient", "no history")), (queue_claims, ("p
 
 def claims(frame): # DataFrame of `judge_claims`
     "The claims about rows that were run."
-    there = set(frame.function)
-    listed = [c for make, needed in PARTS if there.issuperset(needed) for c in make(frame)]
-    return judge_claims(listed, missed(frame))
+    return judge_claims(claims_there(frame, PARTS), missed(frame))
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #506a8162
 def verdict(frame) -> str:
