@@ -74,6 +74,11 @@ LONGEST = ("test_kills", "test_site", "masks/12_learning", "test_package", "test
            "inside_gating.ipynb", "masks/14_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")
 
 
+def pytest_make_parametrize_id(config, val, argname):
+    "Contents of files do not name a test: a gzip header holds the second it was written in, and the processes must collect the same names."
+    return argname if isinstance(val, bytes) else None
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     "Marks: what make test-machines runs, and what several processes need to share the tests well."
