@@ -16,7 +16,8 @@ from ..checks import check_count
 # %% auto #0
 __all__ = ['TOKENS', 'BLANK', 'SEPARATOR', 'EDGE', 'MODULES', 'HEADS', 'N_ACTIONS', 'REGIONS', 'INPUT', 'BETWEEN', 'OUTPUT',
            'TASKS', 'WINDOW', 'N_ENDS', 'N_FEATURES', 'module_table', 'action_number', 'action_factors', 'region',
-           'blank_tape', 'wanted', 'TapeState', 'score', 'solved', 'features', 'windows', 'TapeWorld', 'oracle']
+           'blank_tape', 'wanted', 'TapeState', 'score', 'solved', 'moved', 'operands', 'written', 'features',
+           'windows', 'TapeWorld', 'oracle']
 
 # %% ../../nbs/data/19_tapes.ipynb #40a51541
 TOKENS = (*"0123456789", "_", "|", "#") # digits, blank, separator, edge
@@ -104,6 +105,24 @@ def solved(state: TapeState) -> Tensor: # bool [B]
     "Whether the whole output is right."
     return score(state) == 1
 
+# %% ../../nbs/data/19_tapes.ipynb #238fe932
+def moved(state: TapeState, moves: Tensor) -> TapeState: # int [B, 3]
+    "All heads move by one cell at most; at an edge a head stays."
+    return state._replace(heads=(state.heads + moves).clamp(min=0).minimum(2 * state.length + 2))
+
+
+def operands(state: TapeState) -> tuple[Tensor, Tensor]: # int [B] each
+    "The tokens under the read heads."
+    first, second = state.tape.gather(1, state.heads[:, :2]).unbind(1)
+    return first, second
+
+
+def written(before: TapeState, state: TapeState, token: Tensor) -> tuple[TapeState, Tensor, Tensor]: # int [B]
+    "Write under the write head: the new state, what that gained since `before`, and whether the output is right [B]."
+    new = state._replace(tape=state.tape.scatter(1, state.heads[:, 2:], token.unsqueeze(1)))
+    done = solved(new)
+    return new, score(new) - score(before) + (done & ~solved(before)), done
+
 # %% ../../nbs/data/19_tapes.ipynb #6974a73d
 WINDOW = torch.arange(-1, 2) # cells around a head
 N_ENDS = 4 * len(TOKENS)
@@ -168,13 +187,9 @@ class TapeWorld:
     def step(self, state: TapeState, action: Tensor) -> tuple[TapeState, Tensor, Tensor]: # int [B]
         "One action of each episode; reward and whether the output is right [B]."
         module, moves = action_factors(action)
-        heads = (state.heads + moves).clamp(min=0).minimum(2 * state.length + 2)
-        first, second, place = heads.unbind(1)
-        rows = torch.arange(len(action))
-        written = self.table[module, state.tape[rows, first], state.tape[rows, second]]
-        new = state._replace(tape=state.tape.scatter(1, place.unsqueeze(1), written.unsqueeze(1)), heads=heads)
-        done = solved(new)
-        return new, score(new) - score(state) + (done & ~solved(state)), done
+        new = moved(state, moves)
+        first, second = operands(new)
+        return written(state, new, self.table[module, first, second])
 
 # %% ../../nbs/data/19_tapes.ipynb #5a85e2ef
 def oracle(see: Tensor, task: Tensor) -> Tensor: # [B, 214] with history, int [B] -> int [B]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['permutation', 'check_examples', 'Minibatches', 'SeededNet', 'Batches', 'OneSeed', 'without_seeds', 'OneSeedBatches',
            'as_stack', 'CollapseWarning', 'CollapseWatch', 'listed', 'check_stacked', 'clip_seeds', 'tensors_of',
-           'RoutedLearner', 'medians', 'about_learner', 'RoutedLoop', 'train']
+           'RoutedLearner', 'medians', 'about_learner', 'state_of', 'RoutedLoop', 'train']
 
 # %% ../../nbs/routing/19_training.ipynb #905b7b23
 def permutation(seed: int, name: str, n: int) -> Tensor: # int64 [n]
@@ -111,6 +111,7 @@ class Batches(Protocol):
     "Minibatches by number."
     def __getitem__(self, i: int) -> Batch: ...
     def apart(self, i: int) -> Batch: "A batch that is drawn independently of the others."
+    # batches that remember something, such as a curriculum, have `state_dict` and `load_state_dict`, too
 
 
 class OneSeed:
@@ -287,6 +288,12 @@ def about_learner(learner: RoutedLearner, steps: int) -> dict:
     return {"lr": rates, "optimizer": type(learner.optimizer).__name__, "seeds": list(learner.net.seeds),
             "estimator": type(learner.estimator).__name__, "shapes": [list(p.shape) for p in learner.net.parameters()]}
 
+
+def state_of(data: Batches) -> dict:
+    "What a checkpoint keeps of batches that remember something; empty if a batch depends on its number alone."
+    saved: Callable[[], dict] = getattr(data, "state_dict", dict)
+    return saved()
+
 # %% ../../nbs/routing/19_training.ipynb #c5e4ab19
 class RoutedLoop(Loop):
     "The training of a routed network, all seeds together."
@@ -326,13 +333,15 @@ class RoutedLoop(Loop):
         return super().about() | about_learner(self.learner, self.steps) | updates
     def check(self) -> None: self.learner.check()
     def last(self) -> dict: return {}
-    def state(self) -> dict: return self.learner.state_dict() | {"watch": self.watch.state_dict()}
+    def state(self) -> dict:
+        return self.learner.state_dict() | {"watch": self.watch.state_dict(), "data": state_of(self.data)}
     def advice(self) -> str: return "; try a smaller lr or a larger sigma."
 
     def restore(self, state: dict) -> None:
         self.learner.load_state_dict(state)
         self.learner.step = self.done
         self.watch.load_state_dict(state["watch"])
+        if state["data"]: self.data.load_state_dict(state["data"])  # type: ignore[attr-defined]
 
 # %% ../../nbs/routing/19_training.ipynb #38977bb6
 def train(

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...data.tapes import TASKS, TapeState, TapeWorld, action_number, oracle
+from ...data.tapes import (MODULES, N_ACTIONS, TASKS, TOKENS, TapeState, TapeWorld, action_factors, action_number,
+                              moved, operands, oracle, windows, written)
 from ...metrics.claims import Claim, claims_there, judge_claims, judgment, part, rows as tidy
 from ...routing.candidates import Batch, Noise
 from ...routing.episodes import EpisodeView, Policy, drawing, favorite, play
@@ -23,19 +24,21 @@ from ...runs import Log, Result, param
 from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'ROWS', 'PARTS', 'Params', 'Row', 'fixed_action',
-           'Problems', 'Practice', 'make_policy', 'make_learner', 'success_by_task', 'judge_act', 'episodes_needed',
-           'learn', 'trial', 'run', 'perfect', 'missed', 'history_claims', 'queue_claims', 'claims', 'verdict',
-           'summary', 'headline']
+__all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'MOVES', 'ROWS', 'HARD', 'LEARNED', 'PARTS',
+           'Params', 'Row', 'fixed_action', 'Problems', 'Practice', 'make_controller', 'split_action',
+           'LearnedModuleWorld', 'LearnedModule', 'make_policy', 'world_of', 'make_learner', 'success_by_task',
+           'judge_act', 'episodes_needed', 'learn', 'trial', 'run', 'perfect', 'missed', 'history_claims',
+           'queue_claims', 'module_claims', 'claims', 'verdict', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #0c78650f
-VERSION = 1
+VERSION = 2
 TRAINED = "trained lengths"
 LONG = "5 times as long"
 TIMES = {LONG: 5, "10 times as long": 10} # name of a split -> times the longest trained input
 QUEUE = 10 # episodes that are remembered for each task and length
 GATE = 0.5 # least median success in copying at trained lengths
 ENOUGH = 0.9 # success in copying, by drawn actions, at which episodes are counted
+MOVES = N_ACTIONS // len(MODULES) # of all heads
 
 
 class Params(SystemParams):
@@ -65,11 +68,13 @@ class Row:
     role: str # one of `modnb.systems.study.ROLES`
     estimator: str | None = None # None: it is not trained
     history: bool = True # whether the controller sees what is around the heads
+    learned: bool = False # whether `increment` is a module that is learned
 
 
 ROWS = {"scripted": Row("oracle"), "random actions": Row("random"), "always copy": Row("trivial"),
         "policy gradient": Row("learned", "reinforce"), "queue": Row("learned", "pqt"),
-        "no history": Row("ablation", "reinforce", False)}
+        "no history": Row("ablation", "reinforce", False),
+        "learned module": Row("learned", "reinforce", learned=True)}
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #4a9bc6e6
 def fixed_action(name: str, generator: torch.Generator) -> Callable: # -> act of `play`
@@ -101,36 +106,103 @@ class Practice:
     def apart(self, i: int) -> Batch: return self[i]
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #e32a34be
-def make_policy(params: Any, seed: int) -> Policy:
+def make_controller(hidden: int, seed: int) -> Policy:
     "A controller for each task."
-    size = (TapeWorld.n_features, (params.hidden,), TapeWorld.n_actions)
-    return Policy(MLPPool(len(TASKS), *size, path="grouped", seed=seed))
+    return Policy(MLPPool(len(TASKS), TapeWorld.n_features, (hidden,), N_ACTIONS, path="grouped", seed=seed))
+
+# %% ../../../nbs/experiments/systems/tapes.ipynb #bd93eeb3
+HARD = N_ACTIONS - MOVES # actions of the modules that are not learned
+LEARNED = MODULES.index("increment") # whose place the learned module takes
+
+
+def split_action(action: Tensor) -> tuple[Tensor, Tensor]: # int [B] each: as in `TapeWorld`, and the digit or -1
+    "An action, and what the learned module writes if it is used."
+    hard = action < HARD
+    place = (action - HARD).clamp(min=0)
+    others = action + MOVES * (action >= LEARNED * MOVES)
+    return torch.where(hard, others, LEARNED * MOVES + place // 10), torch.where(hard, -1, place % 10)
+
+# %% ../../../nbs/experiments/systems/tapes.ipynb #8ae1bf4e
+class LearnedModuleWorld:
+    "A world of tapes in which an action says what the learned module writes."
+    n_actions = HARD + 10 * MOVES
+    n_features = TapeWorld.n_features
+
+    def __init__(self, world: TapeWorld):
+        self.world = world
+        self.tasks = world.tasks
+        self.limit = world.limit
+
+    def reset(self, task: Tensor, generator: torch.Generator) -> TapeState: return self.world.reset(task, generator)
+    def see(self, state: TapeState) -> Tensor: return self.world.see(state) # [B, 214]
+    def module(self, state: TapeState) -> Tensor: return self.world.module(state) # int [B]
+
+    def step(self, state: TapeState, action: Tensor) -> tuple[TapeState, Tensor, Tensor]: # int [B]
+        "One action of each episode; reward and whether the output is right [B]."
+        base, digit = split_action(action)
+        module, moves = action_factors(base)
+        new = moved(state, moves)
+        hard = self.world.table[module, *operands(new)]
+        return written(state, new, torch.where(digit < 0, hard, digit))
+
+# %% ../../../nbs/experiments/systems/tapes.ipynb #b5508a68
+class LearnedModule(nn.Module):
+    "A controller together with a learned module, which all tasks share."
+    def __init__(self, controller: Policy):
+        super().__init__()
+        self.controller = controller
+        self.scores = nn.Parameter(torch.zeros(len(TOKENS), 10)) # of digits, for each token that is read
+
+    def forward(self, see: Tensor, module: Tensor) -> Tensor: # [B, 214] with history, int [B] -> [B, 351]
+        "Log-probabilities of actions."
+        ahead = self.controller(see, module).log_softmax(-1)
+        read = windows(see)[0][:, 0] # int [B, 3] tokens left of the first head, under it, right of it
+        digit = self.scores.log_softmax(-1)[read].unsqueeze(2) # [B, 3, 1, 10]
+        place = slice(LEARNED * MOVES, (LEARNED + 1) * MOVES)
+        using = ahead[:, place].view(-1, 3, MOVES // 3, 1) + digit # [B, moves of the first head, of the others, 10]
+        return torch.cat([ahead[:, : place.start], ahead[:, place.stop :], using.flatten(1)], 1)
+
+    @torch.no_grad()
+    def right(self) -> float:
+        "The share of digits that the module most likely increments."
+        return (self.scores[:10].argmax(-1) == (torch.arange(10) + 1) % 10).double().mean().item()
+
+# %% ../../../nbs/experiments/systems/tapes.ipynb #af19cc0d
+def make_policy(row: Row, params: Any, seed: int) -> nn.Module: # what is seen, task [B] -> scores of actions
+    "The controller of a row, with a learned module if the row has one."
+    controller = make_controller(params.hidden, seed)
+    return LearnedModule(controller) if row.learned else controller
+
+
+def world_of(row: Row, world: TapeWorld) -> Any: # a `World`
+    "The world in which a row acts."
+    return LearnedModuleWorld(world) if row.learned else world
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #c3f660f2
-def make_learner(row: Row, world: Problems, policy: Policy, seed: int, params: Any) -> RoutingEstimator:
+def make_learner(row: Row, world: Problems, policy: nn.Module, seed: int, params: Any) -> RoutingEstimator:
     "The estimator of a row, on a view of episodes."
     assert row.estimator is not None
-    view = EpisodeView(world, policy, world.limit, Noise(1_000 + seed), params.discount, params.scale)
+    view = EpisodeView(world_of(row, world), policy, world.limit, Noise(1_000 + seed), params.discount, params.scale)
     options: dict[str, Any] = {"baseline": "leave_one_out", "ent_coef": params.entropy}
     if row.estimator == "pqt": options = {"size": QUEUE, "score": "likelihood", "reward": "log_prob"}
     return make_estimator(row.estimator, view, world.tasks, seed, samples=params.samples, **options)
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #ce5371ea
 @torch.no_grad()
-def success_by_task(world: TapeWorld, act: Callable, params: Any, generator: torch.Generator) -> list[float]:
+def success_by_task(world: Any, act: Callable, params: Any, generator: torch.Generator) -> list[float]:
     "The share of test episodes that succeed, for each task."
     task = torch.arange(len(TASKS)).repeat_interleave(params.tests)
     episodes = play(world, act, task, world.limit, generator)
     return (episodes.total >= 1).double().view(len(TASKS), -1).mean(1).tolist()
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #6b646312
-def judge_act(act: Callable, history: bool, seed: int, params: Any) -> dict[tuple[str, str], float]:
+def judge_act(act: Callable, row: Row, seed: int, params: Any) -> dict[tuple[str, str], float]:
     "Success at trained lengths and on longer tapes: (task and split, metric) -> share."
     generator = torch.Generator().manual_seed(2_000 + seed)
-    worlds = {TRAINED: TapeWorld(2, params.longest, history)}
-    worlds |= {name: TapeWorld(n * params.longest, n * params.longest, history) for name, n in TIMES.items()}
+    worlds = {TRAINED: TapeWorld(2, params.longest, row.history)}
+    worlds |= {name: TapeWorld(n * params.longest, n * params.longest, row.history) for name, n in TIMES.items()}
     return {(f"{task}, {split}", "success"): share for split, world in worlds.items()
-            for task, share in zip(TASKS, success_by_task(world, act, params, generator))}
+            for task, share in zip(TASKS, success_by_task(world_of(row, world), act, params, generator))}
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #a76b14e1
 def episodes_needed(curve: Any, row: Row, params: Any) -> float: # curve: step, metric, value
@@ -146,16 +218,16 @@ def learn(name: str, seed: int, params: Any, log: Log) -> tuple: # the policy; s
     "Train a row on one seed."
     row = ROWS[name]
     world = Problems(params.longest, row.history)
-    test = TapeWorld(2, params.longest, row.history)
-    policy = make_policy(params, seed)
-    generator = torch.Generator().manual_seed(3_000 + seed)
+    test = world_of(row, TapeWorld(2, params.longest, row.history))
+    policy = make_policy(row, params, seed)
     def evaluate(step: int) -> dict:
+        generator = torch.Generator().manual_seed(3_000 + seed + 1_000_000 * step)
         found = success_by_task(test, drawing(policy, generator), params, generator)
         return {task: [share] for task, share in zip(TASKS, found)}
     learner = make_learner(row, world, policy, seed, params)
     practice = Practice(world.tasks, params.batch_size)
     curve = train(policy, learner, practice, params.steps, params.lr, evaluate, params.every,
-                  callbacks=[log.callback(f"{name}, seed {seed}")], name=name)
+                  checkpoint=log.path(f"{name} {seed}.pt"), callbacks=[log.callback(f"{name}, seed {seed}")], name=name)
     return policy, curve
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #39463215
@@ -164,10 +236,11 @@ def trial(name: str, seed: int, params: Any, log: Log) -> list: # of DataFrames
     row = ROWS[name]
     frames = []
     if row.estimator is None:
-        final = judge_act(fixed_action(name, torch.Generator().manual_seed(4_000 + seed)), True, seed, params)
+        final = judge_act(fixed_action(name, torch.Generator().manual_seed(4_000 + seed)), row, seed, params)
     else:
         policy, curve = learn(name, seed, params, log)
-        final = judge_act(favorite(policy), row.history, seed, params)
+        final = judge_act(favorite(policy), row, seed, params)
+        if row.learned: final["increment", "right digits"] = policy.right()
         final["copy", "episodes"] = episodes_needed(curve, row, params)
         frames = [tidy("curve", curve, ["seed"], layer="")]
     frames.append(tidy("final", score_rows(final), ["seed"]))
@@ -211,8 +284,19 @@ def queue_claims(frame) -> list[Claim]:
     return [Claim("a queue needs fewer episodes", "not compared", "episodes until copying succeeds, difference", "> 0",
                   needed[0] - needed[1], "interval", ("policy gradient", "queue"))]
 
+
+def module_claims(frame) -> list[Claim]:
+    "Whether a module is learned along with its use."
+    right = scores(frame, "right digits", "increment", "learned module")
+    return [Claim("a module is learned along with its use: increment holds at 5 times the length", "an open question",
+                  "share of seeds that are perfect", ">= 0.6", perfect(frame, "learned module", "increment"), "share",
+                  ("learned module",)),
+            Claim("the learned module increments all ten digits", "an open question", "share of seeds with ten of ten",
+                  ">= 0.6", (right == 1).astype(float), "share", ("learned module",))]
+
 # %% ../../../nbs/experiments/systems/tapes.ipynb #616c3fa3
-PARTS = ((history_claims, ("policy gradient", "no history")), (queue_claims, ("policy gradient", "queue")))
+PARTS = ((history_claims, ("policy gradient", "no history")), (queue_claims, ("policy gradient", "queue")),
+         (module_claims, ("learned module",)))
 
 
 def claims(frame): # DataFrame of `judge_claims`
