@@ -5,6 +5,7 @@
 # %% ../../nbs/systems/06_study.ipynb #cell-3
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -21,6 +22,7 @@ from ..routing.rollouts import RolloutView
 from ..routing.training import Batches, train
 from ..runs.log import Log
 from ..runs.params import DeviceParams, SeedParams, ThreadParams, param
+from ..runs.processes import side_by_side
 from ..runs.store import Result
 from ..training.fit import fit, in_mode
 
@@ -29,8 +31,8 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['ROLES', 'SystemParams', 'rollout_view', 'Model', 'SystemTask', 'Pairs', 'likelihood_loss', 'scores_of',
-           'train_routed', 'train_model', 'chosen_models', 'score_rows', 'one_trial', 'run_models', 'scores',
-           'untrained', 'score_table']
+           'train_routed', 'train_model', 'chosen_models', 'score_rows', 'one_trial', 'run_models', 'joined', 'by_seed',
+           'scores', 'untrained', 'score_table']
 
 # %% ../../nbs/systems/06_study.ipynb #cell-6
 class SystemParams(SeedParams, DeviceParams, ThreadParams):
@@ -41,6 +43,7 @@ class SystemParams(SeedParams, DeviceParams, ThreadParams):
     lr: float = param(3e-3, "learning rate (Adam)", min=0)
     samples: int = param(4, "routings that are drawn per example, where a row draws", min=1)
     every: int = param(10, "updates between measurements", min=1)
+    processes: int = param(1, "processes that train seeds side by side", min=1, signed=False)
 
 # %% ../../nbs/systems/06_study.ipynb #cell-9
 ROLES = ("oracle", "random", "trivial", "monolithic", "given", "learned", "ablation")
@@ -189,6 +192,24 @@ def run_models(
             frames.append(frame)
             if keep: tensors |= keep(name, seed, net)
     return Result(pd.concat(frames, ignore_index=True), tensors, extra)
+
+# %% ../../nbs/systems/06_study.ipynb #79eb05df
+def joined(results: Sequence[Result]) -> Result:
+    "The rows and tensors of several seeds; what is extra is that of the first."
+    import pandas as pd
+    tensors = {name: t for result in results for name, t in result.tensors.items()}
+    return Result(pd.concat([result.frame for result in results], ignore_index=True), tensors, results[0].extra)
+
+
+def by_seed(run: Callable[[Any, Log], Result]) -> Callable[[Any, Log], Result]: # of a study, with seed, seeds, processes
+    "A decorator of a study's `run`: seed by seed, in `params.processes` processes."
+    @functools.wraps(run)
+    def each(params: Any, log: Log) -> Result:
+        if params.seeds == 1: return run(params, log)
+        seeds = range(params.seed, params.seed + params.seeds)
+        jobs = [(type(params).make({"seed": seed, "seeds": 1, "processes": 1}, base=params),) for seed in seeds]
+        return joined(side_by_side(each, jobs, log, params.processes, params.threads))
+    return each
 
 # %% ../../nbs/systems/06_study.ipynb #cell-25
 def scores(frame: pd.DataFrame, metric: str, split: str, row: str) -> pd.Series: # by seed

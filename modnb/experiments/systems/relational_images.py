@@ -25,7 +25,7 @@ from ...routing.pools import Pool
 from ...routing.router import Router
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
+from ...systems.study import Model, SystemParams, by_seed, run_models, score_table, scores, untrained
 
 # %% auto #0
 __all__ = ['VERSION', 'M', 'STAGES', 'TRAIN', 'TEST', 'COLORS', 'GATE', 'EXPERT_COLORS', 'Params', 'Blocks', 'GateView', 'stage',
@@ -56,7 +56,7 @@ class Params(SystemParams):
     turns: int = param(1, "1: upright; 4: quarter turns; 8: also mirrored", choices=(1, 4, 8))
 
     presets = {
-        "quick": dict(steps=1200, every=1200, images=10_000, tests=4000, seed=10, seeds=5),
+        "quick": dict(processes=2, steps=1200, every=1200, images=10_000, tests=4000, seed=10, seeds=5),
         "paper": dict(steps=20_000, every=2000, images=20_000, tests=5000, width=32, turns=8, seeds=5),
     }
 
@@ -223,6 +223,7 @@ def kept(params: Params, name: str, seed: int, net: Any) -> dict[str, Tensor]:
     return {f"{name}/{seed}/gates": weights[:16], f"{name}/{seed}/kinds": by_kind(weights, shown.kind)}
 
 
+@by_seed
 def run(params: Params, log: Log) -> Result:
     "Every row on every seed."
     def task(seed: int) -> Relation: return Relation(seed, params)

@@ -25,7 +25,7 @@ from ...routing.pools import MLPPool
 from ...routing.training import train
 from ...runs import Log, Result, param
 from ...systems.sketches import Errands, Sketched
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import SystemParams, by_seed, chosen_models, score_rows, score_table, scores, untrained
 from ...training.checkpoint import load, save
 
 # %% auto #0
@@ -63,7 +63,7 @@ class Params(SystemParams):
     searches: int = param(2, "updates of the search for hidden sketches", min=1)
 
     presets = {
-        "quick": dict(rows=("all",), steps=380, batch_size=192, every=20, layouts=20_000, tests=300, searches=40,
+        "quick": dict(processes=2, rows=("all",), steps=380, batch_size=192, every=20, layouts=20_000, tests=300, searches=40,
                       samples=64, seeds=5),
         "paper": dict(rows=("all",), steps=2000, batch_size=256, every=50, layouts=20_000, tests=1000, searches=300,
                       samples=64, seeds=10),
@@ -159,6 +159,14 @@ class Practice:
 
     def apart(self, i: int) -> Batch: return self[i]
 
+    def state_dict(self) -> dict:
+        return {"generator": self.generator.get_state(), "success": self.success, "longest": self.longest}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.generator.set_state(state["generator"])
+        self.success = state["success"]
+        self.longest = state["longest"]
+
 # %% ../../../nbs/experiments/systems/sketches.ipynb #9cce8b56
 def learn(row: str, setup: Setup, seed: int, params: Any, log: Log) -> tuple: # the policy; step, metric, seed, value
     "Train a row on one seed."
@@ -169,7 +177,7 @@ def learn(row: str, setup: Setup, seed: int, params: Any, log: Log) -> tuple: # 
     practice = Practice(setup.world, policy, params, seed, ROWS[row].curriculum)
     def evaluate(step: int) -> dict: return {TASKS[k]: [v] for k, v in enumerate(practice.success.tolist())}
     curve = train(policy, estimator, practice, params.steps, params.lr, evaluate, params.every,
-                  callbacks=[log.callback(f"{row}, seed {seed}")], name=row)
+                  log.path(f"{row} {seed} in training.pt"), [log.callback(f"{row}, seed {seed}")], row)
     return policy, curve
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #96f255ab
@@ -306,6 +314,7 @@ def one_seed(seed: int, names: Sequence[str], params: Any, log: Log) -> tuple[li
     return frames, tensors
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #92fafed2
+@by_seed
 def run(params: Params, log: Log) -> Result:
     "Every row on every seed."
     import pandas as pd

@@ -28,7 +28,7 @@ from ...routing.router import Router
 from ...routing.tabular import AGENTS
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import Model, SystemParams, rollout_view, run_models, score_table, scores, untrained
+from ...systems.study import Model, SystemParams, by_seed, rollout_view, run_models, score_table, scores, untrained
 
 # %% auto #0
 __all__ = ['VERSION', 'C', 'D', 'TRAIN', 'SEEN', 'SHOTS', 'FEW', 'GATE', 'REWARDED', 'PAIRS', 'SEEN_PAIRS', 'HELD_PAIRS',
@@ -65,7 +65,7 @@ class Params(SystemParams):
     seeds: int = param(2, "number of seeds", min=1)
 
     presets = {
-        "quick": dict(rows=("all",), steps=2500, lr=4e-3, every=2500, few_steps=300, seed=10, seeds=5),
+        "quick": dict(processes=2, rows=("all",), steps=2500, lr=4e-3, every=2500, few_steps=300, seed=10, seeds=5),
         "paper": dict(rows=("all",), steps=10_000, lr=4e-3, every=2500, few_steps=2000, seeds=10),
     }
 
@@ -325,6 +325,7 @@ def kept(name: str, seed: int, net: Any) -> dict[str, Tensor]:
     return {f"{name}/{seed}/table": table_of(net).to("cpu", torch.int8)}
 
 
+@by_seed
 def run(params: Params, log: Log) -> Result:
     "Every row on every seed."
     def task(seed: int) -> TaskRouting: return TaskRouting(seed, params)
