@@ -26,7 +26,7 @@ __all__ = ['Sender', 'JobLog', 'end_with_parent', 'work', 'one_job', 'receive_un
 # %% ../../nbs/runs/17_processes.ipynb #8b73e29c
 class Sender:
     "Stands for an object of another process: calls of its methods are sent there, and nothing comes back."
-    def __init__(self, target: str, send: Callable[[tuple], None], every: float = 0.0): # every: least seconds between calls
+    def __init__(self, target: str, send: Callable[[tuple], None], every: float = 0.0): # seconds between two calls
         self.target = target
         self.send = send
         self.every = every
@@ -95,7 +95,7 @@ def receive_until_done(
         try: i, target, name, value = pickle.loads(messages.get(timeout=0.5))
         except queue.Empty:
             dead = [w.exitcode for w in workers if w.exitcode]
-            if dead: raise RuntimeError(f"a process of the run died (exit code {dead[0]}); run again to resume") from None
+            if dead: raise RuntimeError(f"a process died (exit code {dead[0]}); run again to resume") from None
             continue
         if target == "failed": raise value
         if target == "done": results[i] = value
@@ -131,7 +131,7 @@ def side_by_side(
     "Jobs that do not depend on each other. Raises what a job raises, and `ValueError` naming `processes`."
     check_count("processes", processes)
     count = min(processes, len(jobs))
-    if count <= 1 or multiprocessing.current_process().daemon: # such a process, as of a Dask cluster, may have no children
+    if count <= 1 or multiprocessing.current_process().daemon: # a daemon, such as a worker of Dask, has no children
         return [one_job(function, i, args, log) for i, args in enumerate(jobs)]
     with started(count, function, jobs, log, threads) as (messages, workers):
         return receive_until_done(messages, workers, log, len(jobs))

@@ -201,7 +201,7 @@ def joined(results: Sequence[Result]) -> Result:
     return Result(pd.concat([result.frame for result in results], ignore_index=True), tensors, results[0].extra)
 
 
-def by_seed(run: Callable[[Any, Log], Result]) -> Callable[[Any, Log], Result]: # of a study, with seed, seeds, processes
+def by_seed(run: Callable[[Any, Log], Result]) -> Callable[[Any, Log], Result]: # with seed, seeds and processes
     "A decorator of a study's `run`: seed by seed, in `params.processes` processes."
     @functools.wraps(run)
     def each(params: Any, log: Log) -> Result:

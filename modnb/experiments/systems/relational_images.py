@@ -56,7 +56,7 @@ class Params(SystemParams):
     turns: int = param(1, "1: upright; 4: quarter turns; 8: also mirrored", choices=(1, 4, 8))
 
     presets = {
-        "quick": dict(processes=2, steps=1200, every=1200, images=10_000, tests=4000, seed=10, seeds=5),
+        "quick": dict(steps=1200, every=1200, images=10_000, tests=4000, seed=10, seeds=5, processes=2),
         "paper": dict(steps=20_000, every=2000, images=20_000, tests=5000, width=32, turns=8, seeds=5),
     }
 

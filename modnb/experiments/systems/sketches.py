@@ -63,8 +63,8 @@ class Params(SystemParams):
     searches: int = param(2, "updates of the search for hidden sketches", min=1)
 
     presets = {
-        "quick": dict(processes=2, rows=("all",), steps=380, batch_size=192, every=20, layouts=20_000, tests=300, searches=40,
-                      samples=64, seeds=5),
+        "quick": dict(rows=("all",), steps=380, batch_size=192, every=20, layouts=20_000, tests=300, searches=40,
+                      samples=64, seeds=5, processes=2),
         "paper": dict(rows=("all",), steps=2000, batch_size=256, every=50, layouts=20_000, tests=1000, searches=300,
                       samples=64, seeds=10),
     }

@@ -65,7 +65,7 @@ class Params(SystemParams):
     seeds: int = param(2, "number of seeds", min=1)
 
     presets = {
-        "quick": dict(processes=2, rows=("all",), steps=2500, lr=4e-3, every=2500, few_steps=300, seed=10, seeds=5),
+        "quick": dict(rows=("all",), steps=2500, lr=4e-3, every=2500, few_steps=300, seed=10, seeds=5, processes=2),
         "paper": dict(rows=("all",), steps=10_000, lr=4e-3, every=2500, few_steps=2000, seeds=10),
     }
 
