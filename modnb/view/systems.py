@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['MODULE_COLORS', 'INK', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints', 'draw_arm',
-           'filmstrip', 'over_picture', 'word_read', 'draw_question']
+           'arm_filmstrip', 'over_picture', 'word_read', 'draw_question']
 
 # %% ../../nbs/view/03_systems.ipynb #e710d8ff
 MODULE_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -114,7 +114,7 @@ def draw_arm(ax, angles: Tensor, begin: Episodes, i: int, past: Tensor | None = 
     ax.spines[:].set_color("#dddddd")
 
 # %% ../../nbs/view/03_systems.ipynb #6f609353
-def filmstrip(
+def arm_filmstrip(
     path: Tensor, # [T, N, 4]
     begin: Episodes, # N
     which: list[tuple[str, int]], # (label, episode) of each line

@@ -34,7 +34,7 @@ __all__ = ['VERSION', 'PRACTICED', 'HELD', 'LONGEST', 'GATE', 'LENGTHS', 'ROWS',
            'search', 'test_tasks', 'by_task', 'judge_policy', 'judge_untrained', 'filmed', 'rows_of', 'hidden', 'trial',
            'resumed', 'one_seed', 'run', 'success', 'missed', 'modular_claims', 'joint_claims', 'independent_claims',
            'worse_claims', 'hidden_claims', 'claims', 'verdict', 'summary', 'headline', 'moments', 'draw_world',
-           'filmstrip']
+           'craft_filmstrip']
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #d225b6e5
 VERSION = 1
@@ -438,7 +438,7 @@ def draw_world(
     ax.spines[:].set_color("#999999")
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #c5189ff1
-def filmstrip(film: Mapping[str, Tensor], sketch: Tensor, columns: int = 5): # of `filmed`; int [L] symbols
+def craft_filmstrip(film: Mapping[str, Tensor], sketch: Tensor, columns: int = 5): # of `filmed`; int [L] symbols
     "What happened in an episode, moment by moment; returns the array of `Axes`."
     import matplotlib.pyplot as plt
     times = moments(film["position"], film["carried"])

@@ -25,7 +25,7 @@ from ...systems.study import SystemParams, chosen_models, score_rows, score_tabl
 
 # %% auto #0
 __all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'MOVES', 'ROWS', 'HARD', 'LEARNED', 'PARTS',
-           'Params', 'Row', 'fixed_action', 'Problems', 'Practice', 'make_controller', 'split_action',
+           'Params', 'Row', 'fixed_action', 'Problems', 'EveryProblem', 'make_controller', 'split_action',
            'LearnedModuleWorld', 'LearnedModule', 'make_policy', 'world_of', 'make_learner', 'success_by_task',
            'judge_act', 'episodes_needed', 'learn', 'trial', 'run', 'perfect', 'missed', 'history_claims',
            'queue_claims', 'module_claims', 'claims', 'verdict', 'summary', 'headline']
@@ -97,7 +97,7 @@ class Problems(TapeWorld):
         return super().reset(task // self.lengths, generator, 2 + task % self.lengths if length is None else length)
 
 
-class Practice:
+class EveryProblem:
     "All problems at each update; `index` says which queue belongs to a problem."
     def __init__(self, problems: int, each: int):
         self.task = torch.arange(problems).repeat(each)
@@ -225,8 +225,8 @@ def learn(name: str, seed: int, params: Any, log: Log) -> tuple: # the policy; s
         found = success_by_task(test, drawing(policy, generator), params, generator)
         return {task: [share] for task, share in zip(TASKS, found)}
     learner = make_learner(row, world, policy, seed, params)
-    practice = Practice(world.tasks, params.batch_size)
-    curve = train(policy, learner, practice, params.steps, params.lr, evaluate, params.every,
+    problems = EveryProblem(world.tasks, params.batch_size)
+    curve = train(policy, learner, problems, params.steps, params.lr, evaluate, params.every,
                   checkpoint=log.path(f"{name} {seed}.pt"), callbacks=[log.callback(f"{name}, seed {seed}")], name=name)
     return policy, curve
 

@@ -24,7 +24,7 @@ from ...systems.tasks import (DIAGONAL, MODULES, ROBOTS, SIZES, TASKS, ShapesTas
                                  modular, one_arm_network, policy_of, question_view, recursive, routed_interface,
                                  specialization)
 from ..routing import usage_heatmap
-from ..systems import draw_question, filmstrip, reduction_strip, reduction_texts
+from ..systems import draw_question, arm_filmstrip, reduction_strip, reduction_texts
 from .controls import blank
 
 # %% auto #0
@@ -142,7 +142,7 @@ def robot_example(shown: Shown, i: int) -> Figure: # i below 16
     path = rollouts(begin, policy_of(shown.net, shown.seed))
     fig = Figure(figsize=(WIDTH, HEIGHT), layout="constrained")
     axes = fig.subplots(2, 3)
-    for line, times in zip(axes, ((0, 5, 10), (20, 40, 80))): filmstrip(path, begin, [("", 0)], times, line[None])
+    for line, times in zip(axes, ((0, 5, 10), (20, 40, 80))): arm_filmstrip(path, begin, [("", 0)], times, line[None])
     near = (distances(begin, path)[:, 0] < HIT).nonzero()
     result = f"touches it after {DT * int(near[0]):.2g} s" if len(near) else f"does not touch it in {DT * 80:.2g} s"
     about = f"{'held-out pair' if HELD_OUT[i] else 'seen pair'}: robot {robot} ({LINKS[robot]} links), {COLORS[task]}"
