@@ -43,7 +43,7 @@ class Params(SeedParams, DeviceParams, ThreadParams):
     lr: float = param(0.01, "learning rate (Adam)", min=0)
 
     presets = {
-        "quick": dict(spaces=("all",), tables=5, seeds=200, evaluations=40, examples=1500, steps=200),
+        "quick": dict(spaces=("all",), seed=10, tables=5, seeds=200, evaluations=40, examples=1500, steps=200),
         "paper": dict(spaces=("all",), tables=10, seeds=1000, evaluations=40, examples=1500, steps=2000),
     }
 
