@@ -15,6 +15,7 @@ from torch import nn
 
 from ..checks import check_choice
 from ..metrics.claims import part, percent_table, rows as tidy
+from ..metrics.statistics import interval
 from ..routing.candidates import Batch, Noise, View
 from ..routing.estimators import make_estimator
 from ..routing.heads import Head, make_head
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['ROLES', 'SystemParams', 'rollout_view', 'Model', 'SystemTask', 'Pairs', 'likelihood_loss', 'scores_of',
            'train_routed', 'train_model', 'chosen_models', 'score_rows', 'one_trial', 'run_models', 'joined', 'by_seed',
-           'scores', 'untrained', 'score_table']
+           'scores', 'untrained', 'score_table', 'KeyScore', 'key_scores']
 
 # %% ../../nbs/systems/06_study.ipynb #cell-6
 class SystemParams(SeedParams, DeviceParams, ThreadParams):
@@ -245,3 +246,27 @@ def score_table(
     roles = final.drop_duplicates("function").set_index("function")["mask"]
     note = ["not trained" if row in missed else "" for row in table.index]
     return table.assign(role=roles.reindex(table.index), note=note).rename_axis(index=None)
+
+# %% ../../nbs/systems/06_study.ipynb #071b9829
+@dataclass(frozen=True)
+class KeyScore:
+    "What a study contributes to the comparison of all. Raises `ValueError` naming `rows`."
+    metric: str
+    split: str # on which nothing was trained
+    rows: Mapping[str, str] # role -> row; "oracle" and "trivial" are the ends of the scale
+
+    def __post_init__(self):
+        for role in self.rows: check_choice("rows", role, ROLES)
+        if not {"oracle", "trivial"} <= set(self.rows): raise ValueError("rows: an oracle and a trivial row are needed")
+
+
+def key_scores(frame: pd.DataFrame, key: KeyScore, missed: Sequence[str] = ()) -> pd.DataFrame: # a line for each role
+    "role, row, mean, low, high on the common scale, and whether the row is trained."
+    import pandas as pd
+    low, high = (scores(frame, key.metric, key.split, key.rows[role]) for role in ("trivial", "oracle"))
+    listed = []
+    for role, row in key.rows.items():
+        if role in ("trivial", "oracle") or row not in set(frame.function): continue
+        share = (scores(frame, key.metric, key.split, row) - low) / (high - low)
+        listed.append((role, row, *interval(share.to_numpy()), row not in missed))
+    return pd.DataFrame(listed, columns=["role", "row", "mean", "low", "high", "trained"])

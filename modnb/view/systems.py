@@ -5,6 +5,7 @@
 # %% ../../nbs/view/03_systems.ipynb #845e8afe
 from __future__ import annotations
 
+from collections.abc import Mapping
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,15 @@ from ..data.arms import DT, Episodes
 from ..data.expressions import applied, spelled
 from ..data.shapes import MODULES, SLOTS, WORDS, spoken
 from ..systems.stack_machine import STOP
+from .plots import GRAY, PALETTE
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['MODULE_COLORS', 'INK', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints', 'draw_arm',
-           'arm_filmstrip', 'over_picture', 'word_read', 'draw_question']
+__all__ = ['MODULE_COLORS', 'INK', 'ROLE_COLORS', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints',
+           'draw_arm', 'arm_filmstrip', 'over_picture', 'word_read', 'draw_question', 'role_chart']
 
 # %% ../../nbs/view/03_systems.ipynb #e710d8ff
 MODULE_COLORS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7")
@@ -173,3 +176,33 @@ def draw_question(tensors: dict[str, Tensor], network: str, q: int, m: int, axes
         if MODULES[kind] != "answer": over_picture(ax, picture, of("maps")[l, m], name)
         else: _answer_bars(ax, of("log_p")[m].exp())
     for ax in axes[1 + len(steps):]: ax.axis("off")
+
+# %% ../../nbs/view/03_systems.ipynb #947d4590
+ROLE_COLORS = {"given": PALETTE[0], "learned": PALETTE[1], "monolithic": PALETTE[2]}
+
+
+def role_chart(
+    scores: Mapping[str, pd.DataFrame], # title of a study -> its `modnb.systems.study.key_scores`
+    ax: Axes | None = None,
+    least: float = -0.25, # where the axis begins; lower scores are drawn there
+) -> Axes:
+    "Key scores of studies by role, with their 95 % intervals."
+    import matplotlib.pyplot as plt
+    size = (7, 0.42 * len(scores) + 1.1)
+    ax = ax or plt.subplots(figsize=size, layout="constrained")[1]
+    for line, table in enumerate(scores.values()):
+        for row in table[table.role.isin(list(ROLE_COLORS))].to_dict("records"):
+            color = ROLE_COLORS[row["role"]]
+            y = line + 0.22 * (list(ROLE_COLORS).index(row["role"]) - 1)
+            ax.plot([max(row["low"], least), max(row["high"], least)], [y, y], color=color, lw=1.4)
+            ax.plot(max(row["mean"], least), y, "o", ms=6, color=color, mfc=color if row["trained"] else "white")
+    for role, color in ROLE_COLORS.items(): ax.plot([], [], "o", color=color, label=role)
+    for x, name in ((0, "trivial"), (1, "oracle")):
+        ax.axvline(x, color=GRAY, lw=0.8, ls=":")
+        ax.annotate(name, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
+    ax.set(yticks=range(len(scores)), yticklabels=list(scores), ylim=(len(scores) - 0.5, -0.5))
+    ax.set_xlim(least - 0.03, 1.1)
+    ax.set_xlabel("score on problems that were not trained on")
+    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
+    ax.spines[["top", "right"]].set_visible(False)
+    return ax

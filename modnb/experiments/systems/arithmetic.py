@@ -19,11 +19,11 @@ from ...models.feedforward import draw_, generator_for, init_linear
 from ...runs import Log, Result, param
 from ...systems.placed_modules import RecursiveNetwork, one_hot_tokens, placed_routing, steps_of, strip_of
 from ...systems.placed_modules import usage_by_operator
-from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
+from ...systems.study import KeyScore, Model, SystemParams, run_models, score_table, scores, untrained
 from ...systems.tasks import JUDGED, MODULES, Expressions, accuracy, length_view, recursive, specialization
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'EXAMPLE', 'LEARNED', 'PANELS', 'PALETTE', 'Params', 'by_order', 'most_frequent',
+__all__ = ['VERSION', 'GATE', 'EXAMPLE', 'KEY', 'LEARNED', 'PANELS', 'PALETTE', 'Params', 'by_order', 'most_frequent',
            'SequenceClassifier', 'size_of', 'classifier', 'models', 'kept_steps', 'run', 'missed', 'solved_claim',
            'listed_claims', 'claims', 'terms_table', 'steps_table', 'summary', 'headline', 'verdict', 'accuracy_panel',
            'accuracy_by_terms']
@@ -140,6 +140,11 @@ def run(params: Params, log: Log) -> Result:
     return run_models(rows, lambda seed: Expressions(seed, params), params, log, keep)
 
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-33
+KEY = KeyScore("accuracy", "10 terms", {"oracle": "exact values", "trivial": "majority",
+                                        "given": "routing given", "learned": "REINFORCE",
+                                        "monolithic": "GRU classifier"})
+
+
 LEARNED = ("exact marginal", "REINFORCE", "Kirsch EM", "truncated EM")
 
 

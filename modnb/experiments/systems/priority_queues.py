@@ -23,10 +23,10 @@ from ...routing.training import train
 from ...runs import Log, Result, param
 from ...runs.params import DeviceParams, SeedParams, ThreadParams
 from ...systems.speaker import OneTask, Speaker, SpeakerView, UniformSentences
-from ...systems.study import score_table, scores, untrained
+from ...systems.study import KeyScore, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'TASKS', 'GATE', 'TOKENS', 'KEPT', 'BETA', 'ROWS', 'NUMBER', 'BETTER', 'PAIRS', 'COLORS', 'Params',
+__all__ = ['VERSION', 'TASKS', 'GATE', 'TOKENS', 'KEPT', 'BETA', 'ROWS', 'NUMBER', 'KEY', 'BETTER', 'PAIRS', 'COLORS', 'Params',
            'stacked', 'moved', 'Judge', 'parents', 'offspring', 'curve_rows', 'search', 'Row', 'policy_scores', 'learn',
            'queues_of', 'queue_scores', 'known_row', 'first_success', 'by_task', 'one_row', 'chosen', 'run', 'missed',
            'more', 'solved_claims', 'spread_claims', 'claims', 'there_of', 'verdict', 'summary', 'headline',
@@ -308,6 +308,9 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat([*frames, counted], ignore_index=True), tensors, {})
 
 # %% ../../../nbs/experiments/systems/priority_queues.ipynb #e8cbc7d8
+KEY = KeyScore("solved", TASKS, {"oracle": "hidden program", "trivial": "empty program", "learned": "PQT"})
+
+
 def missed(frame) -> list[str]:
     "Learners that are not trained."
     return untrained(frame, "gain", TASKS, GATE, roles=("learned", "ablation"))

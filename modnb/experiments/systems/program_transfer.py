@@ -21,10 +21,10 @@ from ...programs.terms import NEW, Term, count_table, read_term, terms
 from ...programs.types import Type, parse_type
 from ...runs import Log, Result, param
 from ...runs.params import SeedParams, ThreadParams, seeds_of
-from ...systems.study import scores, untrained
+from ...systems.study import KeyScore, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'ALL', 'ROLES', 'GOALS', 'SIZES', 'ROWS', 'LIBRARIES', 'COUNTED', 'FEW', 'PARTS', 'COLORS',
+__all__ = ['VERSION', 'GATE', 'ALL', 'ROLES', 'GOALS', 'SIZES', 'ROWS', 'LIBRARIES', 'COUNTED', 'FEW', 'KEY', 'PARTS', 'COLORS',
            'Params', 'examples_of', 'tasks_of', 'shares_of', 'split_name', 'Situation', 'Pixels', 'oracle', 'Mean',
            'standalone', 'image_layer', 'low_level', 'Lateral', 'progressive', 'random_search', 'well_typed',
            'search_of', 'rows_of', 'measures', 'judged_rows', 'outputs', 'Learner', 'run_sequence', 'counted',
@@ -408,6 +408,10 @@ def further_claims(frame) -> list[Claim]:
                   gain(frame, "standalone", ("count square",), ("10 %", "100 %")), "mean", ("standalone", "synthesis"))]
 
 # %% ../../../nbs/experiments/systems/program_transfer.ipynb #f2b407e7
+KEY = KeyScore("explained", "count 7, 2 %", {"oracle": "oracle", "trivial": "mean", "learned": "synthesis",
+                                  "monolithic": "standalone"})
+
+
 PARTS = ((type_claims, (), ()), (data_claims, COUNTED, ("standalone", "low-level transfer", "progressive network")),
          (program_claims, COUNTED, ()), (further_claims, ("sum", "count square"), ("standalone",)))
 

@@ -25,13 +25,13 @@ from ...routing.pools import Pool
 from ...routing.router import Router
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import Model, SystemParams, by_seed, run_models, score_table, scores, untrained
+from ...systems.study import KeyScore, Model, SystemParams, by_seed, run_models, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'M', 'STAGES', 'TRAIN', 'TEST', 'COLORS', 'GATE', 'EXPERT_COLORS', 'Params', 'Blocks', 'GateView', 'stage',
-           'ResMixNet', 'gates', 'Relation', 'in_parts', 'gate_scores', 'reader', 'always', 'coin', 'models', 'by_kind',
-           'kept', 'run', 'missed', 'errors', 'claims', 'reason', 'seeds_text', 'verdict', 'summary', 'headline',
-           'show_gates']
+__all__ = ['VERSION', 'M', 'STAGES', 'TRAIN', 'TEST', 'COLORS', 'GATE', 'KEY', 'EXPERT_COLORS', 'Params', 'Blocks', 'GateView',
+           'stage', 'ResMixNet', 'gates', 'Relation', 'in_parts', 'gate_scores', 'reader', 'always', 'coin', 'models',
+           'by_kind', 'kept', 'run', 'missed', 'errors', 'claims', 'reason', 'seeds_text', 'verdict', 'summary',
+           'headline', 'show_gates']
 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-5
 VERSION = 1
@@ -230,6 +230,10 @@ def run(params: Params, log: Log) -> Result:
     return run_models(models(params), task, params, log, partial(kept, params))
 
 # %% ../../../nbs/experiments/systems/relational_images.ipynb #cell-28
+KEY = KeyScore("accuracy", TEST, {"oracle": "oracle", "trivial": "majority", "learned": "mixture",
+                                  "monolithic": "residual network"})
+
+
 def missed(frame) -> list[str]:
     "The rows that are not trained."
     return untrained(frame, "accuracy", TRAIN, GATE)

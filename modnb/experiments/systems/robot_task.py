@@ -18,14 +18,14 @@ from ...routing.composition import Composition
 from ...runs import Log, Result, param
 from ...systems.gated import n_parameters
 from ...systems.interface import Assigned, equal_hidden, network_per_pair, random_assignment
-from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
+from ...systems.study import KeyScore, Model, SystemParams, run_models, score_table, scores, untrained
 from ...systems.tasks import HELD, ROBOTS, SEEN, SIZES, TASKS, RobotTask, assignment_of, by_pair, modular
 from ...systems.tasks import one_arm_network, policy_of, routed_interface, success
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'MAIN', 'SHOWN', 'PARTS', 'Params', 'wrong_color', 'per_pair', 'models', 'kept', 'run', 'transfer',
-           'missed', 'held', 'narrow_claims', 'compared_claims', 'learned_claims', 'claims', 'dropout_text', 'verdict',
-           'summary', 'headline']
+__all__ = ['VERSION', 'GATE', 'MAIN', 'SHOWN', 'KEY', 'PARTS', 'Params', 'wrong_color', 'per_pair', 'models', 'kept', 'run',
+           'transfer', 'missed', 'held', 'narrow_claims', 'compared_claims', 'learned_claims', 'claims', 'dropout_text',
+           'verdict', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/systems/robot_task.ipynb #817cf028
 VERSION = 1
@@ -101,6 +101,10 @@ def run(params: Params, log: Log) -> Result:
     return run_models(models(params), task, params, log, kept)
 
 # %% ../../../nbs/experiments/systems/robot_task.ipynb #cell-22
+KEY = KeyScore("success", "held-out pairs", {"oracle": "expert", "trivial": "wrong color", "given": "d=8",
+                                             "learned": "learned, by pair", "monolithic": "one network"})
+
+
 def transfer(frame, row: str): # Series by seed
     "Success on held-out pairs over success on seen pairs."
     return scores(frame, "success", HELD, row) / scores(frame, "success", SEEN, row).clip(lower=1e-9)

@@ -19,7 +19,7 @@ from ...routing.composition import Composition
 from ...routing.rollouts import RolloutView
 from ...runs import Log, Result, param
 from ...systems.stack_machine import Look, stack_machine, traced, word_usage
-from ...systems.study import Model, SystemParams, run_models, score_table, scores, untrained
+from ...systems.study import KeyScore, Model, SystemParams, run_models, score_table, scores, untrained
 from ...systems.tasks import ShapesTask, question_view, random_layouts
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['VERSION', 'GATE', 'TRAINING', 'NEW', 'UNSEEN', 'PAIRED', 'DEEP', 'GIVEN', 'PUBLISHED', 'CLONED', 'SEARCHED',
-           'BY_QUERY', 'REINFORCED', 'FINED', 'ONE', 'QUESTION', 'PICTURE', 'SCRATCH', 'MAIN', 'Params', 'true_answers',
-           'OneNetwork', 'n_parameters', 'one_network', 'RandomView', 'random_view', 'shapes_models', 'kept', 'data_of',
-           'run', 'missed', 'summary', 'headline', 'has', 'structure_claims', 'search_claims', 'leak_claims', 'claims',
-           'verdict']
+           'BY_QUERY', 'REINFORCED', 'FINED', 'ONE', 'QUESTION', 'PICTURE', 'SCRATCH', 'MAIN', 'KEY', 'Params',
+           'true_answers', 'OneNetwork', 'n_parameters', 'one_network', 'RandomView', 'random_view', 'shapes_models',
+           'kept', 'data_of', 'run', 'missed', 'summary', 'headline', 'has', 'structure_claims', 'search_claims',
+           'leak_claims', 'claims', 'verdict']
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-5
 VERSION = 1
@@ -189,6 +189,11 @@ def run(params: Params, log: Log) -> Result:
     return run_models(models, task, params, log, keep)
 
 # %% ../../../nbs/experiments/systems/shapes.ipynb #cell-28
+KEY = KeyScore("accuracy", "unseen queries", {"oracle": "oracle", "trivial": "majority",
+                                              "given": "layouts and words given",
+                                              "learned": "cloned, then search", "monolithic": "CNN + GRU"})
+
+
 def missed(frame: pd.DataFrame) -> list[str]: # rows that are not trained
     "The rows that do not do what they were trained on."
     return untrained(frame, "accuracy", TRAINING, GATE)

@@ -25,16 +25,17 @@ from ...routing.pools import MLPPool
 from ...routing.training import train
 from ...runs import Log, Result, param
 from ...systems.sketches import Errands, Sketched
-from ...systems.study import SystemParams, by_seed, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import (KeyScore, SystemParams, by_seed, chosen_models, score_rows, score_table, scores,
+                                 untrained)
 from ...training.checkpoint import load, save
 
 # %% auto #0
-__all__ = ['VERSION', 'PRACTICED', 'HELD', 'LONGEST', 'GATE', 'LENGTHS', 'ROWS', 'PARTS', 'COLORS', 'Params', 'shown_sketches',
-           'Setup', 'subpolicies', 'joint_policy', 'own_policies', 'make_policy', 'Row', 'Practice', 'learn', 'HeldOut',
-           'search', 'test_tasks', 'by_task', 'judge_policy', 'judge_untrained', 'filmed', 'rows_of', 'hidden', 'trial',
-           'resumed', 'one_seed', 'run', 'success', 'missed', 'modular_claims', 'joint_claims', 'independent_claims',
-           'worse_claims', 'hidden_claims', 'claims', 'verdict', 'summary', 'headline', 'moments', 'draw_world',
-           'craft_filmstrip']
+__all__ = ['VERSION', 'PRACTICED', 'HELD', 'LONGEST', 'GATE', 'LENGTHS', 'ROWS', 'KEY', 'PARTS', 'COLORS', 'Params',
+           'shown_sketches', 'Setup', 'subpolicies', 'joint_policy', 'own_policies', 'make_policy', 'Row', 'Practice',
+           'learn', 'HeldOut', 'search', 'test_tasks', 'by_task', 'judge_policy', 'judge_untrained', 'filmed',
+           'rows_of', 'hidden', 'trial', 'resumed', 'one_seed', 'run', 'success', 'missed', 'modular_claims',
+           'joint_claims', 'independent_claims', 'worse_claims', 'hidden_claims', 'claims', 'verdict', 'summary',
+           'headline', 'moments', 'draw_world', 'craft_filmstrip']
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #d225b6e5
 VERSION = 1
@@ -333,6 +334,10 @@ def success(frame, row: str, split: str = PRACTICED): # Series by seed
     return scores(frame, "success", split, row)
 
 # %% ../../../nbs/experiments/systems/sketches.ipynb #f70839ef
+KEY = KeyScore("success", HELD, {"oracle": "expert", "trivial": "wrong sketch", "given": "modular",
+                                 "learned": "sketch hidden", "monolithic": "joint"})
+
+
 def missed(frame) -> list[str]:
     "The rows that are not trained."
     return untrained(frame, "success", PRACTICED, GATE)

@@ -21,10 +21,10 @@ from ...routing.estimators import RoutingEstimator, make_estimator
 from ...routing.pools import MLPPool
 from ...routing.training import train
 from ...runs import Log, Result, param
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'MOVES', 'ROWS', 'HARD', 'LEARNED', 'PARTS',
+__all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'MOVES', 'ROWS', 'HARD', 'LEARNED', 'KEY', 'PARTS',
            'Params', 'Row', 'fixed_action', 'Problems', 'EveryProblem', 'make_controller', 'split_action',
            'LearnedModuleWorld', 'LearnedModule', 'make_policy', 'world_of', 'make_learner', 'success_by_task',
            'judge_act', 'episodes_needed', 'learn', 'trial', 'run', 'perfect', 'missed', 'history_claims',
@@ -256,6 +256,10 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), {}, {})
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #dc659996
+KEY = KeyScore("success", f"reverse, {LONG}", {"oracle": "scripted", "trivial": "always copy",
+                                               "learned": "policy gradient"})
+
+
 def perfect(frame, row: str, task: str): # Series by seed
     "Whether all tapes of five times the length are solved."
     return (scores(frame, "success", f"{task}, {LONG}", row) == 1).astype(float)

@@ -28,10 +28,11 @@ from ...routing.router import Router
 from ...routing.tabular import AGENTS
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import Model, SystemParams, by_seed, rollout_view, run_models, score_table, scores, untrained
+from ...systems.study import (KeyScore, Model, SystemParams, by_seed, rollout_view, run_models, score_table,
+                                 scores, untrained)
 
 # %% auto #0
-__all__ = ['VERSION', 'C', 'D', 'TRAIN', 'SEEN', 'SHOTS', 'FEW', 'GATE', 'REWARDED', 'PAIRS', 'SEEN_PAIRS', 'HELD_PAIRS',
+__all__ = ['VERSION', 'C', 'D', 'TRAIN', 'SEEN', 'SHOTS', 'FEW', 'GATE', 'REWARDED', 'PAIRS', 'SEEN_PAIRS', 'HELD_PAIRS', 'KEY',
            'OTHERS', 'LEARNED', 'Params', 'held', 'by_task', 'TaskRouting', 'modules', 'ByTask', 'OneNetwork', 'routed',
            'explained', 'learned_table', 'table_of', 'options', 'outputs', 'as_each', 'best_of', 'few_scores',
            'seen_scores', 'router_scores', 'true_maps', 'FromScratch', 'negative_error', 'random_table', 'plain_models',
@@ -338,6 +339,10 @@ def run(params: Params, log: Log) -> Result:
     return run_models(rows, task, params, log, kept)
 
 # %% ../../../nbs/experiments/systems/task_routing.ipynb #cell-31
+KEY = KeyScore("explained", "held-out tasks, k=4", {"oracle": "true maps", "trivial": "zero", "given": "given",
+                                                    "learned": "WPL", "monolithic": "new network"})
+
+
 def missed(frame) -> list[str]:
     "The rows that are not trained."
     return untrained(frame, "explained", TRAIN, GATE)

@@ -26,15 +26,15 @@ from ...routing.training import Batches, Minibatches, OneSeedBatches
 from ...runs import Log, Result, param
 from ...systems.mixture import MixtureLayer, TokenHead, TokenOutput, TokenTransformer, expert_usage
 from ...systems.mixture import routed_by_experts
-from ...systems.study import Model, SystemParams, run_models, scores, untrained
+from ...systems.study import KeyScore, Model, SystemParams, run_models, scores, untrained
 
 # %% auto #0
 __all__ = ['VERSION', 'ACTIVE', 'SIZE', 'GIVEN', 'TOP', 'FREE', 'SOFT', 'CHOICE', 'RANDOM', 'READ', 'ARROW', 'KNOWN', 'ROWS',
-           'SOURCE', 'HELD', 'SEEN', 'SIZES', 'KINDS', 'Passed', 'STRIP', 'TRAINED', 'WANTED', 'LOSSES', 'Params',
-           'rows_for', 'kind_of', 'Text', 'switching_text', 'given_text', 'cached_text', 'text_for', 'table', 'beliefs',
-           'best_reader', 'given_experts', 'transformer', 'dense_net', 'mixture_net', 'Untrained', 'oracles', 'models',
-           'passed', 'usage_scores', 'Reading', 'by_class', 'figures', 'run', 'missed', 'final_table', 'summary',
-           'headline', 'loss_claims', 'usage_claims', 'claims', 'told', 'verdict']
+           'SOURCE', 'HELD', 'SEEN', 'SIZES', 'KINDS', 'Passed', 'STRIP', 'KEY', 'TRAINED', 'WANTED', 'LOSSES',
+           'Params', 'rows_for', 'kind_of', 'Text', 'switching_text', 'given_text', 'cached_text', 'text_for', 'table',
+           'beliefs', 'best_reader', 'given_experts', 'transformer', 'dense_net', 'mixture_net', 'Untrained', 'oracles',
+           'models', 'passed', 'usage_scores', 'Reading', 'by_class', 'figures', 'run', 'missed', 'final_table',
+           'summary', 'headline', 'loss_claims', 'usage_claims', 'claims', 'told', 'verdict']
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-6
 VERSION = 1
@@ -377,6 +377,10 @@ def run(params: Params, log: Log) -> Result:
     return Result(short.reset_index(drop=True), shown | whole.tensors, whole.extra)
 
 # %% ../../../nbs/experiments/systems/token_experts.ipynb #cell-42
+KEY = KeyScore("excess", HELD, {"oracle": "best reader", "trivial": "unigram", "given": "languages given",
+                                "learned": "top-2, balanced", "monolithic": "dense, equal active width"})
+
+
 TRAINED = ("monolithic", "given", "learned", "ablation")
 
 
