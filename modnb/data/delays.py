@@ -69,19 +69,19 @@ def adding(
     marks = torch.zeros(n, length).scatter_(1, torch.cat([first, second], 1), 1.0)
     return Adding(torch.stack([values, marks], -1), (values * marks).sum(1))
 
-# %% ../../nbs/data/21_delays.ipynb #2aef1fdc
+# %% ../../nbs/data/21_delays.ipynb #5c2c5663
 CYCLES = (5, 7)
 STATES = sum(CYCLES)
 
 
 class Interleaved(NamedTuple):
     "Two processes that take turns."
-    x: Tensor # [N, T, 14] one-hot state, then one-hot cue for the next step
+    x: Tensor # [N, T, 14] one-hot state, or zeros if it is hidden; then one-hot cue for the next step
     target: Tensor # int [N, T], the next state
     process: Tensor # int [N, T], the process of the next step
     known: Tensor # bool [N, T], whether that process has been seen
 
-# %% ../../nbs/data/21_delays.ipynb #53b3a9f1
+# %% ../../nbs/data/21_delays.ipynb #01bc8214
 def positions(
     process: Tensor, # int [N, T], which moves
     start: Tensor, # int [N, 2]
@@ -99,6 +99,7 @@ def interleaved(
     generator: torch.Generator,
     steps: tuple[int, int] = (1, 1), # how far each process moves
     switch: float = 0.4, # probability that the other process moves next
+    shown: float = 1.0, # probability that a state is shown
 ) -> Interleaved:
     "Interleaved cycles. Raises `ValueError` naming `n` or `length`."
     check_counts(n=n, length=length)
@@ -107,8 +108,11 @@ def interleaved(
     process = torch.cat([first, (first + switched.cumsum(1)) % 2], 1)
     start = torch.stack([torch.randint(m, (n,), generator=generator) for m in CYCLES], 1)
     state = positions(process, start, steps)
-    known = F.one_hot(process, 2).cummax(1).values[:, :-1].gather(2, process[:, 1:, None]).squeeze(2) > 0
-    x = torch.cat([F.one_hot(state[:, :-1], STATES), F.one_hot(process[:, 1:], 2)], 2).float()
+    turns = F.one_hot(process, 2).cumsum(1)
+    known = turns[:, :-1].gather(2, process[:, 1:, None]).squeeze(2) > 0
+    new = turns.gather(2, process.unsqueeze(2))[:, :-1] == 1 # the first state of a process
+    seen = new | (torch.rand(n, length, 1, generator=generator) < shown)
+    x = torch.cat([F.one_hot(state[:, :-1], STATES) * seen, F.one_hot(process[:, 1:], 2)], 2).float()
     return Interleaved(x, state[:, 1:], process[:, 1:], known)
 
 # %% ../../nbs/data/21_delays.ipynb #7bdb8667

@@ -72,7 +72,7 @@ class Relaxed:
             left = left.masked_fill(weights.detach().unsqueeze(-2) > 0.5, -torch.inf)
         return total
 
-# %% ../../nbs/systems/19_activity.ipynb #c85fab63
+# %% ../../nbs/systems/19_activity.ipynb #e2f60a93
 class Outputs(NamedTuple):
     "What a network gives."
     out: Tensor # [R, B, last, n_outputs]
@@ -81,7 +81,7 @@ class Outputs(NamedTuple):
 
 
 def read_out(states: Tensor, weight: Tensor, bias: Tensor, last: int) -> Tensor: # [R, T, B, n], [R, n, m], [R, m]
-    "A linear map of the last states, [R, B, last, m]."
+    "A linear map of the last states, or of all, [R, B, last, m]."
     late = states[:, -last:]
     return (late.flatten(1, 2) @ weight + bias.unsqueeze(1)).unflatten(1, late.shape[1:3]).transpose(1, 2)
 
@@ -92,7 +92,7 @@ class UnitNet(nn.Module):
         n_inputs: int, # features of an input
         n_outputs: int,
         seeds: Sequence[int],
-        last: int, # steps at the end at which it writes
+        last: int = 0, # steps at the end at which it writes; 0: at all
         **options: Any, # of `RIMCell`
     ):
         super().__init__()
@@ -109,10 +109,10 @@ class UnitNet(nn.Module):
         out = read_out(states.hidden.flatten(-2), self.weight, self.bias, self.last)
         return Outputs(out, states.scores.transpose(1, 2), states.awake.transpose(1, 2))
 
-# %% ../../nbs/systems/19_activity.ipynb #9e6039e9
+# %% ../../nbs/systems/19_activity.ipynb #de33bb0c
 class LSTMNet(nn.Module):
     "An LSTM with an output, for each of several seeds; nobody chooses."
-    def __init__(self, n_inputs: int, n_outputs: int, seeds: Sequence[int], last: int, width: int):
+    def __init__(self, n_inputs: int, n_outputs: int, seeds: Sequence[int], last: int = 0, width: int = 64):
         super().__init__()
         self.seeds = list(seeds)
         self.last = last

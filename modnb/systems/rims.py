@@ -235,13 +235,13 @@ def weight_gradients(found: Trace, to: Gradients, w: UnitWeights) -> list: # of 
     qkv = torch.bmm(flat(own).mT, groups(to.qkv.flatten(3)).mT).view_as(w.qkv)
     return [*both, qkv, torch.bmm(groups(found.mixed.flatten(3)), flat(to.heard)).view_as(w.out)]
 
-# %% ../../nbs/systems/18_rims.ipynb #82065b15
+# %% ../../nbs/systems/18_rims.ipynb #ac142c06
 def new_gradients(key: Tensor, drive: Tensor, found: Trace) -> Gradients:
     "Room for the gradients of all steps."
     R, M, T, B, d = key.shape
     qkv = key.new_empty(R, M, found.qkv.shape[3], T, B)
-    gates = [torch.empty_like(drive) for _ in range(2)]
-    return Gradients(torch.empty_like(key), *gates, qkv, torch.empty_like(key))
+    gates = torch.empty_like(drive)
+    return Gradients(torch.empty_like(key), torch.empty_like(drive), gates, qkv, torch.empty_like(key))
 
 # %% ../../nbs/systems/18_rims.ipynb #7be0fa25
 class _Units(torch.autograd.Function):

@@ -24,12 +24,13 @@ from ...systems.study import SystemParams, chosen_models, score_rows, score_tabl
 
 # %% auto #0
 __all__ = ['VERSION', 'GATE', 'TASKS', 'TRAINED', 'LONG', 'NOT_SCORED', 'UNITS', 'ROWS', 'MAIN', 'ESTIMATED', 'NETWORKS', 'PARTS',
-           'Params', 'copying_rows', 'cycle_rows', 'training_rows', 'test_rows', 'remembered', 'from_last_input',
-           'accuracy', 'Row', 'chosen_rows', 'make_net', 'make_learner', 'stacked', 'seeds_of', 'tests_of', 'judged',
-           'learn', 'awake_rows', 'final_rows', 'trial', 'run', 'missed', 'at_long', 'cost', 'gap_claims',
-           'estimator_claims', 'cycle_claims', 'claims', 'verdict', 'at_guess', 'table', 'summary', 'headline']
+           'Params', 'copying_rows', 'cycle_rows', 'training_rows', 'copying_tests', 'cycle_tests', 'test_rows',
+           'remembered', 'from_last_input', 'accuracy', 'Row', 'chosen_rows', 'make_net', 'make_learner', 'stacked',
+           'seeds_of', 'tests_of', 'judged', 'learn', 'awake_rows', 'final_rows', 'trial', 'run', 'missed', 'at_long',
+           'cost', 'gap_claims', 'estimator_claims', 'cycle_claims', 'claims', 'verdict', 'at_guess', 'table',
+           'summary', 'headline']
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #ef0e657d
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #04cd9f64
 VERSION = 1
 GATE = 0.99 # least accuracy as trained
 TASKS = ("copying", "cycles")
@@ -53,7 +54,8 @@ class Params(SystemParams):
     alphabet: int = param(4, "different symbols", min=2)
     gap: int = param(4, "longest gap in training", min=1)
     length: int = param(12, "predictions in a sequence of cycles", min=2)
-    width: int = param(16, "features of a unit", min=1)
+    shown: float = param(0.5, "share of states of cycles that are shown", min=0, max=1)
+    width: int = param(24, "features of a unit", min=1)
 
     presets = {
         "quick": dict(rows=("all",), steps=1200, batch_size=32, every=50, examples=1024, tests=200, seeds=5),
@@ -61,62 +63,82 @@ class Params(SystemParams):
                       symbols=10, alphabet=8, gap=50, length=40, width=100, seeds=10),
     }
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #0412bfca
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #cfbdef66
 def copying_rows(n: int, gap: int, length: int, params: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    "Inputs and targets of copying over one gap, with blanks before it up to a length."
+    "Inputs and targets of copying over one gap, with blanks after it up to a length."
     drawn = copying(n, params.symbols, params.alphabet, gap, generator)
-    tokens = F.pad(drawn.tokens, (length - drawn.tokens.shape[1], 0))
-    return F.one_hot(tokens, params.alphabet + 2).float(), drawn.recall
+    asked = F.pad(drawn.recall, (params.symbols + gap, 0), value=NOT_SCORED)
+    more = length - asked.shape[1]
+    x = F.one_hot(F.pad(drawn.tokens, (0, more)), params.alphabet + 2).float()
+    return x, F.pad(asked, (0, more), value=NOT_SCORED)
 
 
-def cycle_rows(n: int, params: Any, generator: torch.Generator, steps=(1, 1), only: int | None = None) -> tuple:
-    "Inputs and targets of cycles; `only`: one process is scored."
-    drawn = interleaved(n, params.length, generator, steps)
+def cycle_rows(
+    n: int, length: int, params: Any, generator: torch.Generator,
+    steps: tuple[int, int] = (1, 1), # of each process
+    only: int | None = None, # one process is scored
+) -> tuple[Tensor, Tensor]:
+    "Inputs and targets of cycles."
+    drawn = interleaved(n, length, generator, steps, shown=params.shown)
     scored = drawn.known if only is None else drawn.known & (drawn.process == only)
     return drawn.x, drawn.target.masked_fill(~scored, NOT_SCORED)
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #be1729fc
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #baca40fa
 def training_rows(task: str, n: int, params: Any, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     "What rows are trained on. Raises `ValueError` naming `tasks`."
     check_choice("tasks", task, TASKS)
-    if task == "cycles": return cycle_rows(n, params, generator)
+    if task == "cycles": return cycle_rows(n, params.length, params, generator)
     length = 2 * params.symbols + params.gap
     counts = [len(part) for part in torch.arange(n).tensor_split(params.gap)]
     each = [copying_rows(count, gap + 1, length, params, generator) for gap, count in enumerate(counts)]
     return torch.cat([x for x, _ in each]), torch.cat([y for _, y in each])
 
 
-def test_rows(task: str, params: Any, seed: int) -> dict[str, tuple[Tensor, Tensor]]: # split -> inputs, targets
-    "What rows are judged by; the splits of cycles differ in nothing but the change."
-    def drawn(make: Callable, *args, **options): return make(*args, generator=torch.Generator().manual_seed(5_000 + seed), **options)
-    found = {TRAINED[task]: drawn(training_rows, task, params.tests, params)}
-    if task == "copying":
-        for times in (2, 5, 10):
-            gap = times * params.gap
-            found[f"copying, {times} times the gap"] = drawn(copying_rows, params.tests, gap, 2 * params.symbols + gap, params)
-        return found
-    for which, m in enumerate(CYCLES):
-        found[f"cycles, {m}-cycle"] = drawn(cycle_rows, params.tests, params, only=which)
-        steps = (1, 2) if which == 0 else (2, 1)
-        found[f"cycles, {m}-cycle, other changed"] = drawn(cycle_rows, params.tests, params, steps=steps, only=which)
+def copying_tests(params: Any, seed: int) -> dict[str, tuple[Tensor, Tensor]]: # split -> inputs, targets
+    "Copying over gaps that are longer than in training."
+    found = {}
+    for times in (2, 5, 10):
+        gap = times * params.gap
+        generator = torch.Generator().manual_seed(5_000 + seed)
+        rows = copying_rows(params.tests, gap, 2 * params.symbols + gap, params, generator)
+        found[f"copying, {times} times the gap"] = rows
     return found
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #21abc114
+
+def cycle_tests(params: Any, seed: int) -> dict[str, tuple[Tensor, Tensor]]: # split -> inputs, targets
+    "One process scored, in sequences five times as long, as in training and after a change of the other one."
+    found = {}
+    for which, m in enumerate(CYCLES):
+        for end, steps in (("", (1, 1)), (", other changed", (1, 2) if which == 0 else (2, 1))):
+            generator = torch.Generator().manual_seed(6_000 + seed)
+            found[f"cycles, {m}-cycle{end}"] = cycle_rows(params.tests, 5 * params.length, params, generator, steps, which)
+    return found
+
+
+def test_rows(task: str, params: Any, seed: int) -> dict[str, tuple[Tensor, Tensor]]: # split -> inputs, targets
+    "What rows are judged by."
+    trained = training_rows(task, params.tests, params, torch.Generator().manual_seed(4_000 + seed))
+    return {TRAINED[task]: trained} | (copying_tests if task == "copying" else cycle_tests)(params, seed)
+
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #3e55cd1b
 def remembered(task: str, x: Tensor, y: Tensor) -> Tensor: # int as y
     "What a perfect memory says."
     if task == "copying":
         shown = x.argmax(-1)
-        first = (shown > 0).long().argmax(1, keepdim=True)
-        return shown.gather(1, first + torch.arange(y.shape[1])) - 1
+        symbols = int((shown[0] > 0).sum()) - 1
+        since = torch.arange(y.shape[1]) - x[..., -1].argmax(1, keepdim=True) - 1 # the marker
+        return shown.gather(1, since.clamp(0, symbols - 1)) - 1
     sizes, starts = torch.tensor(CYCLES), torch.tensor([0, CYCLES[0]])
     last = torch.zeros(len(x), 2, dtype=torch.int64)
+    process = (x[:, 0, CYCLES[0] : STATES].sum(1) > 0).long().unsqueeze(1) # that moves
     found = []
     for seen in x.unbind(1):
-        state, cue = seen[:, :STATES].argmax(-1), seen[:, STATES:].argmax(-1)
-        process = (state >= CYCLES[0]).long().unsqueeze(1)
-        last = last.scatter(1, process, state.unsqueeze(1) - starts[process])
-        found.append((last.gather(1, cue.unsqueeze(1)).squeeze(1) + 1) % sizes[cue] + starts[cue])
-    return torch.stack(found, 1)
+        moved = (last.gather(1, process) + 1) % sizes[process]
+        shown = seen[:, :STATES].argmax(1, keepdim=True) - starts[process]
+        last = last.scatter(1, process, torch.where(seen[:, :STATES].any(1, keepdim=True), shown, moved))
+        process = seen[:, STATES:].argmax(1, keepdim=True)
+        found.append((last.gather(1, process) + 1) % sizes[process] + starts[process])
+    return torch.cat(found, 1)
 
 
 def from_last_input(task: str, x: Tensor, y: Tensor, generator: torch.Generator) -> Tensor: # int as y
@@ -125,7 +147,7 @@ def from_last_input(task: str, x: Tensor, y: Tensor, generator: torch.Generator)
     state, cue = x[..., :STATES].argmax(-1), x[..., STATES:].argmax(-1)
     size, start = torch.tensor(CYCLES)[cue], torch.tensor([0, CYCLES[0]])[cue]
     guess = (torch.rand(y.shape, generator=generator) * size).long()
-    same = (state >= CYCLES[0]).long() == cue
+    same = ((state >= CYCLES[0]).long() == cue) & x[..., :STATES].any(-1)
     return start + torch.where(same, (state - start + 1) % size, guess)
 
 
@@ -161,19 +183,20 @@ def chosen_rows(task: str, params: Any) -> list[str]:
     names = list(chosen_models(params.rows, ROWS)) # type: ignore[arg-type]
     return [name for name in names if task == "copying" or name not in ESTIMATED]
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #ff641787
-def make_net(name: str, n_inputs: int, n_outputs: int, last: int, params: Any) -> UnitNet | LSTMNet:
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #f5813892
+def make_net(name: str, n_inputs: int, n_outputs: int, params: Any) -> UnitNet | LSTMNet:
     "The network of a row, for all seeds of a run."
     row = ROWS[name]
     seeds = range(params.seed, params.seed + params.seeds)
     sizes = {"width": params.width, "key_width": params.width, "value_width": params.width,
              "head_width": max(params.width // 2, 1)}
-    if row.active: return UnitNet(n_inputs, n_outputs, seeds, last, units=UNITS, active=row.active, heads=row.heads, **sizes)
+    if row.active:
+        return UnitNet(n_inputs, n_outputs, seeds, units=UNITS, active=row.active, heads=row.heads, **sizes)
     width = UNITS * params.width
     if name == "LSTM, equal parameters":
-        twin = UnitNet(n_inputs, n_outputs, [0], last, units=UNITS, active=2, heads=1, **sizes)
+        twin = UnitNet(n_inputs, n_outputs, [0], units=UNITS, active=2, heads=1, **sizes)
         width = width_for(sum(p.numel() for p in twin.parameters()), n_inputs, n_outputs)
-    return LSTMNet(n_inputs, n_outputs, seeds, last, width)
+    return LSTMNet(n_inputs, n_outputs, seeds, width=width)
 
 
 def make_learner(name: str, net: UnitNet | LSTMNet, steps: int, params: Any) -> RoutingEstimator: # steps of a sequence
@@ -205,14 +228,14 @@ def judged(predict: Callable, task: str, params: Any) -> dict[int, dict]: # seed
     found = {split: accuracy(predict(x, y), y).tolist() for split, (x, y) in tests_of(task, params).items()}
     return {seed: {(split, "accuracy"): each[i] for split, each in found.items()} for i, seed in enumerate(seeds_of(params))}
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #3af735ad
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #eab5c30b
 def learn(name: str, task: str, params: Any, log: Log) -> tuple: # network; step, metric, seed, value
     "Train a row on all seeds, until the worst is above the gate."
     data = stacked([training_rows(task, params.examples, params, torch.Generator().manual_seed(1_000 + seed))
                     for seed in seeds_of(params)])
     x, y = data
     outputs = STATES if task == "cycles" else params.alphabet
-    net = make_net(name, x.shape[-1], outputs, y.shape[-1], params)
+    net = make_net(name, x.shape[-1], outputs, params)
     trained = tests_of(task, params)[TRAINED[task]]
     @torch.no_grad()
     def evaluate(step: int) -> dict:
