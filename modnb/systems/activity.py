@@ -136,7 +136,7 @@ def width_for(count: int, n_inputs: int, n_outputs: int) -> int:
     while 4 * width * (n_inputs + width + 1) + (width + 1) * n_outputs < count: width += 1
     return width
 
-# %% ../../nbs/systems/19_activity.ipynb #23863cfb
+# %% ../../nbs/systems/19_activity.ipynb #cefd5ab3
 class UniformUnits:
     "Uniform routings of T steps, for buffers: K different units at each."
     def __init__(self, law: PlackettLuce, steps: int):
@@ -148,7 +148,7 @@ class UniformUnits:
         race = torch.rand(*shape, self.steps, self.law.n_modules, generator=generator)
         return race.topk(self.law.k).indices
 
-
+# %% ../../nbs/systems/19_activity.ipynb #0cfb3ec2
 class ActivityCandidates(IntegerRoutings):
     "Who is awake in each example of a minibatch [R, B]; a routing is an int tensor [T, K] of different units."
     slot = 2
@@ -212,7 +212,7 @@ class ActivityCandidates(IntegerRoutings):
         if how == "straight-through": return self.run(Relaxed(gate, self.net.law.k))[0][0]
         raise ValueError(f"how: {how!r} given; units are awake or not, use 'straight-through'")
 
-
+# %% ../../nbs/systems/19_activity.ipynb #95ee6878
 class ActivityView:
     "From a minibatch, x [R, B, T, n] and y [R, B, ...], to its candidates."
     def __init__(self,
