@@ -161,7 +161,7 @@ def accuracy(predicted: Tensor, y: Tensor) -> Tensor: # [R, N, last], int as pre
     scored = y != NOT_SCORED
     return ((predicted == y) & scored).sum((1, 2)) / scored.sum((1, 2))
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #70f2df4b
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #ba7464b0
 @dataclass(frozen=True)
 class Row:
     "A row of the comparison."
@@ -177,7 +177,8 @@ ROWS = {"perfect memory": Row("oracle"), "guesses": Row("random"), "memoryless":
         "2 of 4": Row("learned", 2), "4 of 4": Row("ablation", 4), "no communication": Row("ablation", 2, 0),
         "LSTM, equal parameters": Row("monolithic"), "LSTM, equal width": Row("monolithic"),
         "straight-through": Row("learned", 2, estimator="gumbel"),
-        "REINFORCE": Row("learned", 2, estimator="reinforce"), "EM": Row("learned", 2, estimator="kirsch_em")}
+        "REINFORCE": Row("learned", 2, estimator="reinforce"),
+        "EM": Row("learned", 2, estimator="kirsch_em")}
 MAIN = ("2 of 4", "4 of 4", "no communication", "LSTM, equal parameters", "LSTM, equal width")
 ESTIMATED = ("straight-through", "REINFORCE", "EM")
 NETWORKS = (*MAIN, *ESTIMATED)
@@ -231,7 +232,7 @@ def judged(predict: Callable, task: str, params: Any) -> dict[int, dict]: # seed
     return {seed: {(split, "accuracy"): each[i] for split, each in found.items()}
             for i, seed in enumerate(seeds_of(params))}
 
-# %% ../../../nbs/experiments/systems/mechanisms.ipynb #bce7e9e8
+# %% ../../../nbs/experiments/systems/mechanisms.ipynb #8f42cd27
 def learn(name: str, task: str, params: Any, log: Log) -> tuple: # network; step, metric, seed, value
     "Train a row on all seeds, until the worst is above the gate."
     data = stacked([training_rows(task, params.examples, params, torch.Generator().manual_seed(1_000 + seed))
