@@ -30,14 +30,15 @@ def next_usage(
     written = written.detach()
     return (usage + written - usage * written) * (1 - free * read).prod(-2)
 
-# %% ../../nbs/systems/20_dnc.ipynb #e81ba9af
+# %% ../../nbs/systems/20_dnc.ipynb #0f703596
 def allocation(
     usage: Tensor, # [..., N] in 0 to 1
     eps: float = 1e-6, # least usage
 ) -> Tensor: # [..., N]
     "Address of free cells."
     u = eps + (1 - eps) * usage
-    mine, other = u.unsqueeze(-1), u.unsqueeze(-2)
+    mine = u.unsqueeze(-1)
+    other = u.unsqueeze(-2)
     earlier = torch.ones(u.shape[-1], u.shape[-1], dtype=torch.bool, device=u.device).tril(-1)
     before = (other < mine) | ((other == mine) & earlier)
     return (1 - u) * torch.where(before, other.log(), 0).sum(-1).exp()

@@ -23,7 +23,7 @@ from ..routing.router import Router, across
 __all__ = ['CONTROLLERS', 'Memory', 'content_weights', 'shifted', 'sharpened', 'Addressing', 'Controller', 'Turns', 'NTM',
            'CellPool', 'cell_layer', 'RoutedMemory']
 
-# %% ../../nbs/systems/19_memory.ipynb #42b47781
+# %% ../../nbs/systems/19_memory.ipynb #3a3db31e
 @dataclass(frozen=True)
 class Memory:
     "A memory of equal cells. Raises `ValueError` naming `cells` or `width`."
@@ -45,7 +45,12 @@ class Memory:
         "What H heads read."
         return w @ memory
 
-    def write(self, memory: Tensor, w: Tensor, erase: Tensor, add: Tensor) -> Tensor: # [..., N, W], [..., N], [..., W] twice
+    def write(self,
+        memory: Tensor, # [..., N, W]
+        w: Tensor, # [..., N] address
+        erase: Tensor, # [..., W] in 0 to 1
+        add: Tensor, # [..., W]
+    ) -> Tensor: # [..., N, W]
         "The memory after one head has written."
         w = w.unsqueeze(-1)
         return memory * (1 - w * erase.unsqueeze(-2)) + w * add.unsqueeze(-2)
