@@ -20,8 +20,8 @@ from ..routing.pools import Pool
 from ..routing.router import Router, across
 
 # %% auto #0
-__all__ = ['CONTROLLERS', 'Memory', 'content_weights', 'shifted', 'sharpened', 'Addressing', 'Controller', 'Turns', 'NTM',
-           'CellPool', 'cell_layer', 'RoutedMemory']
+__all__ = ['CONTROLLERS', 'Memory', 'content_weights', 'shifted', 'sharp_scores', 'sharpened', 'Addressing', 'Controller',
+           'Turns', 'NTM', 'CellPool', 'cell_layer', 'RoutedMemory']
 
 # %% ../../nbs/systems/19_memory.ipynb #3a3db31e
 @dataclass(frozen=True)
@@ -77,16 +77,21 @@ def shifted(
     moved = torch.stack([w.roll(r, -1) for r in range(-reach, reach + 1)], -1)
     return (moved @ kernel.unsqueeze(-1)).squeeze(-1)
 
-# %% ../../nbs/systems/19_memory.ipynb #10ec057f
-def sharpened(
+# %% ../../nbs/systems/19_memory.ipynb #32c8b10d
+def sharp_scores(
     w: Tensor, # [..., N], 0 or above
     power: Tensor, # [..., 1], 1 or above
     eps: float = 1e-8, # added to every weight
-) -> Tensor: # [..., N], sums to 1
-    "Addresses made sharp."
-    return (power * (w + eps).log()).softmax(-1)
+) -> Tensor: # [..., N], finite
+    "Scores of which sharpened addresses are the softmax."
+    return power * (w + eps).log()
 
-# %% ../../nbs/systems/19_memory.ipynb #d74736c3
+
+def sharpened(w: Tensor, power: Tensor) -> Tensor: # [..., N], [..., 1] -> [..., N], sums to 1
+    "Addresses made sharp."
+    return sharp_scores(w, power).softmax(-1)
+
+# %% ../../nbs/systems/19_memory.ipynb #6de1ac5d
 class Addressing(nn.Module):
     "From the state of a controller and the addresses before to new addresses. Raises `ValueError` naming a count."
     def __init__(self,
@@ -109,12 +114,16 @@ class Addressing(nn.Module):
         if reach:
             with torch.no_grad(): self.linear.bias.view(heads, -1)[:, sum(self.sizes[:4]) + reach + 1] += lean
 
-    def forward(self, h: Tensor, memory: Tensor, before: Tensor) -> Tensor: # [B, n], [B, N, W], [B, H, N] -> [B, H, N]
+    def scores(self, h: Tensor, memory: Tensor, before: Tensor) -> Tensor: # [B, n], [B, N, W], [B, H, N] -> [B, H, N]
+        "Scores of which the new addresses are the softmax: those of a router."
         key, strength, gate, power, kernel = self.linear(h).unflatten(-1, (self.heads, -1)).split(self.sizes, -1)
         w = content_weights(memory, key.tanh(), F.softplus(strength))
         w = before + gate.sigmoid() * (w - before)
         if self.reach: w = shifted(w, kernel.softmax(-1))
-        return sharpened(w, 1 + F.softplus(power))
+        return sharp_scores(w, 1 + F.softplus(power))
+
+    def forward(self, h: Tensor, memory: Tensor, before: Tensor) -> Tensor: # as `scores`, sums to 1
+        return self.scores(h, memory, before).softmax(-1)
 
 # %% ../../nbs/systems/19_memory.ipynb #b7379e0d
 CONTROLLERS = ("feedforward", "lstm")
@@ -225,7 +234,7 @@ def cell_layer(
     router.scorers[0] = nn.Identity()
     return ModularLayer(CellPool(cells), router)
 
-# %% ../../nbs/systems/19_memory.ipynb #7ee2f185
+# %% ../../nbs/systems/19_memory.ipynb #ab27d9c3
 class RoutedMemory(nn.Module):
     "Writes n vectors and reads them back; heads are layers over cells, to be routed by a `Composition`."
     def __init__(self,
@@ -248,7 +257,7 @@ class RoutedMemory(nn.Module):
     def act(self, head: int, x: Tensor, m: Tensor, w: Tensor, r: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         "State of the controller, what a head reads, and its address, after an input [B, bits + 1]."
         h = self.controller(torch.cat([x, r], -1), self.controller.start(x))[0]
-        scores = self.addressings[head](h, m, w.unsqueeze(1)).squeeze(1).log()
+        scores = self.addressings[head].scores(h, m, w.unsqueeze(1)).squeeze(1)
         read, w = self.heads[head](m, self.memory.places(x), sees=scores)
         return h, read, w
 
