@@ -242,7 +242,7 @@ def use_claims(frame) -> list[Claim]:
                   "right bits, trained less twice the length, REINFORCE", "<= 0.1",
                   right(frame, "REINFORCE") - right(frame, "REINFORCE", LONG), "mean", ORACLE)]
 
-# %% ../../../nbs/experiments/systems/addressing.ipynb #55039042
+# %% ../../../nbs/experiments/systems/addressing.ipynb #f73a2edb
 PARTS = ((order_claims, (*ORACLE, "soft", "REINFORCE", "truncated EM", "straight-through")),
          (use_claims, (*ORACLE, "soft", "REINFORCE")))
 
@@ -261,7 +261,7 @@ def order(
     found = {}
     for name in [row for row in frame.function.unique() if ROWS[row].leans == leans and ROWS[row].role in COMPARED]:
         updates = scores(frame, "updates", TRAINED, name)
-        found[name] = [*interval(right(frame, name)), *interval(updates)]
+        found[name] = [*interval(right(frame, name).to_numpy()), *interval(updates.to_numpy())]
     columns = ["right", "low", "high", "updates", "fewest", "most"]
     table = pd.DataFrame.from_dict(found, "index", columns=columns)
     return table.sort_values(["right", "updates"], ascending=[False, True])
