@@ -23,11 +23,11 @@ from ...routing.stacked import Stacked
 from ...routing.training import Minibatches, train
 from ...runs import Log, Result, param
 from ...systems.memory import Memory, RoutedMemory
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'TRAINED', 'LONG', 'SOFT', 'GATE', 'ENOUGH', 'ROWS', 'LEARNED', 'COMPARED', 'ORACLE', 'PARTS', 'Params',
-           'Row', 'make_nets', 'for_length', 'draw_lists', 'make_data', 'make_view', 'right_bits', 'judged',
+__all__ = ['VERSION', 'TRAINED', 'LONG', 'SOFT', 'GATE', 'ENOUGH', 'ROWS', 'LEARNED', 'COMPARED', 'KEY', 'ORACLE', 'PARTS',
+           'Params', 'Row', 'make_nets', 'for_length', 'draw_lists', 'make_data', 'make_view', 'right_bits', 'judged',
            'fixed_answers', 'updates_needed', 'train_row', 'path_of', 'row_frames', 'run', 'right', 'missed',
            'order_claims', 'use_claims', 'claims', 'order', 'verdict', 'summary', 'headline']
 
@@ -210,6 +210,10 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), tensors, {})
 
 # %% ../../../nbs/experiments/systems/addressing.ipynb #caf9fe6d
+KEY = KeyScore("right", "2 times as long", {"oracle": "given addresses", "trivial": "last vector",
+                                            "learned": "soft"})
+
+
 def right(frame, row: str, split: str = TRAINED): # Series by seed
     "The share of right bits."
     return scores(frame, "right", split, row)

@@ -19,15 +19,15 @@ from ...models.recurrent import LSTMClassifier
 from ...runs import Log, Result, param
 from ...systems.dnc import DNC
 from ...systems.memory import NTM, Memory
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
 from ...training.ensembles import fit_ensemble
 from ...training.fit import in_mode
 
 # %% auto #0
-__all__ = ['VERSION', 'TRAINED', 'TIMES', 'LONG', 'GATE', 'TASKS', 'ROWS', 'PARTS', 'Params', 'Row', 'make_ntm', 'make_dnc',
-           'SequenceLSTM', 'make_lstm', 'problems', 'draw_lists', 'Practice', 'splits', 'judged', 'fixed_answer',
-           'copy_loss', 'evaluation', 'train_row', 'addresses_of', 'row_frames', 'run', 'wrong', 'missed',
-           'length_claims', 'repeat_claims', 'claims', 'verdict', 'summary', 'headline']
+__all__ = ['VERSION', 'TRAINED', 'TIMES', 'LONG', 'GATE', 'TASKS', 'ROWS', 'KEY', 'PARTS', 'Params', 'Row', 'make_ntm',
+           'make_dnc', 'SequenceLSTM', 'make_lstm', 'problems', 'draw_lists', 'Practice', 'splits', 'judged',
+           'fixed_answer', 'copy_loss', 'evaluation', 'train_row', 'addresses_of', 'row_frames', 'run', 'wrong',
+           'missed', 'length_claims', 'repeat_claims', 'claims', 'verdict', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #ada1019a
 VERSION = 1
@@ -234,6 +234,10 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), tensors, {})
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #a40b8f27
+KEY = KeyScore("right", "2 times as long", {"oracle": "perfect", "trivial": "last item", "learned": "NTM",
+                                            "monolithic": "LSTM"})
+
+
 def wrong(frame, row: str, split: str): # Series by seed
     "The share of wrong bits."
     return 1 - scores(frame, "right", split, row)

@@ -21,10 +21,10 @@ from ...routing.training import Minibatches, train
 from ...runs import Log, Result, param
 from ...runs.params import seeds_of
 from ...systems.activity import ActivityView, LSTMNet, SeedStack, TopActivity, UnitNet, width_for
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'TASKS', 'TRAINED', 'LONG', 'NOT_SCORED', 'UNITS', 'ROWS', 'MAIN', 'ESTIMATED', 'NETWORKS',
+__all__ = ['VERSION', 'GATE', 'TASKS', 'TRAINED', 'LONG', 'NOT_SCORED', 'UNITS', 'ROWS', 'MAIN', 'ESTIMATED', 'NETWORKS', 'KEY',
            'MEASURE', 'PARTS', 'Params', 'copying_rows', 'cycle_rows', 'training_rows', 'copying_tests', 'cycle_tests',
            'test_rows', 'remembered', 'from_last_input', 'accuracy', 'Row', 'chosen_rows', 'make_net', 'make_learner',
            'stacked', 'tests_of', 'judged', 'learn', 'awake_rows', 'final_rows', 'trial', 'run', 'missed', 'at_long',
@@ -298,7 +298,12 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), {}, {})
 
 # %% ../../../nbs/experiments/systems/mechanisms.ipynb #4e6142df
-def missed(frame, task: str) -> list[str]:
+KEY = KeyScore("accuracy", "copying, 10 times the gap", {"oracle": "perfect memory", "trivial": "memoryless",
+                                                         "learned": "2 of 4",
+                                                         "monolithic": "LSTM, equal parameters"})
+
+
+def missed(frame, task: str = "copying") -> list[str]:
     "The rows that are not trained on a task."
     there = frame[frame.layer == TRAINED[task]]
     return untrained(frame, "accuracy", TRAINED[task], GATE) if len(there) else []
