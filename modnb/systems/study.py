@@ -150,12 +150,12 @@ def train_model(
         curve = made.log.to_frame()
     return net.eval(), curve[["step", "metric", "value"]]
 
-# %% ../../nbs/systems/06_study.ipynb #cell-20
+# %% ../../nbs/systems/06_study.ipynb #5a787653
 def chosen_models(rows: Sequence[str], models: Mapping[str, Model]) -> dict[str, Model]:
     "The rows that a run trains. Raises `ValueError` naming `rows`."
-    if tuple(rows) == ("all",): return dict(models)
+    if not rows: raise ValueError(f"rows: none given; choose some of {', '.join(map(repr, models))}, or 'all'")
     for row in rows: check_choice("rows", row, (*models, "all"))
-    return {row: models[row] for row in rows}
+    return dict(models) if "all" in rows else {row: models[row] for row in rows}
 
 
 def score_rows(scores: Mapping[tuple[str, str], float]) -> pd.DataFrame: # layer (the split), metric, value
@@ -247,7 +247,7 @@ def score_table(
     note = ["not trained" if row in missed else "" for row in table.index]
     return table.assign(role=roles.reindex(table.index), note=note).rename_axis(index=None)
 
-# %% ../../nbs/systems/06_study.ipynb #071b9829
+# %% ../../nbs/systems/06_study.ipynb #d68341e1
 @dataclass(frozen=True)
 class KeyScore:
     "What a study contributes to the comparison of all. Raises `ValueError` naming `rows`."
@@ -261,9 +261,10 @@ class KeyScore:
 
 
 def key_scores(frame: pd.DataFrame, key: KeyScore, missed: Sequence[str] = ()) -> pd.DataFrame: # a line for each role
-    "role, row, mean, low, high on the common scale, and whether the row is trained."
+    "Role, row, mean, low, high on the common scale; whether a row is trained. Raises `ValueError` if ends are equal."
     import pandas as pd
     low, high = (scores(frame, key.metric, key.split, key.rows[role]) for role in ("trivial", "oracle"))
+    if (low == high).any(): raise ValueError(f"key: oracle and trivial row have the same {key.metric!r} on {key.split!r}")
     listed = []
     for role, row in key.rows.items():
         if role in ("trivial", "oracle") or row not in set(frame.function): continue

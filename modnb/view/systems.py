@@ -177,7 +177,7 @@ def draw_question(tensors: dict[str, Tensor], network: str, q: int, m: int, axes
         else: _answer_bars(ax, of("log_p")[m].exp())
     for ax in axes[1 + len(steps):]: ax.axis("off")
 
-# %% ../../nbs/view/03_systems.ipynb #947d4590
+# %% ../../nbs/view/03_systems.ipynb #352b788a
 ROLE_COLORS = {"given": PALETTE[0], "learned": PALETTE[1], "monolithic": PALETTE[2]}
 
 
@@ -201,7 +201,7 @@ def role_chart(
         ax.axvline(x, color=GRAY, lw=0.8, ls=":")
         ax.annotate(name, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
     ax.set(yticks=range(len(scores)), yticklabels=list(scores), ylim=(len(scores) - 0.5, -0.5))
-    ax.set_xlim(least - 0.03, 1.1)
+    ax.set_xlim(least - 0.03, max(1.1, ax.dataLim.x1 + 0.03))
     ax.set_xlabel("score on problems that were not trained on")
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small")
     ax.spines[["top", "right"]].set_visible(False)

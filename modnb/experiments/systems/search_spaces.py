@@ -159,12 +159,12 @@ def searched_rows(
         found += [("curve", searcher, "regret", step, float(v)) for step, v in enumerate(regret, 1)]
     return found
 
-# %% ../../../nbs/experiments/systems/search_spaces.ipynb #2d17894d
+# %% ../../../nbs/experiments/systems/search_spaces.ipynb #e906c931
 def chosen_spaces(names: tuple[str, ...]) -> dict[str, Space]:
     "The spaces of a run. Raises `ValueError` naming `spaces`."
-    names = tuple(SPACES) if tuple(names) == ("all",) else names
+    if not names: raise ValueError(f"spaces: none given; choose some of {', '.join(map(repr, SPACES))}, or 'all'")
     for name in names: check_choice("spaces", name, (*SPACES, "all"))
-    return {name: Space(SPACES[name]()) for name in names}
+    return {name: Space(SPACES[name]()) for name in (SPACES if "all" in names else names)}
 
 # %% ../../../nbs/experiments/systems/search_spaces.ipynb #f155915d
 PARTS = ("table", "replay", "final", "curve")
