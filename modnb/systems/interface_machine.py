@@ -41,7 +41,7 @@ def action_factors(number: Tensor) -> Action: # int [*any]
     "What an action's number stands for."
     return Action(number // WRITES, number % WRITES)
 
-# %% ../../nbs/systems/23_interface_machine.ipynb #f02d2c7d
+# %% ../../nbs/systems/23_interface_machine.ipynb #937c031e
 class MachineState(NamedTuple):
     "B machines, at one moment of each."
     task: Tensor # int [B] a number of `TASKS`
@@ -50,7 +50,7 @@ class MachineState(NamedTuple):
     target: Tensor # int [B, N] output that is asked for, in the order in which it is written
     head: Tensor # int [B] cell of the head
     last: Action # int [B] each; at the start a move to the left without a symbol
-    count: Tensor # int [B] symbols that are written
+    written: Tensor # int [B] symbols so far
 
 
 def on_tapes(task: str, examples: Examples) -> tuple[Tensor, Tensor]: # int [B, N + 2], int [B, N]
@@ -64,12 +64,12 @@ def first_state(task: Tensor, length: Tensor, tape: Tensor, target: Tensor) -> M
     zero = torch.zeros_like(task)
     return MachineState(task, length, tape, target, head, Action(zero, zero), zero)
 
-# %% ../../nbs/systems/23_interface_machine.ipynb #6d00dc05
+# %% ../../nbs/systems/23_interface_machine.ipynb #3c81b85e
 def wrote(state: MachineState, write: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]: # int [B]
     "After a write: symbols written, int [B]; whether the last is wrong; whether all are done [B]; the reward [B]."
-    place = state.count.clamp(max=state.target.shape[1] - 1).unsqueeze(1)
+    place = state.written.clamp(max=state.target.shape[1] - 1).unsqueeze(1)
     right = write - 1 == state.target.gather(1, place).squeeze(1)
-    count = state.count + (write > 0)
+    count = state.written + (write > 0)
     complete = right & (count == state.length)
     reward = right / state.length + complete
     return count, (write > 0) & ~right, complete, reward
@@ -124,7 +124,7 @@ class InterfaceWorld:
         done = action_factors(action)
         count, wrong, complete, reward = wrote(state, done.write)
         head = (state.head + 2 * done.move - 1).clamp(min=0).minimum(state.length + 1)
-        return state._replace(head=head, last=done, count=count), reward, wrong | complete
+        return state._replace(head=head, last=done, written=count), reward, wrong | complete
 
 # %% ../../nbs/systems/23_interface_machine.ipynb #1f7d82db
 def scripted(see: Tensor, task: Tensor) -> Tensor: # [B, 15], int [B] -> int [B]

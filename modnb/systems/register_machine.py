@@ -101,7 +101,7 @@ def wires_of(law: Law, scores: Tensor, how: str = "soft") -> Tensor: # [B, slots
     if how == "soft": return law.counts(scores)
     return hot(law.mode(scores), law.n_modules).any(-2).to(scores.dtype)
 
-# %% ../../nbs/systems/22_register_machine.ipynb #deee7269
+# %% ../../nbs/systems/22_register_machine.ipynb #5dd31d58
 class RegisterMachine(nn.Module):
     "A neural random-access machine. Raises `ValueError` naming an argument."
     def __init__(self,
@@ -126,7 +126,8 @@ class RegisterMachine(nn.Module):
         zero = torch.zeros_like(memory[:, : self.registers])
         return F.one_hot(zero, memory.shape[-1]).to(cells.dtype), cells
 
-    def forward(self, memory: Tensor) -> Tensor: # int [B, R] -> log-probabilities [B, R] of what is in cell 0 at the end
+    def forward(self, memory: Tensor) -> Tensor: # int [B, R] -> [B, R]
+        "Log-probabilities of what is in cell 0 at the end."
         registers, cells = self.start(memory)
         h = c = registers.new_zeros(len(memory), self.cell.weight_hh.shape[1])
         for _ in range(self.steps):
