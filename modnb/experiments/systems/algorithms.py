@@ -38,7 +38,7 @@ __all__ = ['VERSION', 'TRAINED', 'TWICE', 'LONG', 'TIMES', 'ALL', 'ACCESS', 'MAC
            'gate_claims', 'machine_claims', 'register_claims', 'claims', 'headline', 'verdict', 'summary', 'place_of',
            'shared']
 
-# %% ../../../nbs/experiments/systems/algorithms.ipynb #97427f4e
+# %% ../../../nbs/experiments/systems/algorithms.ipynb #7f2338d0
 VERSION = 1
 TRAINED = "trained length"
 TWICE = "2 times as long"
@@ -78,7 +78,7 @@ class Params(SystemParams):
 
     presets = {
         "quick": dict(rows=("all",), steps=480, batch_size=32, every=60, samples=64, longest=10, maps=24, width=2,
-                      hidden=60, longer=6, reach=6, trials=1000, units=64, cells=6, circuits=400,
+                      hidden=60, longer=10, reach=6, trials=1000, units=64, cells=6, circuits=1200,
                       tests=200, seeds=5),
         "paper": dict(rows=("all",), steps=20_000, batch_size=32, every=1000, samples=128, longest=20, maps=24, width=4,
                       hidden=80, longer=5, reach=10, trials=5000, units=64, cells=10, circuits=4000,
@@ -428,7 +428,7 @@ def summary(result: Result):
     frame = result.frame
     return score_table(frame[frame.layer.str.startswith((ALL, ACCESS))], "outputs", missed(frame))
 
-# %% ../../../nbs/experiments/systems/algorithms.ipynb #141d8052
+# %% ../../../nbs/experiments/systems/algorithms.ipynb #b3def2b2
 def place_of(thing: Any) -> str:
     "Where a class or function of this package is."
     return f"{thing.__module__.removeprefix('modnb.')}.{thing.__qualname__}"
@@ -441,7 +441,7 @@ def shared() -> Any: # DataFrame, a row for each system
     router = machine.router
     listed = {
         "Neural GPU": ("nothing", "none", "none", "the gradient", "", place_of(NeuralGPU)),
-        "LSTM": ("nothing", "none", "none", "the gradient", "", place_of(ReadThenWrite)),
+        "LSTM": ("nothing", "none", "none", "the gradient", "", place_of(LSTMCell)),
         MACHINE: ("an action in each step", f"one per step of {InterfaceWorld.n_actions}", "categorical, drawn",
                   type(make_estimator("reinforce", StepView(make_controller(2, 0)))).__name__, place_of(StepView),
                   place_of(InterfaceWorld)),
