@@ -26,12 +26,12 @@ from ...runs import Log, Result, param
 from ...systems.interface_machine import InterfaceWorld, first_state, make_controller, on_tapes, scripted
 from ...systems.neural_gpu import NeuralGPU
 from ...systems.register_machine import RegisterMachine
-from ...systems.study import SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
 from ...training import fit_ensemble
 
 # %% auto #0
-__all__ = ['VERSION', 'TRAINED', 'TWICE', 'LONG', 'TIMES', 'ALL', 'ACCESS', 'MACHINE', 'REGISTERS', 'GATE', 'ROWS', 'PARTS',
-           'Params', 'ReadThenWrite', 'Row', 'neural_gpu', 'test_inputs', 'judge', 'baseline', 'token_loss',
+__all__ = ['VERSION', 'TRAINED', 'TWICE', 'LONG', 'TIMES', 'ALL', 'ACCESS', 'MACHINE', 'REGISTERS', 'GATE', 'ROWS', 'KEY',
+           'PARTS', 'Params', 'ReadThenWrite', 'Row', 'neural_gpu', 'test_inputs', 'judge', 'baseline', 'token_loss',
            'whole_outputs', 'train_networks', 'Trials', 'machine_answers', 'train_machine', 'test_lists',
            'judge_access', 'access_baseline', 'in_circuits', 'train_registers', 'scored_rows', 'network_rows',
            'machine_rows', 'register_rows', 'baseline_rows', 'rows_of', 'run', 'missed', 'perfect', 'length_claims',
@@ -351,6 +351,11 @@ def run(params: Params, log: Log) -> Result:
     return Result(pd.concat(frames, ignore_index=True), {}, {})
 
 # %% ../../../nbs/experiments/systems/algorithms.ipynb #7e639e10
+KEY = KeyScore("symbols", "all sequences, 2 times as long", {"oracle": "exact", "trivial": "simple rule",
+                                                             "learned": "interface machine",
+                                                             "monolithic": "LSTM"})
+
+
 def missed(frame) -> list[str]:
     "The rows that are not trained."
     found = untrained(frame, "symbols", f"{ALL}, {TRAINED}", GATE)
