@@ -247,7 +247,7 @@ def score_table(
     note = ["not trained" if row in missed else "" for row in table.index]
     return table.assign(role=roles.reindex(table.index), note=note).rename_axis(index=None)
 
-# %% ../../nbs/systems/06_study.ipynb #d68341e1
+# %% ../../nbs/systems/06_study.ipynb #90b6fdaa
 @dataclass(frozen=True)
 class KeyScore:
     "What a study contributes to the comparison of all. Raises `ValueError` naming `rows`."
@@ -264,7 +264,7 @@ def key_scores(frame: pd.DataFrame, key: KeyScore, missed: Sequence[str] = ()) -
     "Role, row, mean, low, high on the common scale; whether a row is trained. Raises `ValueError` if ends are equal."
     import pandas as pd
     low, high = (scores(frame, key.metric, key.split, key.rows[role]) for role in ("trivial", "oracle"))
-    if (low == high).any(): raise ValueError(f"key: oracle and trivial row have the same {key.metric!r} on {key.split!r}")
+    if (low == high).any(): raise ValueError(f"key: oracle and trivial row have equal {key.metric!r} on {key.split!r}")
     listed = []
     for role, row in key.rows.items():
         if role in ("trivial", "oracle") or row not in set(frame.function): continue
