@@ -88,7 +88,7 @@ def read_out(states: Tensor, weight: Tensor, bias: Tensor, last: int) -> Tensor:
 
 
 class UnitNet(nn.Module):
-    "Recurrent independent mechanisms with an output, for each of several seeds. Raises `ValueError` naming an argument."
+    "Recurrent independent mechanisms with an output, for each of several seeds. Raises `ValueError` naming one."
     def __init__(self,
         n_inputs: int, # features of an input
         n_outputs: int,
