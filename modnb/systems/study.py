@@ -247,7 +247,7 @@ def score_table(
     note = ["not trained" if row in missed else "" for row in table.index]
     return table.assign(role=roles.reindex(table.index), note=note).rename_axis(index=None)
 
-# %% ../../nbs/systems/06_study.ipynb #90b6fdaa
+# %% ../../nbs/systems/06_study.ipynb #d68341e1
 @dataclass(frozen=True)
 class KeyScore:
     "What a study contributes to the comparison of all. Raises `ValueError` naming `rows`."

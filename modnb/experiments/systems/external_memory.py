@@ -25,12 +25,12 @@ from ...training.fit import in_mode
 
 # %% auto #0
 __all__ = ['VERSION', 'TRAINED', 'TIMES', 'LONG', 'GATE', 'TASKS', 'ROWS', 'KEY', 'PARTS', 'Params', 'Row', 'make_ntm',
-           'make_dnc', 'SequenceLSTM', 'make_lstm', 'problems', 'draw_lists', 'Practice', 'splits', 'judged',
+           'make_dnc', 'SequenceLSTM', 'make_lstm', 'rate', 'problems', 'draw_lists', 'Practice', 'splits', 'judged',
            'fixed_answer', 'copy_loss', 'evaluation', 'train_row', 'addresses_of', 'row_frames', 'run', 'wrong',
            'missed', 'length_claims', 'repeat_claims', 'claims', 'verdict', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #ada1019a
-VERSION = 1
+VERSION = 2
 TRAINED = "trained lengths"
 TIMES = {"2 times as long": 2, "4 times as long": 4} # name of a split -> times the longest trained list
 LONG = "2 times as long"
@@ -56,7 +56,7 @@ class Params(SystemParams):
     tests: int = param(10, "test lists of each length", min=1)
 
     presets = {
-        "quick": dict(rows=("all",), steps=1000, every=50, batch_size=32, bits=4, longest=5, cells=32, width=8,
+        "quick": dict(rows=("all",), seed=10, steps=1000, every=50, batch_size=32, bits=4, longest=5, cells=32, width=8,
                       hidden=32, units=64, copies=3, tests=100, seeds=5),
         "paper": dict(rows=("all",), steps=30_000, every=500, batch_size=32, lr=1e-3, bits=8, longest=20, cells=128,
                       width=20, hidden=100, units=256, copies=10, tests=100, seeds=10),
@@ -70,6 +70,7 @@ class Row:
     build: Callable | None = None # inputs, outputs, params, seed -> network; None: it is not trained
     task: str = "copy" # one of `TASKS`
     longer: int = 1 # times the updates that the settings say
+    falls: bool = False # the rate falls to 0 in the second half
     options: Mapping[str, Any] = field(default_factory=dict) # of the network
 
 
@@ -95,7 +96,13 @@ ROWS = {"perfect": Row("oracle"), "coin": Row("random"), "last item": Row("trivi
         "LSTM": Row("monolithic", make_lstm, longer=2), "NTM": Row("learned", make_ntm),
         "NTM without moves": Row("ablation", make_ntm, options={"reach": 0}),
         "LSTM, repeated": Row("monolithic", make_lstm, "repeat", 2),
-        "DNC, repeated": Row("learned", make_dnc, "repeat", 2)}
+        "DNC, repeated": Row("learned", make_dnc, "repeat", 4, True)}
+
+
+def rate(row: Row, params: Any) -> Callable[[int], float]: # updates done -> rate
+    "The learning rate of a row."
+    steps = params.steps * row.longer
+    return lambda i: params.lr * (min(1.0, 2 * (1 - i / steps)) if row.falls else 1.0)
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #8bd52489
 def problems(task: str, params: Any) -> list[tuple[int, int]]: # (vectors, copies)
@@ -187,9 +194,9 @@ def train_row(name: str, seeds: list[int], params: Any, log: Log) -> tuple: # ne
     streams = [Practice(row.task, seed, params) for seed in seeds]
     measures = [evaluation(row.task, seed, params) for seed in seeds]
     group = 1 if row.build is make_lstm else len(nets)
-    made = fit_ensemble(nets, streams, copy_loss, params.steps * row.longer, lr=params.lr, clip=10.0, evaluate=measures,
-                        every=params.every, checkpoint=log.path(f"{name}.pt"), checkpoint_every=5 * params.every,
-                        callbacks=[log.callback(name)], group=group)
+    made = fit_ensemble(nets, streams, copy_loss, params.steps * row.longer, lr=rate(row, params), clip=10.0,
+                        evaluate=measures, every=params.every, checkpoint=log.path(f"{name}.pt"),
+                        checkpoint_every=5 * params.every, callbacks=[log.callback(name)], group=group)
     curve = made.history
     return made.nets, curve.assign(seed=curve.member.map(dict(enumerate(seeds))))
 
