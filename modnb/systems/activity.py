@@ -73,7 +73,7 @@ class Relaxed:
             left = left.masked_fill(weights.detach().unsqueeze(-2) > 0.5, -torch.inf)
         return total
 
-# %% ../../nbs/systems/19_activity.ipynb #f2e6b0fb
+# %% ../../nbs/systems/19_activity.ipynb #23c739d2
 class Outputs(NamedTuple):
     "What a network gives."
     out: Tensor # [R, B, last, n_outputs]
@@ -88,7 +88,7 @@ def read_out(states: Tensor, weight: Tensor, bias: Tensor, last: int) -> Tensor:
 
 
 class UnitNet(nn.Module):
-    "Recurrent independent mechanisms with an output, for several seeds. Raises `ValueError` naming an argument."
+    "Recurrent independent mechanisms with an output, for each of several seeds. Raises `ValueError` naming one."
     def __init__(self,
         n_inputs: int, # features of an input
         n_outputs: int,
