@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['ROLES', 'SystemParams', 'rollout_view', 'Model', 'SystemTask', 'Pairs', 'likelihood_loss', 'scores_of',
-           'train_routed', 'train_model', 'chosen_models', 'score_rows', 'one_trial', 'run_models', 'joined', 'by_seed',
-           'scores', 'untrained', 'score_table', 'KeyScore', 'key_scores']
+__all__ = ['ROLES', 'SystemParams', 'BySeedParams', 'rollout_view', 'Model', 'SystemTask', 'Pairs', 'likelihood_loss',
+           'scores_of', 'train_routed', 'train_model', 'chosen_models', 'score_rows', 'one_trial', 'run_models',
+           'joined', 'by_seed', 'scores', 'untrained', 'score_table', 'KeyScore', 'key_scores']
 
 # %% ../../nbs/systems/06_study.ipynb #cell-6
 class SystemParams(SeedParams, DeviceParams, ThreadParams):
@@ -44,6 +44,10 @@ class SystemParams(SeedParams, DeviceParams, ThreadParams):
     lr: float = param(3e-3, "learning rate (Adam)", min=0)
     samples: int = param(4, "routings that are drawn per example, where a row draws", min=1)
     every: int = param(10, "updates between measurements", min=1)
+
+
+class BySeedParams(SystemParams):
+    "Settings of an experiment whose `run` is decorated with `by_seed`."
     processes: int = param(1, "processes that train seeds side by side", min=1, signed=False)
 
 # %% ../../nbs/systems/06_study.ipynb #cell-9
@@ -202,7 +206,7 @@ def joined(results: Sequence[Result]) -> Result:
     return Result(pd.concat([result.frame for result in results], ignore_index=True), tensors, results[0].extra)
 
 
-def by_seed(run: Callable[[Any, Log], Result]) -> Callable[[Any, Log], Result]: # with seed, seeds and processes
+def by_seed(run: Callable[[Any, Log], Result]) -> Callable[[Any, Log], Result]: # of `BySeedParams`
     "A decorator of a study's `run`: seed by seed, in `params.processes` processes."
     @functools.wraps(run)
     def each(params: Any, log: Log) -> Result:

@@ -25,7 +25,7 @@ from ...routing.pools import Pool
 from ...routing.router import Router
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import KeyScore, Model, SystemParams, by_seed, run_models, score_table, scores, untrained
+from ...systems.study import BySeedParams, KeyScore, Model, by_seed, run_models, score_table, scores, untrained
 
 # %% auto #0
 __all__ = ['VERSION', 'M', 'STAGES', 'TRAIN', 'TEST', 'COLORS', 'GATE', 'KEY', 'EXPERT_COLORS', 'Params', 'Blocks', 'GateView',
@@ -43,7 +43,7 @@ COLORS = "new colors"
 GATE = 0.9 # least median accuracy on training images
 
 
-class Params(SystemParams):
+class Params(BySeedParams):
     "Settings of the study of relations in images."
     rows: tuple[str, ...] = ("all",)
     steps: int = param(6, "updates", min=1)

@@ -25,7 +25,7 @@ from ...routing.pools import MLPPool
 from ...routing.training import train
 from ...runs import Log, Result, param
 from ...systems.sketches import Errands, Sketched
-from ...systems.study import (KeyScore, SystemParams, by_seed, chosen_models, score_rows, score_table, scores,
+from ...systems.study import (BySeedParams, KeyScore, by_seed, chosen_models, score_rows, score_table, scores,
                                  untrained)
 from ...training.checkpoint import load, save
 
@@ -46,7 +46,7 @@ GATE = 0.5 # least median success on practiced tasks
 LENGTHS = (sketch_table() >= 0).sum(1) # int [7] errands of each task
 
 
-class Params(SystemParams):
+class Params(BySeedParams):
     "Settings of the study of policy sketches."
     rows: tuple[str, ...] = ("expert", "random actions", "modular", "sketch hidden")
     steps: int = 2

@@ -21,7 +21,8 @@ from ...routing.estimators import RoutingEstimator, make_estimator
 from ...routing.pools import MLPPool
 from ...routing.training import train
 from ...runs import Log, Result, param
-from ...systems.study import KeyScore, SystemParams, chosen_models, score_rows, score_table, scores, untrained
+from ...systems.study import (BySeedParams, KeyScore, by_seed, chosen_models, score_rows, score_table, scores,
+                                 untrained)
 
 # %% auto #0
 __all__ = ['VERSION', 'TRAINED', 'LONG', 'TIMES', 'QUEUE', 'GATE', 'ENOUGH', 'MOVES', 'ROWS', 'HARD', 'LEARNED', 'KEY', 'PARTS',
@@ -41,7 +42,7 @@ ENOUGH = 0.9 # success in copying, by drawn actions, at which episodes are count
 MOVES = N_ACTIONS // len(MODULES) # of all heads
 
 
-class Params(SystemParams):
+class Params(BySeedParams):
     "Settings of the study of modular algorithm induction."
     rows: tuple[str, ...] = ("scripted", "random actions", "policy gradient", "queue")
     steps: int = 4
@@ -57,7 +58,7 @@ class Params(SystemParams):
     tests: int = param(5, "test episodes of each task and length", min=1)
 
     presets = {
-        "quick": dict(rows=("all",), steps=480, samples=16, every=20, longest=5, tests=50, seeds=5),
+        "quick": dict(rows=("all",), steps=480, samples=16, every=20, longest=5, tests=50, seeds=5, processes=2),
         "paper": dict(rows=("all",), steps=5000, samples=32, every=50, longest=10, tests=100, seeds=10),
     }
 
@@ -247,6 +248,7 @@ def trial(name: str, seed: int, params: Any, log: Log) -> list: # of DataFrames
     return [frame.assign(function=name, mask=row.role, seed=seed) for frame in frames]
 
 # %% ../../../nbs/experiments/systems/tapes.ipynb #e41edf7d
+@by_seed
 def run(params: Params, log: Log) -> Result:
     "Every row on every seed."
     import pandas as pd

@@ -28,7 +28,7 @@ from ...routing.router import Router
 from ...routing.tabular import AGENTS
 from ...routing.training import Batches
 from ...runs import Log, Result, param
-from ...systems.study import (KeyScore, Model, SystemParams, by_seed, rollout_view, run_models, score_table,
+from ...systems.study import (BySeedParams, KeyScore, Model, by_seed, rollout_view, run_models, score_table,
                                  scores, untrained)
 
 # %% auto #0
@@ -51,7 +51,7 @@ GATE = 0.7 # least median on training examples
 REWARDED = ("REINFORCE", "Q-learning", "WPL") # rows that learn from rewards
 
 
-class Params(SystemParams):
+class Params(BySeedParams):
     "Settings of the study of routing by task."
     rows: tuple[str, ...] = ("true maps", "one module", "given", "exact marginal", "Q-learning", "WPL")
     steps: int = param(20, "updates", min=1)
