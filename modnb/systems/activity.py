@@ -103,7 +103,8 @@ class UnitNet(nn.Module):
         self.last = last
         self.cell = RIMCell(n_inputs, seed=self.seeds, **options)
         n = self.cell.start[0].numel()
-        self.weight = drawn([torch.Generator().manual_seed(s) for s in self.seeds], n, n_outputs, fan=n)
+        g = [torch.Generator().manual_seed(10_000 + s) for s in self.seeds] # other numbers than those of the cell
+        self.weight = drawn(g, n, n_outputs, fan=n)
         self.bias = nn.Parameter(torch.zeros(len(self.seeds), n_outputs))
         self.law = PlackettLuce(self.cell.start.shape[1], self.cell.active)
 
