@@ -75,11 +75,13 @@ class Row:
 
 
 def make_ntm(n_inputs: int, n_outputs: int, params: Any, seed: int, **options) -> nn.Module:
+    "An NTM in the sizes of a run."
     memory = Memory(params.cells, params.width)
     return NTM(n_inputs, n_outputs, memory, params.hidden, lean=params.lean, seed=seed, **options)
 
 
 def make_dnc(n_inputs: int, n_outputs: int, params: Any, seed: int) -> nn.Module:
+    "A DNC of twelve cells."
     return DNC(n_inputs, n_outputs, Memory(12, params.width), params.hidden, seed=seed)
 
 
@@ -89,6 +91,7 @@ class SequenceLSTM(LSTMClassifier):
 
 
 def make_lstm(n_inputs: int, n_outputs: int, params: Any, seed: int) -> nn.Module:
+    "The monolithic network."
     return SequenceLSTM(n_inputs, params.units, n_outputs, n_layers=1, seed=seed)
 
 

@@ -309,7 +309,9 @@ def missed(frame, task: str = "copying") -> list[str]:
     return untrained(frame, "accuracy", TRAINED[task], GATE) if len(there) else []
 
 
-def at_long(frame, row: str): return scores(frame, "accuracy", LONG, row) # Series by seed
+def at_long(frame, row: str): # Series by seed
+    "Accuracy at the longest gap."
+    return scores(frame, "accuracy", LONG, row)
 
 
 def cost(frame, row: str): # Series by seed
@@ -375,7 +377,9 @@ def table(frame, task: str): # DataFrame of text
     return score_table(of.assign(layer=of.layer.str.removeprefix(f"{task}, ")), "accuracy", missed(frame, task))
 
 
-def summary(result: Result): return table(result.frame, "copying")
+def summary(result: Result):
+    "The table that the command line prints."
+    return table(result.frame, "copying")
 
 
 def headline(frame) -> dict[str, float]: # name -> number
