@@ -183,7 +183,7 @@ def activation_back(grad: Tensor, gates: Tensor, out: Tensor) -> None: # [R, M, 
     ops.tanh_backward.grad_input(grad[..., n:], gates[..., n:], grad_input=out[..., n:])
 
 
-def block_back(t: int, grad: Tensor, dc: Tensor, found: Trace, to: Gradients) -> tuple[Tensor, Tensor]:
+def block_back(t: int, grad: Tensor, dc: Tensor, found: Trace, to: Gradients) -> tuple[Tensor, Tensor]: # [R, M, B, d]
     "From the gradients of states before the communication and of new cells to those of copied states, and of cells."
     awake = found.awake[:, :, t].unsqueeze(-1)
     i, f, o, g = found.gates[t].split(grad.shape[-1], -1)
@@ -237,7 +237,7 @@ def weight_gradients(found: Trace, to: Gradients, w: UnitWeights) -> list: # of 
     return [*both, qkv, torch.bmm(groups(found.mixed.flatten(3)), flat(to.heard)).view_as(w.out)]
 
 # %% ../../nbs/systems/18_rims.ipynb #ac142c06
-def new_gradients(key: Tensor, drive: Tensor, found: Trace) -> Gradients:
+def new_gradients(key: Tensor, drive: Tensor, found: Trace) -> Gradients: # [R, M, T, B, d], [R, M, T, B, 4d]
     "Room for the gradients of all steps."
     R, M, T, B, d = key.shape
     qkv = key.new_empty(R, M, found.qkv.shape[3], T, B)

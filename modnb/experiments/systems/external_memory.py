@@ -175,7 +175,7 @@ def fixed_answer(name: str, seed: int) -> Callable: # lists -> logits
     return lambda lists: random_bits(*lists.y.shape, generator=generator) - 0.5
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #331d0810
-def copy_loss(logits: Tensor, y: Tensor) -> Tensor:
+def copy_loss(logits: Tensor, y: Tensor) -> Tensor: # [B, T, n], and the answer, the last steps [B, K, n]
     "Cross entropy per bit of the answer, in nats."
     return F.binary_cross_entropy_with_logits(logits[:, -y.shape[1]:], y)
 
