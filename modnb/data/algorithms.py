@@ -16,7 +16,7 @@ from .stream import Stream
 
 # %% auto #0
 __all__ = ['BASE', 'TOKENS', 'TASKS', 'column_token', 'digit_sum', 'draw_digits', 'Examples', 'draw_examples', 'length_of',
-           'Practice', 'right_shares', 'simple_rule', 'Lists', 'draw_lists']
+           'AlgorithmBatches', 'right_shares', 'simple_rule', 'Lists', 'draw_lists']
 
 # %% ../../nbs/data/23_algorithms.ipynb #c376b06a
 BASE = 2 # of numbers
@@ -82,7 +82,7 @@ def length_of(i: int, longest: int) -> int: # 1 to longest
     return 1 + int(order[place])
 
 
-class Practice:
+class AlgorithmBatches:
     "Endless batches of a task, (int [B, N], int [B, N]). Raises `ValueError` naming an argument."
     def __init__(self, task: str, longest: int, rows: int = 32, seed: int = 0):
         check_choice("task", task, TASKS)

@@ -97,6 +97,7 @@ def make_nets(params: Any, seeds: list[int], vectors: int) -> Stacked:
 
 def for_length(nets: Stacked, params: Any, vectors: int) -> Stacked:
     "The same networks for lists of another length."
+    if vectors == params.vectors: return nets
     other = make_nets(params, list(range(nets.seeds)), vectors)
     for name, value in other.params.items(): value.data = nets.params[name].data
     return other

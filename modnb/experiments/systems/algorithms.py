@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...data.algorithms import BASE, TASKS, TOKENS, Examples, Lists, Practice, draw_examples, draw_lists
+from ...data.algorithms import BASE, TASKS, TOKENS, Examples, Lists, AlgorithmBatches, draw_examples, draw_lists
 from ...data.algorithms import right_shares, simple_rule
 from ...data.stream import Stream
 from ...metrics.claims import Claim, claims_there, judge_claims, judgment, part, rows as tidy
@@ -177,7 +177,7 @@ def train_networks(name: str, params: Any, log: Log) -> tuple: # {(task, seed): 
     assert build is not None
     pairs = [(task, seed) for task in TASKS for seed in range(params.seed, params.seed + params.seeds)]
     nets = [build(params, seed) for _, seed in pairs]
-    streams = [Practice(task, params.longest, params.batch_size, seed) for task, seed in pairs]
+    streams = [AlgorithmBatches(task, params.longest, params.batch_size, seed) for task, seed in pairs]
     steps = params.steps * (params.longer if name == "LSTM" else 1)
     every = params.every * (params.longer if name == "LSTM" else 1)
     made = fit_ensemble(nets, streams, token_loss, steps, lr=params.lr, clip=1.0, group=len(nets), every=every,

@@ -25,7 +25,7 @@ from ...training.fit import in_mode
 
 # %% auto #0
 __all__ = ['VERSION', 'TRAINED', 'TIMES', 'LONG', 'GATE', 'TASKS', 'ROWS', 'KEY', 'PARTS', 'Params', 'Row', 'make_ntm',
-           'make_dnc', 'SequenceLSTM', 'make_lstm', 'rate', 'problems', 'draw_lists', 'Practice', 'splits', 'judged',
+           'make_dnc', 'SequenceLSTM', 'make_lstm', 'rate', 'problems', 'draw_lists', 'ListBatches', 'splits', 'judged',
            'fixed_answer', 'copy_loss', 'evaluation', 'train_row', 'addresses_of', 'row_frames', 'run', 'wrong',
            'missed', 'length_claims', 'repeat_claims', 'claims', 'verdict', 'summary', 'headline']
 
@@ -122,7 +122,7 @@ def draw_lists(task: str, problem: tuple[int, int], rows: int, params: Any, gene
     return repeated_lists(random_bits(rows, n, max(params.bits - 1, 1), generator=generator), times, params.copies)
 
 # %% ../../../nbs/experiments/systems/external_memory.ipynb #2b0c8c01
-class Practice:
+class ListBatches:
     "Endless batches of one seed."
     def __init__(self, task: str, seed: int, params: Any):
         self.task = task
@@ -192,9 +192,9 @@ def train_row(name: str, seeds: list[int], params: Any, log: Log) -> tuple: # ne
     "Train all seeds of a row."
     row = ROWS[name]
     assert row.build is not None
-    x, y = Practice(row.task, 0, params)[0]
+    x, y = ListBatches(row.task, 0, params)[0]
     nets = [row.build(x.shape[-1], y.shape[-1], params, seed, **row.options) for seed in seeds]
-    streams = [Practice(row.task, seed, params) for seed in seeds]
+    streams = [ListBatches(row.task, seed, params) for seed in seeds]
     measures = [evaluation(row.task, seed, params) for seed in seeds]
     group = 1 if row.build is make_lstm else len(nets)
     made = fit_ensemble(nets, streams, copy_loss, params.steps * row.longer, lr=rate(row, params), clip=10.0,
