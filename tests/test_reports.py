@@ -4,9 +4,9 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import nbformat
 import pytest
@@ -153,6 +153,7 @@ def test_what_papermill_was_given_is_what_is_computed(place, warm, tmp_path):
 
 def test_a_kernel_that_dies_twice_is_replaced(place, warm, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("modnb.runs.report.KERNELS", 5)
     made = report("toys.echo", seed=2, notebook=notebook(tmp_path / "dies.ipynb", DIES, HEAD, SAY), kernel=warm, progress=False, html=False, runs=tmp_path)
     died = (tmp_path / "deaths").read_text().split()
     assert len(set(died)) == 3 and json.loads(said_last(made.notebook)) == ["plain", []]
@@ -168,20 +169,35 @@ def test_a_kernel_that_always_dies_is_told(place, warm, tmp_path, monkeypatch):
     assert last.outputs[0].ename == "KernelLost" and any(c.get("outputs") and c.outputs[0].get("text") == "so far\n" for c in rest)
 
 
-def test_a_kernel_whose_port_is_taken_is_replaced(place, tmp_path, monkeypatch, capfd):
+def test_a_kernel_that_ends_at_its_start_is_replaced(place, tmp_path, monkeypatch, capfd):
     hosts, real = [], kernels.new_host
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
 
-        def new_host(*given):
-            hosts.append(real(*given))
-            hosts[-1].extra_arguments += [] if len(hosts) > 1 else [f"--shell={taken.getsockname()[1]}"]
-            return hosts[-1]
+    def new_host(*given):
+        hosts.append(real(*given))
+        hosts[-1].extra_arguments += [] if len(hosts) > 1 else ["--transport=pigeons"]
+        return hosts[-1]
 
-        monkeypatch.setattr(kernels, "new_host", new_host)
-        report("toys.echo", notebook=notebook(tmp_path / "plain.ipynb", "print(seed)"), progress=False, html=False, runs=tmp_path)
-    assert len(hosts) == 2 and "Address already in use" in capfd.readouterr().err
+    monkeypatch.setattr(kernels, "new_host", new_host)
+    report("toys.echo", notebook=notebook(tmp_path / "plain.ipynb", "print(seed)"), progress=False, html=False, runs=tmp_path)
+    assert len(hosts) == 2 and "pigeons" in capfd.readouterr().err
+
+
+def test_a_warm_kernel_listens_at_no_port(place, warm, tmp_path):
+    "Ports are chosen before they are opened, so another process could take one."
+    kernels.execute_on(warm, notebook(tmp_path / "plain.ipynb", "print(seed)"), tmp_path / "out.ipynb", {})
+    folder = Path(warm.host.km.connection_file).parent
+    assert warm.host.km.transport == "ipc" and len(list(folder.iterdir())) == 6
+    with WarmKernel() as other:
+        kernels.renew(other, {})
+        assert Path(other.host.km.connection_file).parent != folder
+        left = Path(other.host.km.connection_file).parent
+    assert not left.exists() and warm.alive
+
+
+def test_a_line_that_arrives_in_pieces_is_one_line(place, warm, tmp_path):
+    slow = notebook(tmp_path / "slow.ipynb", "import sys\nfor part in ('so', ' far', '\\n'): print(part, end='', flush=True)\nprint('!', file=sys.stderr)")
+    kernels.execute_on(warm, slow, tmp_path / "out.ipynb", {})
+    assert [(o.name, o.text) for o in cells(tmp_path / "out.ipynb")[-1].outputs] == [("stdout", "so far\n"), ("stderr", "!\n")]
 
 
 @pytest.mark.parametrize("name, why", [("nowhere", "No such kernel"), ("sleepy", "Kernel didn't respond in 1 seconds")])

@@ -9,15 +9,18 @@ import atexit
 import contextlib
 import functools
 import os
+import socket
 import sys
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 # %% auto #0
-__all__ = ['PRINTED', 'START', 'READY', 'figures_as_new', 'libraries_as_new', 'show_figures', 'as_new', 'KernelLost', 'new_host',
-           'WarmKernel', 'start', 'renew', 'why_lost', 'put_error', 'throttled', 'engine', 'literal', 'execute_on']
+__all__ = ['PRINTED', 'START', 'SOCKET_NAME', 'READY', 'figures_as_new', 'libraries_as_new', 'show_figures', 'as_new',
+           'KernelLost', 'new_host', 'WarmKernel', 'connect_by_files', 'start', 'renew', 'why_lost', 'put_error',
+           'throttled', 'engine', 'literal', 'execute_on']
 
 # %% ../../nbs/runs/10_kernels.ipynb #847dddd8
 def figures_as_new(shell) -> None: # IPython's
@@ -108,6 +111,7 @@ def new_host(name: str, timeout: float) -> Any: # a NotebookClient of nbclient, 
         timeout=int(timeout),
         iopub_timeout=int(timeout), # a busy machine delivers late
         extra_arguments=["--log-level=40"], # its warnings are about sockets, not about the run
+        coalesce_streams=True, # a line may arrive in several messages
     )
 
 # %% ../../nbs/runs/10_kernels.ipynb #dd1381dc
@@ -149,6 +153,21 @@ class WarmKernel:
     def __repr__(self) -> str:
         return f"WarmKernel({self.name}: {'warm' if self.alive else 'cold'})"
 
+# %% ../../nbs/runs/10_kernels.ipynb #ipc1socket
+SOCKET_NAME = 100 # bytes; systems allow 104 to 108
+
+
+def connect_by_files(
+    host: Any, # a NotebookClient whose kernel has not been started
+    folder: Path, # an empty one
+) -> None:
+    "Connect to the kernel through sockets in a folder instead of ports."
+    host.create_kernel_manager()
+    file = folder / "kernel.json"
+    if hasattr(socket, "AF_UNIX") and len(os.fsencode(file)) < SOCKET_NAME:
+        host.km.connection_file = str(file)
+        host.km.transport = "ipc"
+
 # %% ../../nbs/runs/10_kernels.ipynb #4b69e27f
 READY = "as new\n"
 
@@ -159,6 +178,8 @@ def start(kernel: WarmKernel) -> None: # raises any error of its start
         kernel.close(now=True)
         host = new_host(kernel.name, kernel.timeout)
         host.shutdown_kernel = "immediate" # one that does not start
+        folder = tempfile.TemporaryDirectory(prefix="modnb-", ignore_cleanup_errors=True)
+        connect_by_files(host, Path(kernel.running.enter_context(folder)))
         # with the backend of this process, the kernel would show no figures
         given = {k: v for k, v in os.environ.items() if k != "MPLBACKEND"}
         kernel.running.enter_context(host.setup_kernel(env=given))
@@ -239,7 +260,7 @@ def engine() -> str: # its name
             try:
                 renew(kernel, environ)
                 client = PapermillNotebookClient(manager, km=kernel.host.km, timeout=execution_timeout,
-                                                 iopub_timeout=60)
+                                                 iopub_timeout=60, coalesce_streams=True)
                 client.kc = kernel.host.kc
                 with throttled(manager):
                     client.execute()

@@ -216,12 +216,15 @@ def execute(
     known = inspect_notebook(literal(notebook))
     if strange := [name for name in parameters if name not in known]:
         raise ParameterError(f"{notebook.name}: its cell tagged 'parameters' does not set {', '.join(strange)}")
-    for left in reversed(range(KERNELS)):
+    lost: list[str] = []
+    while True:
         try:
             return execute_on(kernel, notebook, partial, parameters, timeout, **environ)
         except KernelLost as error:
-            if not left:
-                raise ReportError(f"{notebook.name}: {error}, on each of {KERNELS} kernels", partial) from None
+            lost.append(str(error))
+            if len(lost) == KERNELS:
+                why = "; ".join(dict.fromkeys(lost))
+                raise ReportError(f"{notebook.name}: {why}, on each of {KERNELS} kernels", partial) from None
         except TimeoutError as error:
             raise ReportError(f"{notebook.name} took {error}", partial) from None
         except PapermillExecutionError as error:
