@@ -26,6 +26,8 @@ from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, plan_given
 from .store import storable
 from .sweeps import Values, load_sweep, parse_yaml
+from .removal import Removal, size_text
+from .store import STATES
 from .table import Runs
 
 if TYPE_CHECKING:
@@ -33,9 +35,9 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
-           'command_report', 'command_table', 'command_status', 'command_list', 'about', 'grid_of', 'grid_file',
-           'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser',
-           'arguments', 'main']
+           'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
+           'command_clean', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid', 'grid_options',
+           'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -123,6 +125,45 @@ def command_status(args: argparse.Namespace) -> None:
     frame = Runs(args.runs).status()
     frame["commit"] = [c[:7] if isinstance(c, str) else c for c in frame.commit]
     show(frame.fillna(""))
+
+# %% ../../nbs/runs/06_cli.ipynb #cc9eefee
+def yes_to(question: str) -> bool:
+    "Ask on the terminal; without one, the answer is no."
+    if sys.stdin is None or not sys.stdin.isatty():
+        print("nothing is removed: there is no terminal to ask on; --yes removes without asking", file=sys.stderr)
+        return False
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+# %% ../../nbs/runs/06_cli.ipynb #15522ade
+def confirm_removal(removal: Removal, yes: bool) -> None:
+    "List runs, ask, and remove them; exits with status 1 if one of them stays."
+    if removal.held:
+        print(f"{len(removal.held)} more, which a process holds: {', '.join(map(repr, removal.held))}", file=sys.stderr)
+    if not removal.runs:
+        print("nothing to remove")
+        raise SystemExit(1 if removal.held else 0)
+    show(removal.to_frame())
+    if not (yes or yes_to(f"remove {len(removal.runs)} of {len(list(Runs(removal.root)))} runs, "
+                          f"{size_text(removal.bytes)}?")):
+        raise SystemExit(1)
+    kept = [f"{r.folder.experiment}/{r.folder.signature} {outcome}"
+            for r, outcome in zip(removal.apply().runs, removal.outcomes) if not outcome.startswith("removed")]
+    print(f"{removal.removed} removed", *kept, sep="\n")
+    if kept:
+        raise SystemExit(1)
+
+# %% ../../nbs/runs/06_cli.ipynb #3a5f095b
+def command_rm(args: argparse.Namespace) -> None:
+    "list runs, ask, and remove them; never one that a process holds"
+    confirm_removal(Runs(args.runs).remove(*args.words, state=args.state or (), older=args.older), args.yes)
+
+
+def command_clean(args: argparse.Namespace) -> None:
+    "the same for runs that are no results: failed, stale, or half done and held by no process"
+    confirm_removal(Runs(args.runs).clean(*args.words, older=args.older), args.yes)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-25
 def command_list(args: argparse.Namespace) -> None:
@@ -251,6 +292,13 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
     if call is command_table:
         made.add_argument("--experiment", metavar="NAME", help="of this experiment only")
         made.add_argument("--format", choices=["text", "csv", "md", "parquet"], default="text")
+    if call in (command_rm, command_clean):
+        made.add_argument("words", nargs="*", metavar="RUN", help="experiment, signature or its beginning, folder, "
+                          "or name=value; names add up, parameters narrow")
+        made.add_argument("--older", metavar="AGE", help="only runs that ended longer ago, such as 12h or 7d")
+        made.add_argument("--yes", action="store_true", help="remove without asking")
+    if call is command_rm:
+        made.add_argument("--state", metavar="STATE", help=f"only runs in it ({', '.join(STATES)}, stale, damaged)")
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-41
 def parser() -> argparse.ArgumentParser:
@@ -261,7 +309,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="modnb", description=about)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for call in (command_run, command_report, command_grid, command_table, command_status, command_list, command_lab):
+    for call in (command_run, command_report, command_grid, command_table, command_status, command_rm, command_clean,
+                 command_list, command_lab):
         made = commands.add_parser(call.__name__.removeprefix("command_"), help=call.__doc__, description=call.__doc__)
         made.set_defaults(call=call)
         add_options(made, call)

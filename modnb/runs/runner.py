@@ -137,8 +137,7 @@ class Run:
         "Compute the run, unless it is done."
         if force or not self.done:
             self.__dict__.pop("result", None)
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            with Lock(self.folder.path / "lock") as lock:
+            with Lock(self.folder.path / "lock", make=True) as lock:
                 # another process may have finished it, or one that was killed before it could record that
                 if force or not (self.done or resume and complete(self.folder, self.folder.status)):
                     attempt(self, lock, force or not resume, progress)
