@@ -21,6 +21,7 @@ from .params import ParameterError, describe, known, one_preset
 from .report import ReportError, report
 from .catalog import catalog
 from .clusters import job_script
+from .differences import diff, diff_tables, split_groups
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, plan_given
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
            'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
-           'command_clean', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid', 'grid_options',
-           'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
+           'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid',
+           'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -164,6 +165,19 @@ def command_rm(args: argparse.Namespace) -> None:
 def command_clean(args: argparse.Namespace) -> None:
     "the same for runs that are no results: failed, stale, or half done and held by no process"
     confirm_removal(Runs(args.runs).clean(*args.words, older=args.older), args.yes)
+
+# %% ../../nbs/runs/06_cli.ipynb #d0afd163
+def command_diff(args: argparse.Namespace) -> None:
+    "what differs between two runs, or groups of runs: parameters, versions, claims, metrics, masks"
+    a, b = split_groups(args.words)
+    found = diff(a, b, runs=args.runs, experiment=args.experiment)
+    if args.out:
+        print(found.save(args.out))
+        return
+    print(found)
+    for title, table in diff_tables(found.rows).items():
+        print(f"\n{title}")
+        show(table)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-25
 def command_list(args: argparse.Namespace) -> None:
@@ -297,6 +311,11 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
                           "or name=value; names add up, parameters narrow")
         made.add_argument("--older", metavar="AGE", help="only runs that ended longer ago, such as 12h or 7d")
         made.add_argument("--yes", action="store_true", help="remove without asking")
+    if call is command_diff:
+        made.add_argument("words", nargs="*", metavar="A vs B", help="two runs, or two groups that differ by seed: "
+                          "experiment, signature or folder, and name=value")
+        made.add_argument("--experiment", metavar="NAME", help="module of your own experiment, whose claims are judged")
+        made.add_argument("--out", metavar="FILE", help="HTML page to write")
     if call is command_rm:
         made.add_argument("--state", metavar="STATE", help=f"only runs in it ({', '.join(STATES)}, stale, damaged)")
 
@@ -309,8 +328,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="modnb", description=about)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for call in (command_run, command_report, command_grid, command_table, command_status, command_rm, command_clean,
-                 command_list, command_lab):
+    for call in (command_run, command_report, command_grid, command_table, command_status, command_diff,
+                 command_rm, command_clean, command_list, command_lab):
         made = commands.add_parser(call.__name__.removeprefix("command_"), help=call.__doc__, description=call.__doc__)
         made.set_defaults(call=call)
         add_options(made, call)
