@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
            'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
            'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid',
-           'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'arguments', 'main']
+           'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'helped', 'find_own',
+           'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -117,8 +118,10 @@ def command_report(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-23
 def command_table(args: argparse.Namespace) -> None:
-    "results of all runs that are done, with their parameters"
-    show(Runs(args.runs).to_frame(args.experiment), args.format, args.out)
+    "results of all runs that are done, or of an experiment's, with their parameters"
+    if args.name and args.experiment and args.name != args.experiment:
+        raise ParameterError(f"experiment: {args.name!r} and {args.experiment!r} were given")
+    show(Runs(args.runs).to_frame(args.name or args.experiment), args.format, args.out)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-24
 def command_status(args: argparse.Namespace) -> None:
@@ -181,7 +184,10 @@ def command_diff(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-25
 def command_list(args: argparse.Namespace) -> None:
-    "experiments, their presets and parameters"
+    "experiments, or one, with presets and parameters"
+    if args.name:
+        print(about(args.name, experiment(args.name)))
+        return
     for name in catalog():
         try:
             print(about(name, experiment(name)))
@@ -190,9 +196,12 @@ def command_list(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-26
 def about(name: str, found: Experiment) -> str:
-    "Description of an experiment: presets, parameters with defaults and allowed values."
+    "Description of an experiment: presets with what they set, parameters with defaults and allowed values."
     lines = [f"  {p['name']}={p['value']}  {p['doc']} ({p['allowed']})" for p in describe(found.Params)]
-    return "\n".join([f"{name}  {found.doc}", f"  presets: {', '.join({'smoke': {}} | found.Params.presets)}", *lines])
+    given: dict[str, dict[str, Any]] = {"smoke": {}} | found.Params.presets
+    presets = [f"  preset={n}  {', '.join(f'{k}={v}' for k, v in values.items()) or 'the defaults below'}"
+               for n, values in given.items()]
+    return "\n".join([f"{name}  {found.doc}", *presets, *lines])
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-28
 def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
@@ -294,6 +303,8 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
         grid_options(made)
     if call is command_lab:
         made.set_defaults(words=[])
+    if call is command_list:
+        made.add_argument("name", nargs="?", metavar="NAME", help="only this experiment")
     if call not in (command_list, command_lab):
         made.add_argument("--runs", metavar="DIR", help="folder of all runs (default: runs)")
     if call in (command_report, command_table):
@@ -304,7 +315,8 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
     if call is command_report:
         made.add_argument("--fresh", action="store_true", help="execute the notebook although its report is up to date")
     if call is command_table:
-        made.add_argument("--experiment", metavar="NAME", help="of this experiment only")
+        made.add_argument("name", nargs="?", metavar="NAME", help="of this experiment only")
+        made.add_argument("--experiment", metavar="NAME", help="the same")
         made.add_argument("--format", choices=["text", "csv", "md", "parquet"], default="text")
     if call in (command_rm, command_clean):
         made.add_argument("words", nargs="*", metavar="RUN", help="experiment, signature or its beginning, folder, "
@@ -335,6 +347,21 @@ def parser() -> argparse.ArgumentParser:
         add_options(made, call)
     return top
 
+# %% ../../nbs/runs/06_cli.ipynb #d9226db6
+def helped(argv: list[str]) -> str | None: # None: this is not such a command
+    "The experiment of `modnb run NAME --help`, or of `report` and `grid`."
+    asks = len(argv) > 2 and argv[0] in ("run", "report", "grid") and {"-h", "--help"} & set(argv[2:])
+    if not asks or argv[1].startswith("-") or Path(argv[1]).suffix in (".yaml", ".yml"):
+        return None
+    find_own(argv[1])
+    return argv[1]
+
+
+def find_own(name: str) -> None:
+    "Let the user's own module be found, as `python -m` would find it."
+    if "." in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+
 # %% ../../nbs/runs/06_cli.ipynb #cell-44
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     "Parse a command; exits with status 2 where it cannot be read."
@@ -344,8 +371,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized: {' '.join(rest)}")
     if rest:
         args.words += rest
-    if "." in getattr(args, "name", "") and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd()) # the user's own module, as `python -m` would find it
+    find_own(getattr(args, "name", None) or "")
+    find_own(getattr(args, "experiment", None) or "")
     return args
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-49
@@ -355,8 +382,13 @@ def main(argv: list[str] | None = None) -> int: # exit status
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    args = arguments(argv)
+    given = sys.argv[1:] if argv is None else argv
     try:
+        if name := helped(given):
+            print(f"usage: modnb {given[0]} {name} [name=value ...] [options: modnb {given[0]} --help]\n")
+            print(about(name, experiment(name)))
+            return 0
+        args = arguments(given)
         args.call(args)
         sys.stdout.flush()
     except (ParameterError, Missing) as error:

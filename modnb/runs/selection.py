@@ -43,7 +43,7 @@ def split_which(
             given[name] = value
     return names, given
 
-# %% ../../nbs/runs/18_selection.ipynb #5a2e0ebc
+# %% ../../nbs/runs/18_selection.ipynb #d7282a73
 def same_value(
     stored: Any, # value of a parameter, from `params.json`
     given: Any, # value, or text of a shell
@@ -53,14 +53,14 @@ def same_value(
     if stored is None or given is None:
         return given is stored or given in ("None", "none", "null")
     listed = isinstance(given, list | tuple | range) or (isinstance(given, str) and given.startswith("["))
-    if isinstance(stored, tuple) or (listed and stored != given):
-        each = split_list(given) if isinstance(given, str) else list(given)
-        if not isinstance(stored, tuple):
-            return any(same_value(stored, value) for value in each)
-        return len(each) == len(stored) and all(map(same_value, stored, each))
     try:
+        if isinstance(stored, tuple) or (listed and stored != given):
+            each = split_list(given) if isinstance(given, str) else list(given)
+            if not isinstance(stored, tuple):
+                return any(same_value(stored, value) for value in each)
+            return len(each) == len(stored) and all(map(same_value, stored, each))
         return scalar(given, type(stored)) == stored
-    except (ValueError, OverflowError):
+    except (ValueError, OverflowError, TypeError):
         return False
 
 # %% ../../nbs/runs/18_selection.ipynb #f864face
