@@ -16,10 +16,10 @@ from modnb.runs.params import specs  # noqa: E402
 
 
 def written(value):
-    """A value as Python that prefers double quotes."""
+    """A value as Python that prefers double quotes. Papermill overlooks a line with a second equals sign, so in texts it is escaped."""
     if isinstance(value, (tuple, list)):
         return f"[{', '.join(map(written, value))}]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("=", r"\x3d") if isinstance(value, str) else repr(value)
 
 
 def annotation(field):

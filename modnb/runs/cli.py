@@ -26,7 +26,8 @@ from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, plan_given
 from .store import storable
-from .sweeps import Values, load_sweep, parse_yaml
+from .search import Search, search_of
+from .sweeps import Sweep, Values, load_sweep, parse_yaml
 from .removal import Removal, size_text
 from .store import STATES
 from .table import Runs
@@ -37,9 +38,9 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
            'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
-           'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'command_grid',
-           'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser', 'helped', 'find_own',
-           'arguments', 'main']
+           'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'search_file',
+           'run_search', 'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options',
+           'parser', 'helped', 'find_own', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -117,7 +118,7 @@ def command_report(args: argparse.Namespace) -> None:
     print(f"\n{made.notebook}\n{made.html}")
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-23
-def command_table(args: argparse.Namespace) -> None:
+def command_table(args: argparse.Namespace) -> None: # raises ParameterError
     "results of all runs that are done, or of an experiment's, with their parameters"
     if args.name and args.experiment and args.name != args.experiment:
         raise ParameterError(f"experiment: {args.name!r} and {args.experiment!r} were given")
@@ -214,7 +215,7 @@ def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
         return Grid(named(args.name, lists), preset=preset, runs=args.runs, ask=not args.yes, **values)
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
-    sweep = dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists)
+    sweep = dataclasses.replace(sweep, seeds=seeds, parameters={**sweep.parameters, **lists})
     return from_sweep(sweep, args.experiment, preset, runs=args.runs, ask=not args.yes)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-29
@@ -227,9 +228,30 @@ def grid_file(name: str) -> Path:
              if p.as_posix().endswith("/" + name)]
     return known[0] if len(known) == 1 and not Path(name).exists() else Path(name)
 
+# %% ../../nbs/runs/06_cli.ipynb #a21a2e9e
+def search_file(args: argparse.Namespace) -> Sweep | None: # None: it is a grid
+    "The search that a file describes."
+    if Path(args.name).suffix not in (".yaml", ".yml"):
+        return None
+    sweep = load_sweep(grid_file(args.name))
+    return sweep if sweep.metric is not None else None
+
+
+def run_search(sweep: Sweep, args: argparse.Namespace) -> Search: # raises ParameterError
+    "Compute a search, with one proposal at a time for each of `--workers`."
+    if args.words or args.dry_run or args.report != "none" or args.gpus or args.stack != 1:
+        raise ParameterError("grid: a search takes no parameters and no --dry-run, --report, --gpus, --stack")
+    found = search_of(sweep, args.experiment, args.preset, runs=args.runs, client=args.scheduler or args.cluster,
+                      workers=args.workers, batch=args.workers or 1, retry=args.retry, progress=True)
+    show(found.to_frame())
+    return found
+
 # %% ../../nbs/runs/06_cli.ipynb #cell-31
 def command_grid(args: argparse.Namespace) -> None:
-    "compute all runs of a grid that are not done"
+    "compute all runs of a grid, a random sweep or a search that are not done"
+    if (sweep := search_file(args)) is not None:
+        print(run_search(sweep, args))
+        return
     grid = grid_of(args)
     if args.dry_run:
         print(grid, f"varied: {', '.join(grid.varied) or 'nothing'}", grid.folder, sep="\n")
