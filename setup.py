@@ -70,7 +70,7 @@ setup(
     cmdclass={"build_py": BuildPy, "sdist": SDist},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={"data": words("data_requirements"), "mathematics": mathematics, "pretrained": words("pretrained_requirements"), "report": report, "grid": grid, "lab": lab, "browser": lab + words("browser_requirements"), "dev": lab + mathematics + words("dev_requirements")},
+    extras_require={"data": words("data_requirements"), "mathematics": mathematics, "pretrained": words("pretrained_requirements"), "lightning": words("lightning_requirements"), "trainer": words("trainer_requirements"), "report": report, "grid": grid, "lab": lab, "browser": lab + words("browser_requirements"), "dev": lab + mathematics + words("dev_requirements")},
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{lib}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )
