@@ -223,10 +223,11 @@ def lab_folder() -> Path:
     package = Path(modnb.__file__).resolve().parent
     return next((p for p in (package.parent / "nbs", package) if any(p.rglob("*.ipynb"))), Path.cwd())
 
-# %% ../../nbs/runs/06_cli.ipynb #cell-36
+# %% ../../nbs/runs/06_cli.ipynb #5e63d475
 def lab_words(folder: Path) -> list[str]:
-    "JupyterLab's options for a folder; it opens the tour first, if there is one."
-    return [f"--ServerApp.root_dir={folder}",
+    "JupyterLab's options for a folder: it opens the tour, if there is one, and asks no other host for news."
+    return [f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             *([f"--LabApp.default_url=/lab/tree/{TOUR}"] if (folder / TOUR).is_file() else [])]
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-40
