@@ -1,6 +1,7 @@
 # make report   the main job: train, learn masks, write the report        make test   everything that is checked
 # make env      only the environment (.venv)                              make lab    JupyterLab: the tour
 # make export   notebooks -> modnb/, parameter cells, README.md      make docs   a site in _docs/
+# make results  runs studies whose committed results are out of date, or NAME="add_mul systems", and keeps rows and notebooks
 # make test-machines   the numeric tests as other processors, thread counts and base seeds would run them
 #
 # make test runs on every core, one thread each; WORKERS=1 on one, ARGS="-k masks" is pytest's.
@@ -18,7 +19,7 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: env report test test-machines test-browser screenshots lint lab docs export clean-notebooks
+.PHONY: env report results test test-machines test-browser screenshots lint lab docs export clean-notebooks
 .DEFAULT_GOAL := report
 
 env: $(STAMP)
@@ -39,6 +40,11 @@ $(STAMP): settings.ini setup.py tests/constraints.txt
 # one thread, as the run's `threads` says: a network this small loses more by waiting for a second one than it gains
 report: $(STAMP)
 	@$(BIN)/python -m modnb.runs.cli report add_mul preset=quick
+
+# runs that are done are not computed again; PRESET=paper for the papers' lengths
+results: $(STAMP)
+	@OMP_NUM_THREADS=1 PRESET="$(PRESET)" $(BIN)/python .ci/results.py $(NAME)
+	@$(MAKE) --no-print-directory clean-notebooks
 
 # compiled once, for the processes that tests start
 test: $(STAMP)

@@ -1,7 +1,9 @@
 """What every experiment promises: the notebook's parameters are the defaults, presets and grids are valid, committed results can be read."""
 import ast
 import importlib
+import importlib.util
 import json
+import re
 
 import pytest
 from tree import ROOT
@@ -32,6 +34,57 @@ def test_presets_are_valid(path):
     Params = module(path).Params
     made = {name: Params.make(preset=name) for name in ("quick", "paper")}
     assert made["quick"] != made["paper"] != Params()
+
+
+@pytest.fixture(scope="module")
+def results():
+    "What writes the committed results."
+    spec = importlib.util.spec_from_file_location("results", ROOT / ".ci" / "results.py")
+    found = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(found)
+    return found
+
+
+NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+
+
+def said(text):
+    "A sentence without its numbers, and these: rows are kept to five digits, so a last digit may differ."
+    return NUMBER.sub("#", text), [float(n) for n in NUMBER.findall(text)]
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_saved_outputs_are_those_of_the_committed_rows(results, path):
+    "Of `quick` or `paper`, of the parameters and the version that the code has now, and with the verdict that the rows give."
+    import pandas as pd
+
+    saved = results.saved_run(path)
+    assert saved and saved[-1] in ("quick", "paper") and saved == results.wanted_run(path, saved[-1]), "run `make results`"
+    frame, code = pd.read_csv(results.rows_path(path, saved[-1])), module(path)
+    params = code.Params.make(preset=saved[-1])
+    if path.stem == "rules": # the rows are those of a grid
+        cell = frame[(frame.arch == params.arch) & (frame.task == params.task) & (frame.rules == params.rules)]
+        assert set(cell.data_seed) == set(range(params.data_seeds))
+        return
+    assert set(frame.seed) == set(range(params.seed, params.seed + getattr(params, "tables", params.seeds)))
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    shown = ["".join(o["data"]["text/markdown"]) for c in cells for o in c.get("outputs", []) if "text/markdown" in o.get("data", {})]
+    words, numbers = said(code.verdict(frame))
+    (same,) = [found for text in shown if words in (found := said(text))[0]]
+    assert numbers == pytest.approx(same[1][:len(numbers)], abs=0.011, rel=0.02)
+
+
+def test_outputs_are_taken_only_from_the_same_cells(results, tmp_path):
+    def written(name, *cells):
+        path = tmp_path / name
+        path.write_text(json.dumps({"cells": [{"cell_type": "code", "metadata": {"tags": tags}, "source": source, "outputs": outputs} for source, outputs, tags in cells]}))
+        return path
+
+    source = written("source.ipynb", ("seed = 0", [], ["parameters"]), ("print(seed)", ["old"], []))
+    results.take_outputs(source, written("done.ipynb", ("seed = 0", [], ["parameters"]), ("seed = 1", [], ["injected-parameters"]), ("print(seed)", ["new"], [])))
+    assert [c["outputs"] for c in json.loads(source.read_text())["cells"]] == [[], ["new"]]
+    with pytest.raises(SystemExit, match="source.ipynb: the executed notebook has other cells"):
+        results.take_outputs(source, written("other.ipynb", ("seed = 0", [], ["parameters"]), ("print(-seed)", ["new"], [])))
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda p: p.stem)

@@ -13,19 +13,20 @@ import numpy as np
 
 from ..metrics.collapse import METRICS, Activation
 from ..metrics.statistics import interval, summarize
-from .plots import PALETTE, axes_of, grouped_bars
+from .plots import PALETTE, ROLE_COLORS, axes_of, grouped_bars
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['GATINGS', 'COLORS', 'LABELS', 'METRIC_LABELS', 'in_order', 'legend', 'palette_png', 'store_small', 'by_data_seed',
-           'lines', 'diagonal', 'with_random', 'metric_bars', 'rank_shares', 'training_curves', 'matrix_of',
-           'activation_row']
+__all__ = ['GATINGS', 'ROLES', 'COLORS', 'LABELS', 'METRIC_LABELS', 'in_order', 'legend', 'palette_png', 'store_small',
+           'by_data_seed', 'lines', 'diagonal', 'with_random', 'metric_bars', 'rank_shares', 'training_curves',
+           'matrix_of', 'activation_row']
 
 # %% ../../nbs/view/01_gating.ipynb #0a3b9036
 GATINGS = ("gt-modular", "modular-op", "modular", "monolithic", "random") # the paper's order
-COLORS = dict(zip(GATINGS, (PALETTE[2], PALETTE[0], PALETTE[1], "#555555", "#BBBBBB")))
+ROLES = ("given", "learned", None, "monolithic", "random") # of the two that learn, one sees the rule
+COLORS = {g: ROLE_COLORS[role] if role else PALETTE[1] for g, role in zip(GATINGS, ROLES)}
 LABELS = dict(zip(GATINGS, ("GT-Modular", "Modular-op", "Modular", "Monolithic", "Random")))
 METRIC_LABELS = dict(zip(METRICS, ("Collapse-Avg", "Collapse-Worst", "Alignment", "Adaptation", "Inverse MI")))
 

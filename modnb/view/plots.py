@@ -20,15 +20,19 @@ from ..metrics.classification import normalize
 from ..metrics.statistics import interval
 
 # %% auto #0
-__all__ = ['PALETTE', 'GRAY', 'NAMED', 'colors_of', 'color_of', 'axes_of', 'grouped_bars', 'accuracy_bars', 'kept_bars',
-           'chance_levels', 'overlap_bars', 'learning_curves', 'keep_prob_histogram', 'share_map', 'confusion_heatmap',
-           'mask_shares', 'mask_pixels', 'mask_image', 'drawn_masks', 'sensitivity']
+__all__ = ['PALETTE', 'GRAY', 'NAMED', 'ROLE_COLORS', 'SPLIT_COLORS', 'colors_of', 'color_of', 'axes_of', 'grouped_bars',
+           'accuracy_bars', 'kept_bars', 'chance_levels', 'overlap_bars', 'learning_curves', 'keep_prob_histogram',
+           'share_map', 'confusion_heatmap', 'mask_shares', 'mask_pixels', 'mask_image', 'drawn_masks', 'sensitivity']
 
 # %% ../../nbs/view/00_plots.ipynb #1348453b
 # Okabe and Ito (2008), without black
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442")
 GRAY = "#999999"
 NAMED = {"add": PALETTE[0], "mul": PALETTE[1], "all": PALETTE[2], "full": GRAY}
+# what a row of a comparison stands for: structure that is given, found, taken away, or not there
+ROLE_COLORS = {"given": PALETTE[2], "learned": PALETTE[0], "ablation": PALETTE[4], "monolithic": "#555555",
+               "trivial": "#BBBBBB", "random": "#BBBBBB", "oracle": "#000000"}
+SPLIT_COLORS = (PALETTE[5], PALETTE[3], PALETTE[6], PALETTE[1]) # what was trained on, then what was held out
 
 # %% ../../nbs/view/00_plots.ipynb #b48939d3
 def colors_of(

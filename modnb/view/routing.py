@@ -12,7 +12,7 @@ import numpy as np
 
 from ..metrics.claims import part
 from ..metrics.routed import on_set
-from .plots import PALETTE, grouped_bars, share_map
+from .plots import PALETTE, SPLIT_COLORS, grouped_bars, share_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,7 +93,7 @@ def split_bars(
     wanted = list(dict.fromkeys(final.layer)) if splits is None else list(splits)
     final = pd.concat([final[final.layer == split] for split in wanted])
     named = {row: f"{row}\n(not trained)" if row in missed else row for row in dict.fromkeys(final.function)}
-    colors = dict(zip(wanted, PALETTE)) # by place, so that what was trained on has one color in all systems
+    colors = dict(zip(wanted, (*SPLIT_COLORS, *PALETTE[::2]))) # by place: one for what was trained on, in all systems
     final = final.assign(function=final.function.map(named))
     ax = grouped_bars(final, "function", "layer", ax=ax, colors=colors, limits=(0, 1))
     ax.set(ylabel=metric, ylim=(0, 1.02))

@@ -16,14 +16,14 @@ from ..data.arms import DT, Episodes
 from ..data.expressions import applied, spelled
 from ..data.shapes import MODULES, SLOTS, WORDS, spoken
 from ..systems.stack_machine import STOP
-from .plots import GRAY, PALETTE
+from .plots import GRAY, ROLE_COLORS
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
 
 # %% auto #0
-__all__ = ['MODULE_COLORS', 'INK', 'ROLE_COLORS', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints',
+__all__ = ['MODULE_COLORS', 'INK', 'CHARTED', 'positions', 'frame_style', 'reduction_strip', 'reduction_texts', 'joints',
            'draw_arm', 'arm_filmstrip', 'over_picture', 'word_read', 'draw_question', 'role_chart']
 
 # %% ../../nbs/view/03_systems.ipynb #e710d8ff
@@ -178,7 +178,7 @@ def draw_question(tensors: dict[str, Tensor], network: str, q: int, m: int, axes
     for ax in axes[1 + len(steps):]: ax.axis("off")
 
 # %% ../../nbs/view/03_systems.ipynb #352b788a
-ROLE_COLORS = {"given": PALETTE[0], "learned": PALETTE[1], "monolithic": PALETTE[2]}
+CHARTED = ("given", "learned", "monolithic") # roles
 
 
 def role_chart(
@@ -191,12 +191,12 @@ def role_chart(
     size = (7, 0.42 * len(scores) + 1.1)
     ax = ax or plt.subplots(figsize=size, layout="constrained")[1]
     for line, table in enumerate(scores.values()):
-        for row in table[table.role.isin(list(ROLE_COLORS))].to_dict("records"):
+        for row in table[table.role.isin(CHARTED)].to_dict("records"):
             color = ROLE_COLORS[row["role"]]
-            y = line + 0.22 * (list(ROLE_COLORS).index(row["role"]) - 1)
+            y = line + 0.22 * (CHARTED.index(row["role"]) - 1)
             ax.plot([max(row["low"], least), max(row["high"], least)], [y, y], color=color, lw=1.4)
             ax.plot(max(row["mean"], least), y, "o", ms=6, color=color, mfc=color if row["trained"] else "white")
-    for role, color in ROLE_COLORS.items(): ax.plot([], [], "o", color=color, label=role)
+    for role in CHARTED: ax.plot([], [], "o", color=ROLE_COLORS[role], label=role)
     for x, name in ((0, "trivial"), (1, "oracle")):
         ax.axvline(x, color=GRAY, lw=0.8, ls=":")
         ax.annotate(name, (x, 1), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize="small")
