@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
            'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
            'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'search_file',
-           'run_search', 'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options',
-           'parser', 'helped', 'find_own', 'arguments', 'main']
+           'run_search', 'command_grid', 'grid_options', 'command_lab', 'lab_config', 'lab_folder', 'lab_words',
+           'add_options', 'parser', 'helped', 'find_own', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -292,14 +292,23 @@ def grid_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--yes", action="store_true", help="do not ask before a very large grid")
     made.add_argument("--dry-run", action="store_true", help="say what would be computed, and print the job script")
 
-# %% ../../nbs/runs/06_cli.ipynb #cell-34
+# %% ../../nbs/runs/06_cli.ipynb #c1a8c052
 TOUR = "explore/start_here.ipynb" # of the explorers
 
 
 def command_lab(args: argparse.Namespace) -> None:
     "open JupyterLab with the tour of the explorers; further options are JupyterLab's"
     need("jupyterlab", extra="lab")
-    raise SystemExit(subprocess.call([sys.executable, "-m", "jupyterlab", *lab_words(lab_folder()), *args.words]))
+    words = [sys.executable, "-m", "jupyterlab", *lab_words(lab_folder()), *args.words]
+    raise SystemExit(subprocess.call(words, env=os.environ | {"JUPYTER_CONFIG_PATH": lab_config()}))
+
+# %% ../../nbs/runs/06_cli.ipynb #f3d2b7b5
+def lab_config() -> str:
+    "Folders of Jupyter's configuration, with one of ours in front: without the question about news."
+    import modnb
+
+    own = Path(modnb.__file__).resolve().parent / "runs" / "assets" / "jupyter"
+    return os.pathsep.join(filter(None, [str(own), os.environ.get("JUPYTER_CONFIG_PATH", "")]))
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-35
 def lab_folder() -> Path:
@@ -309,10 +318,11 @@ def lab_folder() -> Path:
     package = Path(modnb.__file__).resolve().parent
     return next((p for p in (package.parent / "nbs", package) if any(p.rglob("*.ipynb"))), Path.cwd())
 
-# %% ../../nbs/runs/06_cli.ipynb #cell-36
+# %% ../../nbs/runs/06_cli.ipynb #5e63d475
 def lab_words(folder: Path) -> list[str]:
-    "JupyterLab's options for a folder; it opens the tour first, if there is one."
-    return [f"--ServerApp.root_dir={folder}",
+    "JupyterLab's options for a folder: it opens the tour, if there is one, and asks no other host for news."
+    return [f"--ServerApp.root_dir={folder}", "--LabApp.news_url=None",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
             *([f"--LabApp.default_url=/lab/tree/{TOUR}"] if (folder / TOUR).is_file() else [])]
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-40
