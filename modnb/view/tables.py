@@ -53,7 +53,7 @@ def with_interval(
     text = number(mean)
     return text if math.isnan(low) or math.isnan(high) else f"{text} [{number(low)}, {number(high)}]"
 
-# %% ../../nbs/view/04_tables.ipynb #a45a5343
+# %% ../../nbs/view/04_tables.ipynb #c52452b2
 def _paper(said: str) -> str:
     "What the paper says; nothing where it is silent."
     return "" if said.startswith("(") or said in ("–", "") else said
@@ -73,8 +73,9 @@ def _bound(bound: str) -> str:
 
 def _means(table, number) -> list[str]:
     "Means of claims, with their intervals where there are several seeds."
-    ends = ((low, high) if n > 1 else (math.nan,) * 2 for n, low, high in zip(table.seeds, table.low, table.high))
-    return [with_interval(mean, *e, number) for mean, e in zip(table["mean"], ends)]
+    several = table["seeds"] > 1
+    columns = zip(table["mean"], table["low"].where(several), table["high"].where(several))
+    return [with_interval(mean, low, high, number) for mean, low, high in columns]
 
 # %% ../../nbs/view/04_tables.ipynb #36c53a8f
 def claims_markdown(
