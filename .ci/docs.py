@@ -11,7 +11,6 @@ import inspect
 import json
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,18 +19,26 @@ import nbdev.processors
 import nbdev.serve
 import yaml
 from fastcore.xtras import dict2obj
-from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.processors import FilterDefaults, exec_show_docs
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.showdoc import show_doc
 
+from modnb.runs.notebook_page import asset, mathml
+
 SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
             "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
             "Reference": ["masks", "routing", "systems", "programs", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
+# browsers that prefer dark pages get the second theme; figures are drawn for white paper
+THEMES = {"light": "cosmo", "dark": "darkly"}
+FONT = "math.woff2"
 STYLES = """
+@font-face { font-family: "modnb math"; src: url("math.woff2") format("woff2") }
+math { font-family: "modnb math", math; font-size: 1.1em }
+math[display=block] { overflow-x: auto; overflow-y: hidden }
+html.quarto-dark main img { background: #fff; border-radius: 6px; padding: 4px }
 pre { white-space: pre-wrap; font-size: 0.9em }
 pre code { white-space: pre-wrap }
 table { font-size: 0.9em }
@@ -67,6 +74,34 @@ class shown_from_the_module(Processor):
             cell.outputs = dict2obj([output], list_func=list)
 
 
+@functools.cache
+def module_index(name):
+    "Lines of a module, and its functions and methods by qualified name."
+    lines = Path(sys.modules[name].__file__).read_text(encoding="utf-8").splitlines(keepends=True)
+
+    def named(body, prefix):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield prefix + node.name, node
+                yield from named(node.body, f"{prefix}{node.name}.") if isinstance(node, ast.ClassDef) else ()
+
+    return lines, dict(named(ast.parse("".join(lines)).body, ""))
+
+
+def documented_source(symbol):
+    """What the documentation of parameters is read from: of a function its head, of a dataclass everything.
+
+    It replaces `inspect.getsource`, which reads and parses a module for every name in it; heads alone are also parsed in less time."""
+    lines, nodes = module_index(symbol.__module__) if symbol.__module__.startswith("modnb.") else ([], {})
+    node = nodes.get(symbol.__qualname__)
+    if node is None or isinstance(node, ast.ClassDef) != inspect.isclass(symbol):
+        return inspect.getsource(symbol)
+    first = node.body[0]
+    if isinstance(node, ast.ClassDef) or first.lineno == node.lineno:
+        return "".join(lines[min(n.lineno for n in (node, *node.decorator_list)) - 1:node.end_lineno])
+    return "".join(lines[node.lineno - 1:first.lineno - 1]) + " " * first.col_offset + "...\n"
+
+
 class Prepared(FilterDefaults):
     def base_procs(self):
         return [shown_from_the_module if p is exec_show_docs else p for p in super().base_procs()]
@@ -94,7 +129,7 @@ def sidebar(nbs):
 def formulas(text):
     "A page with its formulas as MathML and without the scripts that would fetch a renderer."
     def drawn(match):
-        return convert(html.unescape(match[2])[2:-2], display="block" if match[1] == "display" else "inline")
+        return mathml(html.unescape(match[2])[2:-2], display=match[1] == "display")
 
     text = re.sub(r'<span class="math (inline|display)">(.*?)</span>', drawn, text, flags=re.S)
     return re.sub(r"<(script|link)\b[^>]*katex[^>]*>(</script>)?|<script>[^<]*renderMathInElement[^<]*</script>", "", text)
@@ -121,13 +156,47 @@ def links(text, page, ids, host, repository):
 
 
 def finish(site, host, repository):
-    "What the tools leave undone: formulas, links, fonts that a theme would fetch."
+    "What the tools leave undone: formulas and their font, links, fonts that a theme would fetch."
     texts = {p.relative_to(site).as_posix(): formulas(p.read_text(encoding="utf-8")) for p in site.rglob("*.html")}
     ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in texts.items()}
     for name, text in texts.items():
         (site / name).write_text(links(text, name, ids, host, repository), encoding="utf-8")
+    (site / FONT).write_bytes(asset(FONT))
+    (site / "math-OFL.txt").write_bytes(asset("OFL.txt"))
     for sheet in (site / "site_libs").rglob("*.css"):
         sheet.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", sheet.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def render(folder):
+    """Pages by smalldocs, in this process. What it computes again for each token and for each entry of each sidebar is remembered:
+    the entries of a folder's pages differ only in which one is the page itself."""
+    try:
+        import smalldocs.highlight
+        import smalldocs.layout
+        import smalldocs.site
+    except ImportError:
+        raise SystemExit(f"the notebooks are prepared in {folder.name}/; to render them, install smalldocs with pip and run `make docs` again") from None
+    from fastcore.xml import Safe, to_xml
+
+    entry, href, known = smalldocs.layout.Layout.side_item, smalldocs.layout.Layout.href, {}
+
+    def remembered(function, self, key, *given):
+        key = (function, self.page.out.parent, *key)
+        if key not in known:
+            made = function(self, *given)
+            known[key] = made if isinstance(made, str) else Safe(to_xml(made, indent=False))
+        return known[key]
+
+    def side_item(self, item, depth):
+        plain = not item.sep and not item.section
+        return remembered(entry, self, (id(item), item.page is self.page), item, depth) if plain else entry(self, item, depth)
+
+    smalldocs.layout.Layout.side_item = side_item
+    smalldocs.layout.Layout.href = lambda self, address: remembered(href, self, (address,), address)
+    smalldocs.highlight.css_class = functools.cache(smalldocs.highlight.css_class)
+    smalldocs.highlight.get_lexer_by_name = functools.cache(smalldocs.highlight.get_lexer_by_name)
+    yaml.SafeLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    smalldocs.site.build(folder)
 
 
 if __name__ == "__main__":
@@ -136,14 +205,13 @@ if __name__ == "__main__":
     (cfg.nbs_path / "sidebar.yml").write_text(yaml.dump(sidebar(cfg.nbs_path), sort_keys=False))
     (cfg.nbs_path / "styles.css").write_text(STYLES)
     nbdev.serve.FilterDefaults = Prepared
-    fastcore.docments.getsource = functools.cache(inspect.getsource)  # it asks twice, and parses a module for each class
+    fastcore.docments.getsource = functools.cache(documented_source)  # it asks twice
     names = nbdev.processors._def_names
     nbdev.processors._def_names = lambda cell, shown: names(cell, shown)[::-1]  # it puts the last definition of a cell first
     cache = nbdev.serve.proc_nbs(cfg.nbs_path, force=True, n_workers=0)
-    smalldocs = shutil.which("smalldocs", path=str(Path(sys.executable).parent)) or shutil.which("smalldocs")
-    if smalldocs is None:
-        raise SystemExit("the notebooks are prepared in _proc/; to render them, install smalldocs with pip and run `make docs` again")
-    subprocess.run([smalldocs, "render"], cwd=cache, check=True)
+    settings = cache / "_quarto.yml"
+    settings.write_text(settings.read_text().replace("theme: cosmo", f"theme: {json.dumps(THEMES)}"))
+    render(cache)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(cache / cfg.doc_path.name, cfg.doc_path)
     finish(cfg.doc_path, cfg.doc_host, cfg.git_url)

@@ -31,6 +31,7 @@ def test_wheel_is_complete_and_light(wheel):
         assert files and not {f"modnb/{p.relative_to(ROOT / 'nbs').as_posix()}" for p in files} - set(names)
     assert {f"modnb/{p.relative_to(ROOT / 'modnb').as_posix()}" for p in (ROOT / "modnb").rglob("*.py")} | {"modnb/py.typed"} <= set(names)
     assert any(n.endswith("licenses/LICENSE") for n in names)
+    assert {f"modnb/{p.relative_to(ROOT / 'modnb').as_posix()}" for p in (ROOT / "modnb" / "runs" / "assets").rglob("*.*")} <= set(names), "styles and font of pages"
     plain = [line for line in about.splitlines() if line.startswith("Requires-Dist") and "extra ==" not in line]
     assert plain and not [line for line in plain for heavy in ("nbdev", "jupyter", "papermill", "ipykernel", "ipywidgets", "fastcore") if heavy in line]
 

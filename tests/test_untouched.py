@@ -10,17 +10,20 @@ from torch import nn
 
 import modnb.masks
 import modnb.training
-from modnb.masks.ablation import ablate, pruned, variants
+from modnb.masks.ablation import ablate, materialize, pruned, variants
 from modnb.masks.algebra import check_model, masked
 from modnb.masks.batching import Batched, check_shapes
 from modnb.masks.choice import choose_beta
 from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner
 from modnb.masks.learning import learn_masks
-from modnb.masks.network import model_hash, select, unwrapped
+from modnb.masks.callbacks import MaskTracker
+from modnb.masks.network import masked_parameters, model_hash, select, unwrapped
+from modnb.masks.pruning import prune_masks, with_prune
 from modnb.masks.settings import MaskSettings
 from modnb.masks.study import learn_each, named_tensors
 from modnb.masks.units import frozen_parameters, make_units
 from modnb.models.copies import full_copy, structural_copy
+from modnb.models.shrink import shrink
 from modnb.training.ensembles import fit_ensemble
 from modnb.training.fit import measure
 from modnb.training.groups import Member, choose_size
@@ -102,6 +105,10 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     ablate: [lambda net, batch: ablate(net, masks(net), lambda view: {"score": score(view)})],
     variants: [lambda net, batch: [view(batch[0].clone()) for view in variants(net, masks(net)).values()]],
     pruned: [lambda net, batch: pruned(net, WEIGHT)(batch[0].clone())],
+    materialize: [lambda net, batch: materialize(net, WEIGHT, example=batch[0].clone())], shrink: [lambda net, batch: shrink(net).net(batch[0].clone())],
+    with_prune: [lambda net, batch: with_prune(net, WEIGHT)(batch[0].clone()).sum().backward()], prune_masks: [lambda net, batch: prune_masks(net)],
+    masked_parameters: [lambda net, batch: masked_parameters(net, WEIGHT)],
+    MaskTracker.observe: [lambda net, batch: MaskTracker({"a": [batch]}, F.cross_entropy, every=1, samples=2, steps=2, where=linear).observe(net, 1)],
     learn_each: [lambda net, batch: learn_each([net], [{"a": [batch]}], F.cross_entropy, samples=2, steps=2, where=linear)],
     named_tensors: [lambda net, batch: named_tensors("0", {}, net)],
     choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
@@ -122,7 +129,7 @@ TRAINED = {    # function -> why a network that it is given may change
     "fit": "trains it", "train_classifier": "trains it", "Learner": "trains it", "Member": "trains it", "Fit": "holds it", "trainable": "gives its parameters",
     "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode",
     "fit_network": "trains it", "fit_classifier": "trains it", "FunctionStudy": "trains it", "accuracies": "calls it",
-    "learn_functions": "gives it to learn_masks", "learn_classes": "gives it to learn_masks", "seed_result": "keeps its tensors"}
+    "learn_functions": "gives it to learn_masks", "learn_classes": "gives it to learn_masks", "seed_result": "keeps its tensors", "loaded": "compares its hash"}
 
 
 def takes_a_network():

@@ -14,8 +14,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage"]
-LAB = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
-       "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+SERVER = ["--no-browser", "--allow-root", "--ip=127.0.0.1", "--ServerApp.port_retries=0", "--LabApp.expose_app_in_browser=True", "--LabApp.extension_manager=readonly"]
+LAB = [*SERVER, "--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
 IDLE = "window.jupyterapp && jupyterapp.shell.currentWidget?.context?.sessionContext?.isReady && jupyterapp.shell.currentWidget.context.sessionContext.session?.kernel?.status === 'idle'"
 
 
@@ -50,9 +50,6 @@ def answers(url, process, log, seconds=120):
 
 def own_folders(root):
     "The environment of a JupyterLab whose settings and state lie in a folder of its own."
-    news = root / ".settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    news.parent.mkdir(parents=True, exist_ok=True)
-    news.write_text('{"fetchNews": "false"}')  # else a pop-up covers a corner
     own = {f"JUPYTER_{name}_DIR": str(root / f".{name.lower()}") for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_WORKSPACES_DIR": str(root / ".workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(root / ".settings"), "IPYTHONDIR": str(root / ".ipython")}
     return {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MODNB_RUNS")} | own | {"OMP_NUM_THREADS": "1"}
 

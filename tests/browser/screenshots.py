@@ -1,11 +1,13 @@
-"""Pictures of the explorers for the README and the documentation: `python tests/browser/screenshots.py` writes nbs/images/explore-*.png."""
+"""Pictures for the README and the documentation: `python tests/browser/screenshots.py [NAME...]` writes nbs/images/explore-*.png, of the
+explorers, and nbs/images/page-*.png, of reports, the index of a grid and pages of the documentation. The last need `make docs`."""
+import contextlib
 import io
 import sys
 import tempfile
 from pathlib import Path
 
 import lab as laboratory
-from seen import Notebook
+from seen import Notebook, Watched
 
 IMAGES = laboratory.ROOT / "nbs" / "images"
 
@@ -66,11 +68,62 @@ def take(chromium, lab, name, prepare):
     return path
 
 
+REPORTS = {"report-masks": "masks/add_mul", "report-gating": "gating/rules", "report-routing": "routing/eight_maps", "report-systems": "systems/arithmetic",
+           "report-memory": "systems/external_memory"}
+DOCS = {"docs-start": "index", "docs-learner": "masks/11_learner", "docs-laws": "routing/01_laws"}
+
+
+def grid_index(folder):
+    "The index of a grid of small runs; the first has the committed notebook as its report."
+    import shutil
+
+    from modnb.runs import Grid
+    from modnb.runs.notebook_page import to_html
+    from modnb.runs.pages import write_pages
+
+    grid = Grid("add_mul", runs=folder, name="Addition and multiplication", seed=[0, 1], beta=[1e-5, 1e-4, 1e-3], train_steps=400, mask_steps=100, layer_sizes=[32])
+    for run in grid.runs[:-1]:
+        run.compute(progress=False)
+        report = run.folder.path / "report.ipynb"
+        shutil.copy(laboratory.ROOT / "nbs" / "experiments" / "masks" / "add_mul.ipynb", report)
+        to_html(report, report.with_suffix(".html"), laboratory.ROOT / "nbs" / "experiments" / "masks")
+    return write_pages(grid, summary=False)
+
+
+def page_picture(chromium, name, path, color_scheme="light"):
+    "The top of a page."
+    with Watched(chromium, color_scheme=color_scheme) as watched:
+        watched.open(path)
+        assert watched.problems == [] and watched.requests == []
+        target = IMAGES / f"page-{name}.png"
+        target.write_bytes(small(watched.page.screenshot(), 64))
+    return target
+
+
+def page_pictures(chromium, names, folder):
+    "Name -> picture of a report, of the index, of a page of the documentation; dark where the name says so."
+    from modnb.runs.notebook_page import to_html
+
+    for name, report in REPORTS.items():
+        if name in names or not names:
+            made = to_html(laboratory.ROOT / "nbs" / "experiments" / f"{report}.ipynb", folder / f"{name}.html")
+            yield page_picture(chromium, name, made, "dark" if name == "report-routing" else "light")
+    if "grid" in names or not names:
+        yield page_picture(chromium, "grid", grid_index(folder / "runs"))
+    for name, page in DOCS.items():
+        if name in names or not names:
+            yield page_picture(chromium, name, laboratory.ROOT / "_docs" / f"{page}.html", "dark" if name == "docs-laws" else "light")
+
+
 if __name__ == "__main__":
     if reason := laboratory.missing():
         sys.exit(f"{reason} is missing")
-    with tempfile.TemporaryDirectory() as folder, laboratory.jupyterlab(Path(folder)) as server, laboratory.browser() as chromium:
-        for name, prepare in EXPLORERS.items():
-            if not sys.argv[1:] or name in sys.argv[1:]:
+    with tempfile.TemporaryDirectory() as folder, laboratory.browser() as chromium:
+        (Path(folder) / "pages").mkdir()
+        for path in page_pictures(chromium, sys.argv[1:], Path(folder) / "pages"):
+            print(f"{path.relative_to(laboratory.ROOT)}: {path.stat().st_size:,} bytes")
+        chosen = {name: EXPLORERS[name] for name in EXPLORERS if name in sys.argv[1:] or not sys.argv[1:]}
+        with laboratory.jupyterlab(Path(folder)) if chosen else contextlib.nullcontext() as server:
+            for name, prepare in chosen.items():
                 path = take(chromium, server, name, prepare)
                 print(f"{path.relative_to(laboratory.ROOT)}: {path.stat().st_size:,} bytes")

@@ -138,3 +138,27 @@ class Notebook:
         "What the browser's console and the kernel complained about."
         kernel = self.page.locator(".jp-RenderedText[data-mime-type='application/vnd.jupyter.stderr'], .jp-RenderedText[data-mime-type='application/vnd.jupyter.error'], .modnb-problem")
         return self.complaints + kernel.all_inner_texts()
+
+
+class Watched:
+    "A page of a browser without a network, and everything that it asked for or complained about."
+
+    def __init__(self, chromium, width=1280, height=900, **more):
+        self.context = chromium.new_context(viewport={"width": width, "height": height}, offline=True, **more)
+        self.page = self.context.new_page()
+        self.requests = []
+        self.problems = []
+        self.page.on("request", lambda r: None if r.url.startswith(("file:", "data:", "blob:")) else self.requests.append(r.url))
+        self.page.on("requestfailed", lambda r: self.problems.append(f"{r.url[:200]}: {r.failure}"))
+        self.page.on("console", lambda m: self.problems.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda e: self.problems.append(str(e)))
+
+    def open(self, path):
+        self.page.goto(f"file://{path}")
+        self.page.evaluate("document.fonts.ready.then(() => true)")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.context.close()

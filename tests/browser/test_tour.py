@@ -73,12 +73,12 @@ def _other(notebook, name, before):
 
 
 def test_modnb_lab_opens_the_tour(tmp_path, chromium):
-    "`modnb lab`, which `make lab` is, on the repository's own notebooks: the address that it opens shows the tour."
+    "`modnb lab`, which `make lab` is, on the repository's own notebooks: its address shows the tour, without questions; from there one click opens each explorer."
     own = laboratory.own_folders(tmp_path)
     log = tmp_path / "lab.log"
     port = laboratory.free_port()
     with log.open("w") as out:
-        process = subprocess.Popen([sys.executable, "-m", "modnb.runs.cli", "lab", *laboratory.LAB, f"--FileCheckpoints.checkpoint_dir={tmp_path / 'checkpoints'}", f"--port={port}", "--IdentityProvider.token=tour"], cwd=tmp_path, env=own, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
+        process = subprocess.Popen([sys.executable, "-m", "modnb.runs.cli", "lab", *laboratory.SERVER, f"--FileCheckpoints.checkpoint_dir={tmp_path / 'checkpoints'}", f"--port={port}", "--IdentityProvider.token=tour"], cwd=tmp_path, env=own, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, start_new_session=True)
         try:
             laboratory.answers(f"http://127.0.0.1:{port}/api/status?token=tour", process, log)
             eventually(lambda: _said(log, f"http://127.0.0.1:{port}/lab/tree/explore/start_here.ipynb"))
@@ -86,6 +86,12 @@ def test_modnb_lab_opens_the_tour(tmp_path, chromium):
             page.set_default_timeout(90_000)
             page.goto(f"http://127.0.0.1:{port}/?token=tour")           # what the browser is sent to
             page.locator(".jp-NotebookPanel h1").filter(has_text="Start here").first.wait_for()
+            page.wait_for_timeout(3000)  # the question about news would come late
+            assert page.locator(".Toastify__toast").count() == 0
+            for name in ("masks", "gates", "routing", "systems", "runs"):
+                page.locator(".lm-TabBar-tabLabel").filter(has_text="start_here.ipynb").first.click()
+                page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) .jp-RenderedMarkdown td a").filter(has_text=name).first.click()
+                page.locator(".jp-NotebookPanel:not(.lm-mod-hidden) h1").filter(has_text=f"Explore {name}").first.wait_for()
             page.close()
         finally:
             os.killpg(process.pid, signal.SIGTERM)  # the command and the server that it waits for

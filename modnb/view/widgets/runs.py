@@ -265,8 +265,9 @@ def report_page(
     notebook = folder.path / "report.ipynb"
     if page.is_file(): return page.read_text(encoding="utf-8")
     if notebook.is_file():
-        from modnb.runs.report import exporter
-        return exporter().from_filename(str(notebook))[0]
+        import nbformat
+        from modnb.runs.notebook_page import notebook_page
+        return notebook_page(nbformat.read(notebook, 4), folder.path, folder.path)
     parts = [f"<p style='{FONT}'>This run has no report; <code>modnb report</code> writes one.</p>", facts(row)]
     if row.get("state") in ("done", "stale"):
         head = read_result(folder, tensors=False).frame.head(40)
