@@ -33,7 +33,8 @@ def _seeds(ax: Axes, y: int, values: np.ndarray, limit: float | None):
     ax.plot([np.median(values)] * 2, [y - 0.35, y + 0.35], color="black", lw=1.6)
     if limit is None: return
     color = PALETTE[0] if kept.any() else "#777777"
-    ax.text(1.01, y, f"{kept.sum()} of {len(kept)}", transform=ax.get_yaxis_transform(), va="center", fontsize="small", color=color)
+    ax.text(1.01, y, f"{kept.sum()} of {len(kept)}", color=color, va="center", fontsize="small",
+            transform=ax.get_yaxis_transform())
 
 # %% ../../nbs/view/02_routing.ipynb #41f81a62
 def seed_dots(
@@ -53,7 +54,8 @@ def seed_dots(
     values = {name: np.sort(v) for name, v in f[on_set(f, test)].groupby("function", sort=False).value}
     size = (7.0 if solved else 6.5, 0.24 * len(values) + 0.9)
     if ax is None: ax = plt.subplots(figsize=size, layout="constrained")[1]
-    for i, v in enumerate(values.values()): _seeds(ax, i, v if least is None else v.clip(least), limit if solved else None)
+    for i, v in enumerate(values.values()):
+        _seeds(ax, i, v if least is None else v.clip(least), limit if solved else None)
     if limit is not None: ax.axvline(limit, color=GRAY, lw=1, ls="--")
     ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - 0.4, -0.6))
     ax.set(xlabel=metric + (f", {test}" if test else ""), xscale="log" if log else "linear")
@@ -70,7 +72,7 @@ def _entropies(ax, curve: pd.DataFrame, top: float):
         ax.plot(wide.index, wide, color=color, lw=0.6, alpha=0.5)
         ax.plot(wide.index, wide.median(axis=1), color=color, lw=1.8, label=metric)
     ax.axhline(top, color="#999999", lw=0.8, ls=":")
-    ax.set_xlabel("step")
+    ax.set_xlabel("step (updates)")
     ax.spines[["top", "right"]].set_visible(False)
 
 # %% ../../nbs/view/02_routing.ipynb #a5d21fc1
@@ -90,7 +92,7 @@ def entropy_curves(
         _entropies(ax, curve[curve.function == name], top)
         ax.set_title(name, fontsize="small")
     axes[0].set_ylabel("nats")
-    axes[-1].legend(frameon=False, fontsize="small", loc="center right")
+    axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return axes
 
 # %% ../../nbs/view/02_routing.ipynb #b2-score-bar

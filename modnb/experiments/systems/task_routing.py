@@ -446,7 +446,7 @@ def show_tables(tensors, rows: list[str], seeds: list[int]):
 
 
 def few_curves(frame, rows: list[str], ax=None):
-    "Explained on held-out tasks by the number of examples, in colors of roles; thin lines are seeds. Returns the `Axes`."
+    "Explained on held-out tasks by the number of examples; thin lines are seeds. Returns the `Axes`."
     import matplotlib.pyplot as plt
 
     from modnb.view.plots import ROLE_COLORS
