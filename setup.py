@@ -42,13 +42,24 @@ class SDist(sdist):
     """The whole source, without a MANIFEST.in."""
 
     def make_release_tree(self, base_dir, files):
-        extra = ["settings.ini", "Makefile", ".gitignore", *map(str, [*below("nbs"), *below("tests"), *below(".ci")])]
+        extra = ["settings.ini", "Makefile", ".gitignore", "CHANGELOG.md", "CITATION.cff", *map(str, [*below("nbs"), *below("tests"), *below(".ci")])]
         super().make_release_tree(base_dir, sorted({*files, *extra}))
+
+
+def classifiers():
+    """What a package index sorts by."""
+    status = ["Planning", "Pre-Alpha", "Alpha", "Beta", "Production/Stable", "Mature", "Inactive"][int(cfg["status"]) - 1]
+    pythons = [f"3.{minor}" for minor in range(int(cfg["min_python"].split(".")[1]), 14)]
+    return [f"Development Status :: {cfg['status']} - {status}", "Framework :: Jupyter", f"Intended Audience :: {cfg['audience']}",
+            f"Natural Language :: {cfg['language']}", "Operating System :: OS Independent",
+            *(f"Programming Language :: Python :: {version}" for version in ("3", *pythons)),
+            "Topic :: Scientific/Engineering :: Artificial Intelligence", "Typing :: Typed"]
 
 
 report = words("report_requirements")
 grid = report + words("grid_requirements")
 lab = grid + words("lab_requirements")
+sweep = grid + words("sweep_requirements")
 mathematics = words("mathematics_requirements")
 
 setup(
@@ -63,6 +74,8 @@ setup(
     license=cfg["license"].upper(),
     license_files=["LICENSE"],
     url=cfg["git_url"],
+    project_urls={name.strip(): address.strip() for name, address in (line.split("=", 1) for line in cfg["project_urls"].strip().splitlines())},
+    classifiers=classifiers(),
     packages=find_packages(include=[lib, f"{lib}.*"]),
     package_dir={"": "."},  # an editable install becomes one line in a .pth file, not an import hook
     package_data={lib: words("package_data")},
@@ -70,7 +83,7 @@ setup(
     cmdclass={"build_py": BuildPy, "sdist": SDist},
     python_requires=">=" + cfg["min_python"],
     install_requires=words("requirements"),
-    extras_require={"data": words("data_requirements"), "mathematics": mathematics, "pretrained": words("pretrained_requirements"), "report": report, "grid": grid, "lab": lab, "browser": lab + words("browser_requirements"), "dev": lab + mathematics + words("dev_requirements")},
+    extras_require={"data": words("data_requirements"), "mathematics": mathematics, "pretrained": words("pretrained_requirements"), "report": report, "grid": grid, "sweep": sweep, "lab": lab, "browser": lab + words("browser_requirements"), "dev": lab + mathematics + words("dev_requirements")},
     entry_points={"console_scripts": words("console_scripts"), "nbdev": [f"{lib}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False,
 )

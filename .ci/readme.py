@@ -1,4 +1,5 @@
-"""README.md from nbs/index.ipynb: prose, code and the outputs that were saved with them. `readme.py ROOT` works on another checkout.
+"""README.md from nbs/index.ipynb: prose, code and the outputs that were saved with them; CHANGELOG.md from the notebook with the changes.
+`readme.py ROOT` works on another checkout.
 
 Cells under `#| hide` are left out; `#| echo: false` keeps only the outputs, `#| output: false` only the code. Images become files in
 nbs/images/. Links of the notebook start at nbs/, links of the README at the top; those that lead to a file are rewritten.
@@ -84,6 +85,14 @@ def relocate(markdown, root):
     return "".join(p for i, p in enumerate(parts) if i % 3 < 2)
 
 
+def changelog(root):
+    "CHANGELOG.md from its notebook, which has only prose."
+    source = "nbs/explanations/03_changelog.ipynb"
+    cells = json.loads((root / source).read_text(encoding="utf-8"))["cells"]
+    body = "\n\n".join(text(cell["source"]) for cell in cells)
+    return HEAD.replace("nbs/index.ipynb", source) + body + "\n"
+
+
 def main(root):
     cells = json.loads((root / "nbs/index.ipynb").read_text(encoding="utf-8"))["cells"]
     images = {}
@@ -96,6 +105,7 @@ def main(root):
         folder.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     (root / "README.md").write_text(HEAD + relocate(body, root) + "\n", encoding="utf-8", newline="\n")
+    (root / "CHANGELOG.md").write_text(changelog(root), encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ def shell(*words, **options):
     return subprocess.Popen([sys.executable, "-m", "modnb.runs.cli", *words], text=True, **options)
 
 
-def wait_for(what, seconds=300):
+def wait_for(what, seconds=300, every=0.02):
     end = time.monotonic() + seconds
     while not what():
         assert time.monotonic() < end, "waited too long"
-        time.sleep(0.01)
+        time.sleep(every)

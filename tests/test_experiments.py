@@ -9,6 +9,7 @@ import pytest
 from tree import ROOT
 
 from modnb.runs import Grid
+from modnb.runs.params import specs
 
 READERS = ("summary", "remedies") # of the gating study: they read runs, and have none of their own
 NOTEBOOKS = sorted(p for p in (ROOT / "nbs" / "experiments").glob("*/*.ipynb") if p.stem not in READERS) # beside the studies: the summary of a grid
@@ -23,10 +24,23 @@ def module(path):
 def test_parameters_cell_holds_the_defaults(path):
     cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
     (cell,) = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    given = {s.targets[0].id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
+    given = {s.target.id: ast.literal_eval(s.value) for s in ast.parse("".join(cell["source"])).body}
     assert given.pop("PRESET") is None
     Params = module(path).Params
     assert list(given) == list(Params().to_dict()) and Params(**given) == Params()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_papermill_shows_types_and_help(path):
+    from papermill import inspect_notebook
+
+    shown = inspect_notebook(path)
+    fields = specs(module(path).Params)
+    assert list(shown) == ["PRESET", *fields]
+    for name, field in fields.items():
+        kind = (field.kind or type(field.choices[0])).__name__
+        assert shown[name]["inferred_type_name"] == (f"list[{kind}]" if field.many else kind)
+        assert shown[name]["help"] or not field.doc
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+from nbdev.config import get_config
 from tree import ROOT, copy_to, python, run, tracked
 
 BIN = Path(sys.executable).parent
@@ -70,9 +72,20 @@ def test_parameters_cells_are_what_the_experiments_say(copy, changes):
 
 def test_readme_is_what_the_index_says(copy, changes):
     (copy / "README.md").unlink()
+    (copy / "CHANGELOG.md").unlink()
     done = python(".ci/readme.py", cwd=copy)
     assert done.returncode == 0, done.stderr
     assert not changes(), "these differ from what nbs/index.ipynb says; run `make export`"
+
+
+def test_citation_and_changes_are_of_this_version():
+    version = get_config(path=ROOT).version
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["version"] == version
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_readme_is_short():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 
 def test_links_of_the_readme_lead_somewhere():
@@ -134,7 +147,7 @@ def test_nothing_names_a_registry_or_a_machine():
 def test_top_level_is_what_it_was_meant_to_be():
     "PKG-INFO and setup.cfg are what a source distribution adds."
     top = {p.relative_to(ROOT).parts[0] for p in FILES}
-    assert {t for t in top if not t.startswith(".")} - {"PKG-INFO", "setup.cfg"} == {"nbs", "modnb", "tests", "settings.ini", "setup.py", "README.md", "Makefile", "LICENSE"}
+    assert {t for t in top if not t.startswith(".")} - {"PKG-INFO", "setup.cfg"} == {"nbs", "modnb", "tests", "settings.ini", "setup.py", "README.md", "CHANGELOG.md", "CITATION.cff", "Makefile", "LICENSE"}
 
 
 def test_masks_import_is_light():

@@ -3,13 +3,13 @@ import os
 import random
 import sys
 import warnings
-from functools import partial
 from pathlib import Path
 
 import nbdev.test
 import numpy as np
 import pytest
 import seeds
+from matplotlib.figure import Figure
 from nbdev.config import get_config
 from nbdev.test import test_nb as run_notebook
 from tree import ROOT, tracked
@@ -17,6 +17,14 @@ from tree import ROOT, tracked
 SKIP = get_config(path=ROOT).tst_flags.split()
 NOTEBOOKS = [p for p in tracked() if p.suffix == ".ipynb" and not any(part.startswith((".", "_")) for part in p.relative_to(ROOT).parts)]
 HOMES = (ROOT, sys.prefix, sys.base_prefix)  # a module from elsewhere is one that a notebook wrote; the next may call its own the same
+
+
+class Shell(nbdev.test.CaptureShell):
+    "Lays out every figure that a cell shows, and does not paint it: pixels and their compression took more than half of the time."
+
+    def __init__(self, *given, **options):
+        super().__init__(*given, **options | {"mpl_format": "png"})
+        self.display_formatter.formatters["image/png"].for_type(Figure, lambda figure: figure.draw_without_rendering())
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +40,7 @@ def as_if_alone(monkeypatch, tmp_path):
     random.seed(seeds.BASE)
     np.random.seed(seeds.BASE)
     torch.manual_seed(0) # moved by the base seed, as every seed of a cell is
-    monkeypatch.setattr(nbdev.test, "CaptureShell", partial(nbdev.test.CaptureShell, mpl_format="png"))  # "retina" draws four times the pixels
+    monkeypatch.setattr(nbdev.test, "CaptureShell", Shell)
     with warnings.catch_warnings(), plt.rc_context(), torch.enable_grad():
         yield
         plt.close("all")

@@ -294,3 +294,21 @@ def test_summary_of_a_grid(place, warm, tmp_path):
     text = page.read_text()
     assert "12 runs: 8 done, 4 failed" in text and "&lt;u&gt;grid" in text and "<u>" not in text and "<i>$b" not in text and "unlucky&lt;/b&gt;" in text and "<b>un" not in text
     assert "5 [5, 5]" not in text and "18 [18, 18]" in text and 'src="data:image/png' in text and "<td>1, 2</td>" in text and "0.5 [-5.85, 6.85]" in text
+
+
+def test_executed_notebooks_hold_their_numbers(place, tmp_path):
+    "By plain papermill, and after the notebook was cleaned."
+    from modnb.runs import read_reports
+    from papermill import execute_notebook
+
+    cells = ["from modnb.runs import header, run_here\nfrom toys.walk import Params", "seed = 0\nsteps = 3", "this = run_here('toys.walk', globals())", "header(this)"]
+    notebook = new_notebook(cells=[new_code_cell(c) for c in cells])
+    notebook.cells[1].metadata["tags"] = ["parameters"]
+    nbformat.write(notebook, tmp_path / "walk.ipynb")
+    done = tmp_path / "done" / "a.ipynb"
+    done.parent.mkdir()
+    execute_notebook(str(tmp_path / "walk.ipynb"), str(done), parameters={"seed": 5}, progress_bar=False, cwd=str(tmp_path))
+    found = read_reports(tmp_path / "done")
+    assert found[["notebook", "experiment", "param_seed", "steps", "name"]].values.tolist() == [["a.ipynb", "walk", 5, 3, "place"]]
+    cleaned = subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", str(done)], capture_output=True, text=True)
+    assert cleaned.returncode == 0 and read_reports(done).equals(found), cleaned.stderr

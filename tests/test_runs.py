@@ -1,4 +1,5 @@
 """What a notebook cannot show of `modnb.runs`: processes that are killed, that compete, and a terminal."""
+import contextlib
 import json
 import os
 import pty
@@ -10,7 +11,7 @@ import time
 import pytest
 from shell import shell, wait_for
 
-from modnb.runs import NotDone, Runs, plan, run
+from modnb.runs import Busy, NotDone, Runs, plan, run
 from modnb.runs.lock import holder
 from modnb.runs import store
 
@@ -174,3 +175,55 @@ def test_a_terminal_shows_one_line(place):
     os.close(ours)
     lines = seen.decode().replace("\x1b[K", "").split("\r")
     assert child.wait() == 0 and any("/s" in line for line in lines) and [line for line in lines if line.strip()][-1].startswith("walk 60"), lines
+
+
+def test_removal_leaves_what_a_process_computes(place):
+    running = plan("toys.walk", runs="runs")
+    child = shell("run", "toys.walk", "sleep=0.02", "--runs", "runs", stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(lambda: running.status["state"] == "running")
+    turned_away = shell("rm", "walk", "--yes", "--runs", "runs", stderr=subprocess.PIPE, stdout=subprocess.PIPE)
+    out, err = turned_away.communicate(timeout=300)
+    assert turned_away.returncode == 1 and "nothing to remove" in out and "which a process holds" in err
+    assert child.wait() == 0 and running.done
+    assert Runs("runs").remove("walk", yes=True).removed == 1 and not running.folder.path.exists()
+
+
+DYING = """
+import os, signal
+from modnb.runs import Runs, removal
+{when} = lambda *rest, **more: os.kill(os.getpid(), signal.SIGKILL)
+Runs("runs").remove("walk", yes=True)
+"""
+
+
+@pytest.mark.parametrize("when", ["removal.shutil.rmtree", "removal.os.rename"])
+def test_killed_removal_leaves_a_whole_run_or_none(place, when):
+    it = run("toys.walk", runs="runs")
+    assert subprocess.run([sys.executable, "-c", DYING.format(when=when)]).returncode == -signal.SIGKILL
+    assert it.done == (when == "removal.os.rename")
+    assert len(list(Runs("runs"))) == it.done
+    run("toys.walk", runs="runs", seed=1)
+    assert Runs("runs").remove("walk", yes=True).removed == (2 if when == "removal.os.rename" else 1)
+    assert os.listdir("runs/walk") == []
+
+
+REMOVER = """
+import pathlib
+from modnb.runs import Runs
+while not pathlib.Path("over").exists():
+    Runs("runs").remove(state="done", yes=True)
+"""
+
+
+def test_removing_and_computing_processes_do_not_disturb_each_other(place):
+    children = [subprocess.Popen([sys.executable, "-c", REMOVER], stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    it = plan("toys.walk", runs="runs", steps=3)
+    removed = 0
+    while removed < 10:
+        with contextlib.suppress(Busy):
+            it.compute()
+            wait_for(lambda: not it.folder.path.exists())
+            removed += 1
+    (place / "over").touch()
+    assert [child.communicate(timeout=300)[1] for child in children] == [""] * 2
+    assert not list(place.glob("runs/walk/.removed*")) and it.compute().done and len(it.frame) == 1

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['Busy', 'DeviceParams', 'Experiment', 'Grid', 'Log', 'NotDone', 'ParameterError', 'Params', 'PoolGone', 'Result',
-           'Run', 'RunFolder', 'Runs', 'SeedParams', 'ThreadParams', 'experiment', 'from_notebook', 'header', 'param',
-           'plan', 'run', 'run_here', 'seeds_of', 'signature']
+           'Run', 'RunFolder', 'Runs', 'SeedParams', 'ThreadParams', 'diff', 'experiment', 'from_notebook', 'header',
+           'param', 'plan', 'read_reports', 'run', 'run_here', 'seeds_of', 'signature']
 
 # %% ../../nbs/runs/00_runs.ipynb #9e91d39e
+from .differences import diff
 from .dispatch import PoolGone
 from .grid import Grid
 from .lock import Busy
@@ -17,9 +18,10 @@ from modnb.runs.params import (
 )
 from .report import header, run_here
 from .runner import Experiment, Run, experiment, plan, run
+from .scraps import read_reports
 from .store import NotDone, Result, RunFolder
 from .table import Runs
 
 _all_ = ["Busy", "DeviceParams", "Experiment", "Grid", "Log", "NotDone", "ParameterError", "Params", "PoolGone",
-         "Result", "Run", "RunFolder", "Runs", "SeedParams", "ThreadParams", "experiment", "from_notebook", "header",
-         "param", "plan", "run", "run_here", "seeds_of", "signature"]
+         "Result", "Run", "RunFolder", "Runs", "SeedParams", "ThreadParams", "diff", "experiment", "from_notebook",
+         "header", "param", "plan", "read_reports", "run", "run_here", "seeds_of", "signature"]

@@ -21,11 +21,15 @@ from .params import ParameterError, describe, known, one_preset
 from .report import ReportError, report
 from .catalog import catalog
 from .clusters import job_script
+from .differences import diff, diff_tables, split_groups
 from .dispatch import REPORTS, PoolGone
 from .grid import Grid, from_sweep
 from .runner import Experiment, experiment, plan_given
 from .store import storable
-from .sweeps import Values, load_sweep, parse_yaml
+from .search import Search, search_of
+from .sweeps import Sweep, Values, load_sweep, parse_yaml
+from .removal import Removal, size_text
+from .store import STATES
 from .table import Runs
 
 if TYPE_CHECKING:
@@ -33,9 +37,10 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['TOUR', 'read_words', 'split_words', 'show', 'text_table', 'plain_index', 'markdown_table', 'named', 'command_run',
-           'command_report', 'command_table', 'command_status', 'command_list', 'about', 'grid_of', 'grid_file',
-           'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options', 'parser',
-           'arguments', 'main']
+           'command_report', 'command_table', 'command_status', 'yes_to', 'confirm_removal', 'command_rm',
+           'command_clean', 'command_diff', 'command_list', 'about', 'grid_of', 'grid_file', 'search_file',
+           'run_search', 'command_grid', 'grid_options', 'command_lab', 'lab_folder', 'lab_words', 'add_options',
+           'parser', 'helped', 'find_own', 'arguments', 'main']
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-6
 def read_words(words: list[str]) -> dict[str, Any]: # raises ParameterError
@@ -113,9 +118,11 @@ def command_report(args: argparse.Namespace) -> None:
     print(f"\n{made.notebook}\n{made.html}")
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-23
-def command_table(args: argparse.Namespace) -> None:
-    "results of all runs that are done, with their parameters"
-    show(Runs(args.runs).to_frame(args.experiment), args.format, args.out)
+def command_table(args: argparse.Namespace) -> None: # raises ParameterError
+    "results of all runs that are done, or of an experiment's, with their parameters"
+    if args.name and args.experiment and args.name != args.experiment:
+        raise ParameterError(f"experiment: {args.name!r} and {args.experiment!r} were given")
+    show(Runs(args.runs).to_frame(args.name or args.experiment), args.format, args.out)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-24
 def command_status(args: argparse.Namespace) -> None:
@@ -124,9 +131,64 @@ def command_status(args: argparse.Namespace) -> None:
     frame["commit"] = [c[:7] if isinstance(c, str) else c for c in frame.commit]
     show(frame.fillna(""))
 
+# %% ../../nbs/runs/06_cli.ipynb #cc9eefee
+def yes_to(question: str) -> bool:
+    "Ask on the terminal; without one, the answer is no."
+    if sys.stdin is None or not sys.stdin.isatty():
+        print("nothing is removed: there is no terminal to ask on; --yes removes without asking", file=sys.stderr)
+        return False
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+# %% ../../nbs/runs/06_cli.ipynb #15522ade
+def confirm_removal(removal: Removal, yes: bool) -> None:
+    "List runs, ask, and remove them; exits with status 1 if one of them stays."
+    if removal.held:
+        print(f"{len(removal.held)} more, which a process holds: {', '.join(map(repr, removal.held))}", file=sys.stderr)
+    if not removal.runs:
+        print("nothing to remove")
+        raise SystemExit(1 if removal.held else 0)
+    show(removal.to_frame())
+    if not (yes or yes_to(f"remove {len(removal.runs)} of {len(list(Runs(removal.root)))} runs, "
+                          f"{size_text(removal.bytes)}?")):
+        raise SystemExit(1)
+    kept = [f"{r.folder.experiment}/{r.folder.signature} {outcome}"
+            for r, outcome in zip(removal.apply().runs, removal.outcomes) if not outcome.startswith("removed")]
+    print(f"{removal.removed} removed", *kept, sep="\n")
+    if kept:
+        raise SystemExit(1)
+
+# %% ../../nbs/runs/06_cli.ipynb #3a5f095b
+def command_rm(args: argparse.Namespace) -> None:
+    "list runs, ask, and remove them; never one that a process holds"
+    confirm_removal(Runs(args.runs).remove(*args.words, state=args.state or (), older=args.older), args.yes)
+
+
+def command_clean(args: argparse.Namespace) -> None:
+    "the same for runs that are no results: failed, stale, or half done and held by no process"
+    confirm_removal(Runs(args.runs).clean(*args.words, older=args.older), args.yes)
+
+# %% ../../nbs/runs/06_cli.ipynb #d0afd163
+def command_diff(args: argparse.Namespace) -> None:
+    "what differs between two runs, or groups of runs: parameters, versions, claims, metrics, masks"
+    a, b = split_groups(args.words)
+    found = diff(a, b, runs=args.runs, experiment=args.experiment)
+    if args.out:
+        print(found.save(args.out))
+        return
+    print(found)
+    for title, table in diff_tables(found.rows).items():
+        print(f"\n{title}")
+        show(table)
+
 # %% ../../nbs/runs/06_cli.ipynb #cell-25
 def command_list(args: argparse.Namespace) -> None:
-    "experiments, their presets and parameters"
+    "experiments, or one, with presets and parameters"
+    if args.name:
+        print(about(args.name, experiment(args.name)))
+        return
     for name in catalog():
         try:
             print(about(name, experiment(name)))
@@ -135,9 +197,12 @@ def command_list(args: argparse.Namespace) -> None:
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-26
 def about(name: str, found: Experiment) -> str:
-    "Description of an experiment: presets, parameters with defaults and allowed values."
+    "Description of an experiment: presets with what they set, parameters with defaults and allowed values."
     lines = [f"  {p['name']}={p['value']}  {p['doc']} ({p['allowed']})" for p in describe(found.Params)]
-    return "\n".join([f"{name}  {found.doc}", f"  presets: {', '.join({'smoke': {}} | found.Params.presets)}", *lines])
+    given: dict[str, dict[str, Any]] = {"smoke": {}} | found.Params.presets
+    presets = [f"  preset={n}  {', '.join(f'{k}={v}' for k, v in values.items()) or 'the defaults below'}"
+               for n, values in given.items()]
+    return "\n".join([f"{name}  {found.doc}", *presets, *lines])
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-28
 def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
@@ -150,7 +215,7 @@ def grid_of(args: argparse.Namespace) -> Grid: # raises ParameterError
         return Grid(named(args.name, lists), preset=preset, runs=args.runs, ask=not args.yes, **values)
     sweep = load_sweep(grid_file(args.name))
     seeds = None if "seed" in lists else sweep.seeds
-    sweep = dataclasses.replace(sweep, seeds=seeds, parameters=sweep.parameters | lists)
+    sweep = dataclasses.replace(sweep, seeds=seeds, parameters={**sweep.parameters, **lists})
     return from_sweep(sweep, args.experiment, preset, runs=args.runs, ask=not args.yes)
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-29
@@ -163,9 +228,30 @@ def grid_file(name: str) -> Path:
              if p.as_posix().endswith("/" + name)]
     return known[0] if len(known) == 1 and not Path(name).exists() else Path(name)
 
+# %% ../../nbs/runs/06_cli.ipynb #a21a2e9e
+def search_file(args: argparse.Namespace) -> Sweep | None: # None: it is a grid
+    "The search that a file describes."
+    if Path(args.name).suffix not in (".yaml", ".yml"):
+        return None
+    sweep = load_sweep(grid_file(args.name))
+    return sweep if sweep.metric is not None else None
+
+
+def run_search(sweep: Sweep, args: argparse.Namespace) -> Search: # raises ParameterError
+    "Compute a search, with one proposal at a time for each of `--workers`."
+    if args.words or args.dry_run or args.report != "none" or args.gpus or args.stack != 1:
+        raise ParameterError("grid: a search takes no parameters and no --dry-run, --report, --gpus, --stack")
+    found = search_of(sweep, args.experiment, args.preset, runs=args.runs, client=args.scheduler or args.cluster,
+                      workers=args.workers, batch=args.workers or 1, retry=args.retry, progress=True)
+    show(found.to_frame())
+    return found
+
 # %% ../../nbs/runs/06_cli.ipynb #cell-31
 def command_grid(args: argparse.Namespace) -> None:
-    "compute all runs of a grid that are not done"
+    "compute all runs of a grid, a random sweep or a search that are not done"
+    if (sweep := search_file(args)) is not None:
+        print(run_search(sweep, args))
+        return
     grid = grid_of(args)
     if args.dry_run:
         print(grid, f"varied: {', '.join(grid.varied) or 'nothing'}", grid.folder, sep="\n")
@@ -239,6 +325,8 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
         grid_options(made)
     if call is command_lab:
         made.set_defaults(words=[])
+    if call is command_list:
+        made.add_argument("name", nargs="?", metavar="NAME", help="only this experiment")
     if call not in (command_list, command_lab):
         made.add_argument("--runs", metavar="DIR", help="folder of all runs (default: runs)")
     if call in (command_report, command_table):
@@ -249,8 +337,21 @@ def add_options(made: argparse.ArgumentParser, call: Callable) -> None: # the pa
     if call is command_report:
         made.add_argument("--fresh", action="store_true", help="execute the notebook although its report is up to date")
     if call is command_table:
-        made.add_argument("--experiment", metavar="NAME", help="of this experiment only")
+        made.add_argument("name", nargs="?", metavar="NAME", help="of this experiment only")
+        made.add_argument("--experiment", metavar="NAME", help="the same")
         made.add_argument("--format", choices=["text", "csv", "md", "parquet"], default="text")
+    if call in (command_rm, command_clean):
+        made.add_argument("words", nargs="*", metavar="RUN", help="experiment, signature or its beginning, folder, "
+                          "or name=value; names add up, parameters narrow")
+        made.add_argument("--older", metavar="AGE", help="only runs that ended longer ago, such as 12h or 7d")
+        made.add_argument("--yes", action="store_true", help="remove without asking")
+    if call is command_diff:
+        made.add_argument("words", nargs="*", metavar="A vs B", help="two runs, or two groups that differ by seed: "
+                          "experiment, signature or folder, and name=value")
+        made.add_argument("--experiment", metavar="NAME", help="module of your own experiment, whose claims are judged")
+        made.add_argument("--out", metavar="FILE", help="HTML page to write")
+    if call is command_rm:
+        made.add_argument("--state", metavar="STATE", help=f"only runs in it ({', '.join(STATES)}, stale, damaged)")
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-41
 def parser() -> argparse.ArgumentParser:
@@ -261,11 +362,27 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(prog="modnb", description=about)
     top.add_argument("--version", action="version", version=__version__)
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for call in (command_run, command_report, command_grid, command_table, command_status, command_list, command_lab):
+    for call in (command_run, command_report, command_grid, command_table, command_status, command_diff,
+                 command_rm, command_clean, command_list, command_lab):
         made = commands.add_parser(call.__name__.removeprefix("command_"), help=call.__doc__, description=call.__doc__)
         made.set_defaults(call=call)
         add_options(made, call)
     return top
+
+# %% ../../nbs/runs/06_cli.ipynb #d9226db6
+def helped(argv: list[str]) -> str | None: # None: this is not such a command
+    "The experiment of `modnb run NAME --help`, or of `report` and `grid`."
+    asks = len(argv) > 2 and argv[0] in ("run", "report", "grid") and {"-h", "--help"} & set(argv[2:])
+    if not asks or argv[1].startswith("-") or Path(argv[1]).suffix in (".yaml", ".yml"):
+        return None
+    find_own(argv[1])
+    return argv[1]
+
+
+def find_own(name: str) -> None:
+    "Let the user's own module be found, as `python -m` would find it."
+    if "." in name and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-44
 def arguments(argv: list[str] | None) -> argparse.Namespace:
@@ -276,8 +393,8 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
         top.error(f"unrecognized: {' '.join(rest)}")
     if rest:
         args.words += rest
-    if "." in getattr(args, "name", "") and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd()) # the user's own module, as `python -m` would find it
+    find_own(getattr(args, "name", None) or "")
+    find_own(getattr(args, "experiment", None) or "")
     return args
 
 # %% ../../nbs/runs/06_cli.ipynb #cell-49
@@ -287,8 +404,13 @@ def main(argv: list[str] | None = None) -> int: # exit status
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     # likewise: large tensors in huge pages (Linux), whose fresh memory costs a third less
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    args = arguments(argv)
+    given = sys.argv[1:] if argv is None else argv
     try:
+        if name := helped(given):
+            print(f"usage: modnb {given[0]} {name} [name=value ...] [options: modnb {given[0]} --help]\n")
+            print(about(name, experiment(name)))
+            return 0
+        args = arguments(given)
         args.call(args)
         sys.stdout.flush()
     except (ParameterError, Missing) as error:

@@ -10,12 +10,13 @@ import html
 import itertools
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
 from .catalog import catalog
+from .draws import Distribution, draw
 from .params import ParameterError, Spec, known, one_preset, read, specs
 from .runner import Experiment, Run, experiment, run_of
 from .store import as_json
@@ -28,8 +29,8 @@ if TYPE_CHECKING:
     from modnb.runs.dispatch import Board
 
 # %% auto #0
-__all__ = ['MANY', 'checked', 'given_values', 'planned', 'agreed', 'translated', 'claimant', 'plain_value', 'status_of',
-           'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
+__all__ = ['MANY', 'checked', 'given_values', 'drawn_values', 'planned', 'distinct', 'agreed', 'translated', 'claimant',
+           'plain_value', 'status_of', 'describe_states', 'grid_folder', 'save_grid', 'Grid', 'from_sweep']
 
 # %% ../../nbs/runs/13_grid.ipynb #15e15e48
 MANY = 100_000 # runs; more than this need a confirmation
@@ -56,22 +57,51 @@ def given_values(
     words = in_words(fields, {n: v for n, v in lists.items() if isinstance(v, Values)})
     return checked(fields, {n: words.get(n, Values(v, None)) for n, v in lists.items()})
 
+# %% ../../nbs/runs/13_grid.ipynb #b55f5cb7
+def drawn_values(
+    found: Experiment,
+    lists: dict[str, Any], # parameter -> what `Grid` was given
+    draws: int | list[dict[str, Any]] | None, # how many; or these
+    seed: int,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]: # draws (at least an empty one), the rest; raises ParameterError
+    "Draw the parameters that have a distribution."
+    space = {name: what for name, what in lists.items() if isinstance(what, Distribution)}
+    known(found.Params, space)
+    fields = specs(found.Params)
+    if isinstance(draws, list):
+        for each in draws: known(found.Params, each)
+        return [{name: read(fields[name], value) for name, value in each.items()} for each in draws], lists
+    if not space and draws is not None:
+        raise ParameterError(f"draws: {draws} were requested, but no parameter has a distribution")
+    if not space:
+        return [{}], lists
+    if draws is None:
+        raise ParameterError(f"draws: say how many combinations of {', '.join(space)} to draw")
+    read_ = [{name: read(fields[name], value) for name, value in each.items()} for each in draw(space, draws, seed)]
+    return read_, {name: what for name, what in lists.items() if name not in space}
+
 # %% ../../nbs/runs/13_grid.ipynb #001ec24c
 def planned(
     found: Experiment,
     lists: dict[str, list[Any]], # from `checked`
     preset: str | None,
     store: Runs,
+    drawn: Sequence[dict[str, Any]] = ({},), # joint draws of further parameters, from `drawn_values`
 ) -> Iterator[Run]: # raises ParameterError for values that do not fit together
     "One run per combination."
-    for combination in itertools.product(*lists.values()):
-        given = dict(zip(lists, combination))
+    for draws, combination in itertools.product(drawn, itertools.product(*lists.values())):
+        given = draws | dict(zip(lists, combination))
         try:
             params = found.Params.make(given, preset)
         except ParameterError as error:
             raise ParameterError(f"{error} (in the run with "
                                  f"{', '.join(f'{n}={v!r}' for n, v in given.items())})") from None
         yield run_of(found, params, store)
+
+# %% ../../nbs/runs/13_grid.ipynb #3155c219
+def distinct(runs: Iterable[Run]) -> list[Run]:
+    "Runs without those that occur before."
+    return list({run.signature: run for run in runs}.values())
 
 # %% ../../nbs/runs/13_grid.ipynb #f5d6ea3a
 def agreed(
@@ -96,9 +126,9 @@ def agreed(
 def translated(
     sweep: Sweep,
     names: dict[str, Any], # `Experiment.sweep`
-) -> dict[str, Values]: # raises ParameterError
+) -> dict[str, Values | Distribution]: # raises ParameterError
     "The parameters of a foreign sweep file under our names."
-    found: dict[str, Values] = {}
+    found: dict[str, Values | Distribution] = {}
     for name, what in sweep.parameters.items():
         if name not in names:
             raise ParameterError(f"{name}: this experiment knows no such name of a sweep file (it knows: "
@@ -107,8 +137,8 @@ def translated(
         if isinstance(ours, str):
             found[ours] = what
         elif ours is not None:
-            if what.each or what.given not in ours:
-                raise ParameterError(f"{name}: {what.given!r} was given; allowed is one of "
+            if isinstance(what, Distribution) or what.each or what.given not in ours:
+                raise ParameterError(f"{name}: {getattr(what, 'given', what)!r} was given; allowed is one of "
                                      f"{', '.join(map(repr, ours))}")
             found |= {n: Values(v, False) for n, v in ours[what.given].items()}
     return found
@@ -192,7 +222,8 @@ class Grid:
         runs: str | Path | Runs | None = None, # folder of all runs
         name: str | None = None, # of the grid; None: the experiment's
         ask: bool | Callable[[str], str] = True, # before more than 100,000 runs are planned
-        **lists: Any, # parameter: value or list of values; `Values` where the two must be distinguished
+        draws: int | list | None = None, draw_seed: int = 0, # of distributions: how many, and their seed; or given ones
+        **lists: Any, # parameter: value, list of values, or `Distribution`; `Values` where the first two are alike
     ) -> None:
         store = runs if isinstance(runs, Runs) else Runs(runs)
         self.experiment = experiment(what)
@@ -200,11 +231,12 @@ class Grid:
         self.name = name or self.experiment.name
         self.root = store.root
         self.board: Board | None = None # state of the last computation
+        drawn, lists = drawn_values(self.experiment, lists, draws, draw_seed)
         given = given_values(self.experiment, lists)
-        self.varied = [n for n, v in given.items() if len(set(v)) > 1]
-        self.combinations = math.prod(map(len, given.values()))
+        self.varied = [*drawn[0], *(n for n, v in given.items() if len(set(v)) > 1)]
+        self.combinations = len(drawn) * math.prod(map(len, given.values()))
         agreed(self.combinations, ask)
-        self.runs = list({run.signature: run for run in planned(self.experiment, given, self.preset, store)}.values())
+        self.runs = distinct(planned(self.experiment, given, self.preset, store, drawn))
 
     @classmethod
     def from_yaml(cls, path: str | Path, *, experiment: str | None = None, preset: str | None = None,
@@ -263,4 +295,4 @@ def from_sweep(sweep: Sweep, name: str | None, preset: str | None, **rest: Any) 
         lists["seed"] = Values(range(sweep.seeds), True)
     if "seed" in lists and "seeds" in fields: # each seed is its own run
         lists.setdefault("seeds", Values(1, False))
-    return Grid(found, preset=preset, name=sweep.name, **rest, **lists)
+    return Grid(found, preset=preset, name=sweep.name, draws=sweep.draws, draw_seed=sweep.draw_seed, **rest, **lists)

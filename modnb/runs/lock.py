@@ -64,16 +64,19 @@ def holder(
 # %% ../../nbs/runs/07_lock.ipynb #c91db4fc
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    "Hold the kernel's advisory lock on a folder, if the file system has one."
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        with contextlib.suppress(ImportError, OSError):
-            import fcntl
+    "Hold the kernel's advisory lock on a folder, if there is one. Raises `FileNotFoundError` without a folder."
+    while True:
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            with contextlib.suppress(ImportError, OSError):
+                import fcntl
 
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.path.samestat(os.fstat(handle), os.stat(folder)): # else it was replaced while we waited
+                yield
+                return
+        finally:
+            os.close(handle)
 
 # %% ../../nbs/runs/07_lock.ipynb #3d5f1133
 class Busy(RuntimeError):
@@ -85,25 +88,39 @@ class Lock:
 
     def __init__(
         self,
-        path: str | Path, # lock file; its folder must exist
+        path: str | Path, # lock file; its folder must exist, unless `make` is set
         beat: float = 15.0, # seconds between two touches of the file
+        make: bool = False, # create the folder, also where another process removes it at this moment
     ):
         self.path = Path(path)
         self.beat = beat
+        self.make = make
         self.me = {"pid": os.getpid(), "host": host(), "born": born(os.getpid()), "token": secrets.token_hex(8)}
         self.over = threading.Event()
 
     def __enter__(self) -> Lock:
-        with alone(self.path.parent):
-            if (owner := holder(self.path)) is not None:
-                who = (f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner
-                       else "another process")
-                raise Busy(f"{self.path.parent.parent.name}/{self.path.parent.name} is being worked on by {who}")
-            self.path.unlink(missing_ok=True)
-            with open(self.path, "x", encoding="utf-8") as file: # "x": O_EXCL
-                json.dump(self.me, file)
+        while not self._taken():
+            pass
         threading.Thread(target=self._live, daemon=True).start()
         return self
+
+    def _taken(self) -> bool:
+        try:
+            if self.make: self.path.parent.mkdir(parents=True, exist_ok=True)
+            with alone(self.path.parent): self._take()
+        except FileNotFoundError: # it was removed after it was created
+            if not self.make: raise
+            return False
+        return True
+
+    def _take(self) -> None:
+        if (owner := holder(self.path)) is not None:
+            who = (f"process {owner.get('pid')} on {str(owner.get('host')).split()[0]}" if owner
+                   else "another process")
+            raise Busy(f"{self.path.parent.parent.name}/{self.path.parent.name} is being worked on by {who}")
+        self.path.unlink(missing_ok=True)
+        with open(self.path, "x", encoding="utf-8") as file: # "x": O_EXCL
+            json.dump(self.me, file)
 
     def __exit__(self, *error) -> None:
         self.over.set()

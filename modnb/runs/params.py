@@ -114,12 +114,16 @@ def parse(text: str, kind: type) -> Any: # of the type, or the text itself; rais
     return kind(text)
 
 # %% ../../nbs/runs/01_params.ipynb #41a40528
-def split_list(text: str) -> list[str]:
+def split_list(text: str) -> list[str]: # raises ValueError for an empty element
     "The elements of a tuple given as a string, `[400, 400]`, `400,400` or `400`; the field reads their numbers."
     try:
         found = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError):
-        return [p.strip().strip("'\"") for p in text.strip().strip("[]()").split(",") if p.strip()]
+        parts = [p.strip() for p in text.strip().strip("[]()").split(",")]
+        parts = parts if parts[-1] else parts[:-1] # a comma at the end, or nothing at all
+        if not all(parts):
+            raise ValueError(f"{text!r} has an empty element") from None
+        return [p.strip("'\"") for p in parts]
     each = found.elts if isinstance(found, ast.List | ast.Tuple) else [found]
     return [ast.literal_eval(e) if isinstance(e, ast.Constant) and isinstance(e.value, str)
             else ast.get_source_segment(text.strip(), e) or "" for e in each]

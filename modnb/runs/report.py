@@ -24,6 +24,7 @@ from .catalog import PACKAGE, locate
 from .runner import Experiment, Run, experiment, plan
 from .runner import run as compute
 from .kernels import KernelLost, WarmKernel, execute_on, literal
+from .scraps import scrap_bundle, scrap_of
 from .store import check, commit, device_name, versions
 from .table import Runs
 
@@ -41,13 +42,22 @@ TABLES = """{% for rows in tables %}<table>{% for row in rows %}<tr>
 class Header:
     "What made this report, as a small table."
 
-    def __init__(self, facts: dict[str, Any], params: list[dict]):
+    def __init__(
+        self,
+        facts: dict[str, Any],
+        params: list[dict],
+        scrap: dict[str, Any] | None = None, # published with it; see `modnb.runs.scraps.scrap_of`
+    ):
         self.facts = facts
         self.params = params
+        self.scrap = scrap
 
     def __repr__(self) -> str:
         values = ", ".join(f"{p['name']} {p['value']}" for p in self.params)
         return ", ".join(f"{k} {v}" for k, v in self.facts.items()) + "\n" + values
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return scrap_bundle(self.scrap) if self.scrap else {} # Jupyter adds text and HTML
 
     def _repr_html_(self) -> str:
         from jinja2 import Template
@@ -92,7 +102,8 @@ def header(
     facts["device"] = status.get("device") or device_name(getattr(params, "device", None))
     if status.get("state") == "done":
         facts |= {"computed": status["ended"], "wall time": f"{status['wall_s']:.1f} s"}
-    return Header(facts | more, describe(params))
+    scrap = scrap_of(run) if isinstance(run, Run) and run.done else None
+    return Header(facts | more, describe(params), scrap)
 
 # %% ../../nbs/runs/05_report.ipynb #cell-12
 def run_here(

@@ -50,6 +50,7 @@ class Experiment:
     sweep: dict[str, Any] = dataclasses.field(default_factory=dict)
     # for parameters that differ in their `seed`: all of them in one pass
     run_many: Callable[[list[Any], Log], list[Result]] | None = None
+    claims: Callable[[pd.DataFrame], pd.DataFrame] | None = None # of the frame of one result, or of several seeds
 
     def __repr__(self) -> str:
         return f"Experiment({self.name!r}, version {self.version}{': ' + self.doc if self.doc else ''})"
@@ -64,7 +65,7 @@ def from_object(found: Any) -> Experiment: # raises TypeError if something is mi
     doc = (getattr(found, "__doc__", None) or "").strip().partition("\n")[0]
     return Experiment(name, found.Params, found.run, getattr(found, "VERSION", 1), getattr(found, "summary", None), doc,
                       getattr(found, "__name__", None), getattr(found, "headline", None), getattr(found, "SWEEP", {}),
-                      getattr(found, "run_many", None))
+                      getattr(found, "run_many", None), getattr(found, "claims", None))
 
 # %% ../../nbs/runs/04_runner.ipynb #5006b7ee
 def experiment(
@@ -137,8 +138,7 @@ class Run:
         "Compute the run, unless it is done."
         if force or not self.done:
             self.__dict__.pop("result", None)
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            with Lock(self.folder.path / "lock") as lock:
+            with Lock(self.folder.path / "lock", make=True) as lock:
                 # another process may have finished it, or one that was killed before it could record that
                 if force or not (self.done or resume and complete(self.folder, self.folder.status)):
                     attempt(self, lock, force or not resume, progress)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import nearest, need
+from .draws import Distribution, read_distribution
 from .params import ParameterError, Spec
 
 # %% auto #0
-__all__ = ['NULL', 'INT', 'SEEDS', 'OURS', 'THEIRS', 'loader', 'parse_yaml', 'load_yaml', 'Values', 'described', 'Sweep',
-           'load_sweep', 'values_of', 'whole_tuple', 'as_word', 'in_words']
+__all__ = ['NULL', 'INT', 'SEEDS', 'OURS', 'METHODS', 'THEIRS', 'loader', 'parse_yaml', 'load_yaml', 'Values', 'described',
+           'Sweep', 'check_method', 'load_sweep', 'values_of', 'whole_tuple', 'as_word', 'in_words']
 
 # %% ../../nbs/runs/12_sweeps.ipynb #9f121b4b
 NULL = re.compile("~|null|Null|NULL|") # the plain words that YAML gives a type
@@ -80,7 +81,8 @@ def load_yaml(path: str | Path, typed: bool = False) -> dict[str, Any]: # raises
 
 # %% ../../nbs/runs/12_sweeps.ipynb #fdfdcc50
 SEEDS = 1_000_000 # at most, in a grid
-OURS = ("experiment", "preset", "name", "seeds", "parameters")
+OURS = ("experiment", "preset", "name", "seeds", "parameters", "draws", "draw_seed")
+METHODS = ("grid", "random", "optuna")
 THEIRS = ("program", "command", "method", "metric", "description", "project", "entity", "run_cap")
 
 
@@ -91,14 +93,14 @@ class Values:
     each: bool | None # True: a list of values, False: one value, None: see `values_of`
 
 # %% ../../nbs/runs/12_sweeps.ipynb #45ef39d6
-def described(name: str, what: Any) -> Values: # raises ParameterError
+def described(name: str, what: Any) -> Values | Distribution: # raises ParameterError
     "Read one parameter of a file, in either layout."
     if not isinstance(what, dict):
         return Values(what, None)
+    if "min" in what or "max" in what or what.get("distribution", "constant") not in ("categorical", "constant"):
+        return read_distribution(name, what)
     if strange := sorted(str(key) for key in set(what) - {"value", "values", "distribution"}):
         raise ParameterError(f"{name}: a grid has `value` or `values`, not {', '.join(strange)}")
-    if what.get("distribution", "categorical") not in ("categorical", "constant"):
-        raise ParameterError(f"{name}: a grid has `value` or `values`, not the distribution {what['distribution']}")
     if ("value" in what) == ("values" in what):
         raise ParameterError(f"{name}: give either `value` or `values`")
     if "values" in what and not isinstance(what["values"], list):
@@ -113,8 +115,25 @@ class Sweep:
     experiment: str | None
     preset: str | None
     seeds: int | None # seeds 0, 1, ... of the experiment
-    parameters: dict[str, Values]
+    parameters: dict[str, Values | Distribution]
     foreign: bool # a sweep file of W&B, with the parameter names of another program
+    draws: int | None = None # combinations that are drawn from distributions; None: there are none
+    draw_seed: int = 0 # of the drawing
+    metric: dict[str, Any] | None = None # name and goal; of `method: optuna`
+
+# %% ../../nbs/runs/12_sweeps.ipynb #e9e7ad21
+def check_method(found: dict[str, Any]) -> None: # content of a file; raises ParameterError
+    "Check the method of a sweep file and what belongs to it."
+    if (method := found.get("method", "grid")) not in METHODS:
+        raise ParameterError(f"method: {method!r} was given; allowed is one of {', '.join(METHODS)}")
+    for name, least in (("draws", 1), ("draw_seed", 0)):
+        if name in found and not (isinstance(found[name], int) and found[name] >= least):
+            raise ParameterError(f"{name}: {found[name]!r} was given; allowed is an int >= {least}")
+    metric = found.get("metric")
+    goal = metric.get("goal") if isinstance(metric, dict) and "name" in metric else None
+    if method == "optuna" and goal not in ("minimize", "maximize"):
+        raise ParameterError(f"metric: {metric!r} was given; allowed is a name and a goal, minimize or maximize, as "
+                             f"in {{name: IoU, goal: minimize}}")
 
 # %% ../../nbs/runs/12_sweeps.ipynb #d70b39b8
 def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
@@ -127,8 +146,7 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
     for key in ("experiment", "preset"):
         if not isinstance(found.get(key), str | None):
             raise ParameterError(f"{key}: {found[key]!r} was given; allowed is a text")
-    if found.get("method", "grid") != "grid":
-        raise ParameterError(f"method: {found['method']!r} was given; allowed is 'grid'")
+    check_method(found)
     given = found.get("parameters") or {}
     seeds = found.get("seeds")
     if not isinstance(given, dict):
@@ -137,7 +155,8 @@ def load_sweep(path: str | Path) -> Sweep: # raises ParameterError
         raise ParameterError(f"seeds: {seeds!r} was given; allowed is an int >= 1 and <= {SEEDS:,}")
     foreign = "experiment" not in found and bool(set(found) & set(THEIRS))
     return Sweep(str(found.get("name", Path(path).stem)), found.get("experiment"), found.get("preset"), seeds,
-                 {str(n): described(n, v) for n, v in given.items()}, foreign)
+                 {str(n): described(n, v) for n, v in given.items()}, foreign, found.get("draws"),
+                 found.get("draw_seed", 0), found.get("metric") if found.get("method") == "optuna" else None)
 
 # %% ../../nbs/runs/12_sweeps.ipynb #d433d88c
 def values_of(

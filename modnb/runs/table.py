@@ -9,7 +9,8 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow # type: ignore[import-untyped]
 
+    from modnb.runs.removal import Removal
+
 # %% auto #0
-__all__ = ['STATUS', 'runs_root', 'run_state', 'catalog_module', 'status_row', 'whole_column', 'concat_frames', 'exact',
-           'results_of', 'joined', 'Runs', 'count_states', 'status_frame', 'results_frame']
+__all__ = ['STATUS', 'UNFINISHED', 'runs_root', 'run_state', 'catalog_module', 'status_row', 'whole_column', 'concat_frames',
+           'exact', 'results_of', 'joined', 'Runs', 'count_states', 'status_frame', 'results_frame']
 
 # %% ../../nbs/runs/09_table.ipynb #83a455fc
 def runs_root(root: str | Path | None = None) -> Path:
@@ -143,6 +146,9 @@ def joined(parts: list[tuple[dict[str, Any], Any]]) -> pd.DataFrame: # parameter
     return pd.concat([pd.DataFrame(given, index=frame.index), frame], axis=1)
 
 # %% ../../nbs/runs/09_table.ipynb #f000f1d3
+UNFINISHED = ("failed", "stale", "interrupted", "new") # states of runs that are no results
+
+
 class Runs:
     "All runs below a folder."
 
@@ -179,6 +185,24 @@ class Runs:
     ) -> pd.DataFrame: # experiment, run, parameters, columns of the results
         "Results of all done runs, each row with the run's parameters."
         return results_frame(self.of(experiment), stale)
+
+    def remove(
+        self,
+        *which: str | Path, # experiments, signatures, folders, "name=value"; see `modnb.runs.selection.select`
+        state: str | Collection[str] = (), # only runs in one of these; none: in any state
+        older: str | float | timedelta | None = None, # only runs that ended, or were last started, longer ago: "7d"
+        where: Mapping[str, Any] | None = None, # parameter -> value, or a list of values
+        yes: bool = False, # False: list them only
+    ) -> Removal: # raises ParameterError
+        "Remove runs that no process holds. Without `yes` they are only listed."
+        from modnb.runs.removal import removed # which needs this module
+
+        return removed(self, which, state, older, where, yes)
+
+    def clean(self, *which: str | Path, older: str | float | timedelta | None = None,
+              where: Mapping[str, Any] | None = None, yes: bool = False) -> Removal: # raises ParameterError
+        "Remove runs that are no results: failed, stale, or half done; as `remove` does it."
+        return self.remove(*which, state=UNFINISHED, older=older, where=where, yes=yes)
 
     def __repr__(self) -> str:
         return f"Runs({count_states(self.status().state)})"

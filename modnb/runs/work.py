@@ -43,9 +43,7 @@ def compute_many(
     "Compute runs in one pass of the experiment's `run_many`."
     with contextlib.ExitStack() as held:
         todo = [r for r in runs if not r.done]
-        for run in todo:
-            run.folder.path.mkdir(parents=True, exist_ok=True)
-        locks = {r.signature: held.enter_context(Lock(r.folder.path / "lock")) for r in todo}
+        locks = {r.signature: held.enter_context(Lock(r.folder.path / "lock", make=True)) for r in todo}
         todo = [r for r in todo if not (r.done or resume and complete(r.folder, r.folder.status))]
         if todo:
             attempt_many(runs, todo, locks, resume, progress)
