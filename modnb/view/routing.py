@@ -149,7 +149,7 @@ def split_bars(
         _score(ax, y, height, values.dropna().to_numpy(), colors[split], 0.4 if row in missed else 0.95)
     names = [f"{row} (not trained)" if row in missed else row for row in rows]
     ax.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.45, -0.55), xlim=(0, 1.02), xlabel=metric)
-    if "mask" in frame: _name_roles(ax, frame.drop_duplicates("function").set_index("function")["mask"][rows])
+    if "mask" in frame: _name_roles(ax, list(frame.drop_duplicates("function").set_index("function")["mask"][rows]))
     handles = [plt.Rectangle((0, 0), 1, 1, color=colors[split]) for split in wanted]
     ax.legend(handles, wanted, loc="lower left", bbox_to_anchor=(0, 1), ncols=_columns(wanted), frameon=False,
               fontsize="small", borderaxespad=0.2)

@@ -83,8 +83,9 @@ def _bounds(table) -> list[str]:
 
 def _means(table, number) -> list[str]:
     "Means of claims, with their intervals where there are several seeds."
-    ends = ((low, high) if n > 1 else (math.nan,) * 2 for n, low, high in zip(table.seeds, table.low, table.high))
-    return [with_interval(mean, *e, number) for mean, e in zip(table["mean"], ends)]
+    several = table["seeds"] > 1
+    ends = zip(table["mean"], table["low"].where(several), table["high"].where(several))
+    return [with_interval(mean, low, high, number) for mean, low, high in ends]
 
 # %% ../../nbs/view/04_tables.ipynb #36c53a8f
 def claims_markdown(
