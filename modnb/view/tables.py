@@ -63,7 +63,7 @@ def _verdicts(table) -> list[str]:
     "The verdict of each claim."
     return list(table["verdict"]) if "verdict" in table else ["holds" if h else "fails" for h in table["holds"]]
 
-
+# %% ../../nbs/view/04_tables.ipynb #bounds01
 JUDGED = {"worst": "every seed", "mean": "mean", "interval": "interval", "share": "share of seeds"} # by `Claim.how`
 
 
