@@ -159,12 +159,13 @@ def judge_claims(
 
 
 def judgment(table: pd.DataFrame) -> str: # of `judge_claims`
-    "One sentence: which claims hold, which fail, and which could not be judged."
+    "How many claims hold, which fail, and which could not be judged."
     if not len(table): return "This run tests no claim."
-    texts = {"holds": "hold", "fails": "fail", "not trained": "are not judged, as a row they need is not trained"}
+    texts = {"fails": "fail", "not trained": "are not judged, as a row they need is not trained"}
     found = [(list(table.claim[table.verdict == v]), text) for v, text in texts.items()]
-    some = [f"{len(names)} of {len(table)} claims {text} ({'; '.join(names)})" for names, text in found if names]
-    return ". ".join(some) + "."
+    some = [f"{len(names)} {text}: {'; '.join(names)}" for names, text in found if names]
+    held = f"{(table.verdict == 'holds').sum()} of {len(table)} claims hold"
+    return ". ".join([held, *some]) + "."
 
 # %% ../../nbs/metrics/03_claims.ipynb #5db78b8a
 def claims_there(

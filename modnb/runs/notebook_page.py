@@ -12,7 +12,7 @@ import html
 import importlib.resources
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -21,10 +21,10 @@ from ..checks import need
 from ..files import write_whole
 
 # %% auto #0
-__all__ = ['FONT_FACE', 'CLIMB', 'SHOWN', 'WIDGET', 'NUMBER', 'DIRECTIVES', 'POLICY', 'REPORT', 'mathml', 'asset', 'styles',
-           'slug', 'relative_link', 'link_target', 'renderer_class', 'Markdown', 'picture', 'without_scripts',
-           'word_columns', 'aligned', 'shown_data', 'shown_output', 'defined', 'folded', 'shown_cell', 'sections',
-           'notebook_page', 'to_html']
+__all__ = ['FONT_FACE', 'CLIMB', 'SHOWN', 'WIDGET', 'NUMBER', 'DIRECTIVES', 'REPORT_BEGINS', 'POLICY', 'REPORT', 'mathml',
+           'asset', 'styles', 'slug', 'relative_link', 'link_target', 'renderer_class', 'Markdown', 'picture',
+           'without_scripts', 'word_columns', 'aligned', 'shown_data', 'shown_output', 'defined', 'folded',
+           'shown_cell', 'lowered', 'reading_order', 'sections', 'notebook_page', 'to_html']
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #ae423aad
 def mathml(
@@ -272,6 +272,26 @@ def shown_cell(
     parts = [*(shown_output(o, markdown, under) for o in cell.outputs), folded(source) if source.strip() else ""]
     return "\n".join(filter(None, parts))
 
+# %% ../../nbs/runs/24_notebook_page.ipynb #order002
+REPORT_BEGINS = "# The report" # heading of an experiment's report
+
+
+def lowered(cell: Any) -> Any:
+    "A Markdown cell with each heading a level lower; other cells as they are."
+    if cell.cell_type != "markdown": return cell
+    return type(cell)(cell | {"source": re.sub(r"^(#{1,5} )", r"#\1", cell.source, flags=re.M)})
+
+# %% ../../nbs/runs/24_notebook_page.ipynb #order005
+def reading_order(cells: Sequence[Any]) -> list[Any]: # the same cells; those of other notebooks stay as they are
+    "The cells of an experiment as one reads them: question, report, how it is computed, settings."
+    begins = [i for i, c in enumerate(cells) if c.source.startswith(REPORT_BEGINS)]
+    code = [i for i, c in enumerate(cells) if c.cell_type == "code"]
+    titles = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and c.source.startswith("## ")]
+    if not begins or not code or titles[-1] < begins[0]: return list(cells)
+    method = [lowered(c) for c in cells[code[0]:begins[0]]]
+    heading = type(cells[0])(cell_type="markdown", metadata={}, source="## How it is computed")
+    return [*cells[:code[0]], *cells[begins[0] + 1:titles[-1]], heading, *method, *cells[titles[-1]:]]
+
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
 def sections(
     cells: Iterable[Any], # of a notebook
@@ -343,7 +363,7 @@ def notebook_page(
     from jinja2 import Template
 
     markdown = Markdown(base, folder)
-    parts = [(kind, text) for kind, text in sections(notebook.cells, markdown) if text.strip()]
+    parts = [(kind, text) for kind, text in sections(reading_order(notebook.cells), markdown) if text.strip()]
     plain = [re.sub("<.*?>", "", text) for level, _, text in markdown.headings if level == 1]
     formulas = any("<math" in text for _, text in parts)
     return Template(REPORT, autoescape=True).render(
