@@ -53,24 +53,24 @@ def with_interval(
     text = number(mean)
     return text if math.isnan(low) or math.isnan(high) else f"{text} [{number(low)}, {number(high)}]"
 
-# %% ../../nbs/view/04_tables.ipynb #c52452b2
+# %% ../../nbs/view/04_tables.ipynb #d339ea27
 def _paper(said: str) -> str:
     "What the paper says; nothing where it is silent."
     return "" if said.startswith("(") or said in ("–", "") else said
 
-
+# %% ../../nbs/view/04_tables.ipynb #9dd06115
 def _verdicts(table) -> list[str]:
     "The verdict of each claim."
     return list(table["verdict"]) if "verdict" in table else ["holds" if h else "fails" for h in table["holds"]]
 
-
+# %% ../../nbs/view/04_tables.ipynb #f9f0c073
 def _bound(bound: str) -> str:
     "A bound, such as `>= 0.9`, as a text that Markdown keeps."
     for sign, shown in {">=": "≥", "<=": "≤", ">": "&gt;", "<": "&lt;"}.items():
         if bound.startswith(sign): return shown + bound.removeprefix(sign)
     return bound
 
-
+# %% ../../nbs/view/04_tables.ipynb #9e4f5c69
 def _means(table, number) -> list[str]:
     "Means of claims, with their intervals where there are several seeds."
     several = table["seeds"] > 1
