@@ -50,7 +50,7 @@ def passes(net: nn.Module, run: Callable) -> Callable: # run: -> states
         return states.detach()
     return one
 
-
+# %% ../../nbs/bench/07_recurrent.ipynb #f5ded508
 def steps_of(case: str, n_inputs: int = 64, length: int = 50, batch: int = 64, seeds: int = 1) -> dict[str, Callable]:
     "Both networks on random inputs."
     cell = RIMCell(n_inputs, **SIZES[case], seed=range(seeds))
@@ -69,7 +69,7 @@ def processor() -> str:
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else ""
 
-
+# %% ../../nbs/bench/07_recurrent.ipynb #26d651a2
 def measure(rounds: int = 9, least: float = 0.5) -> dict: # case -> ratio with quartiles, times, processor
     "Time both cases, with memory kept by the process as in training."
     with kept_memory():

@@ -50,7 +50,7 @@ def sensed(
     there = lengths > 0
     return torch.cat([turn.cos() * there, turn.sin() * there], -1)
 
-
+# %% ../../nbs/data/12_arms.ipynb #93bf2547
 def tip(
     state: Tensor, # [..., 8] of `sensed`
     lengths: Tensor, # [..., 4]

@@ -55,7 +55,7 @@ def positions_after(places: int, place: Tensor) -> tuple[Tensor, Tensor]: # plac
     left = 2 * place.unsqueeze(-1)
     return at + 2 * (at > left), at == left
 
-
+# %% ../../nbs/data/14_expressions.ipynb #114b137e
 def reduced(
     tokens: Tensor, # int [B, T]
     place: Tensor, # int [B]
@@ -108,7 +108,7 @@ def share_right(
     tokens = random_expressions(n, terms, generator)
     return (evaluated(tokens, order, generator) == evaluated(tokens)).double().mean().item()
 
-
+# %% ../../nbs/data/14_expressions.ipynb #61b1f24c
 def majority(terms: int, n: int = 20_000, seed: int = 0) -> float:
     "The share of the most frequent value."
     values = evaluated(random_expressions(n, terms, torch.Generator().manual_seed(seed)))

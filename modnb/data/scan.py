@@ -112,7 +112,7 @@ def _numbers(argument: str, text: str, vocabulary: tuple[str, ...]) -> list[int]
     for word in words: check_choice(argument, word, vocabulary)
     return [vocabulary.index(word) for word in words]
 
-
+# %% ../../nbs/data/03_scan.ipynb #b648582c
 def _texts(tokens: Tensor, vocabulary: tuple[str, ...]) -> list[str]: # int64 [B, T]
     "Rows as words, up to the first end."
     return [" ".join(vocabulary[i] for i in row) for row in sequences.unpack(tokens, len(vocabulary))]

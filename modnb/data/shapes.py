@@ -114,7 +114,7 @@ def shifted(
     next_to = once(grid)
     return (next_to | once(next_to) if far else next_to).flatten(-2)
 
-
+# %% ../../nbs/data/13_shapes.ipynb #309ca01a
 def attribute_cells(scenes: Scenes) -> Tensor: # bool [6, ..., 9]
     "The cells with each attribute."
     return torch.stack([s == v for s in scenes for v in (1, 2, 3)])

@@ -135,7 +135,7 @@ def read_kinds(image: Tensor) -> Tensor: # [N, 3, 16, 16] -> int64 [N, 4], -1 wh
     shape = equal.unflatten(-1, (len(SHAPES), -1)).any(-1)
     return torch.where(mask.any(-1).any(-1), shape.int().argmax(-1), -1)
 
-
+# %% ../../nbs/data/16_sprites.ipynb #1a41a17a
 def same_kind(kind: Tensor) -> Tensor: # int [N, 4] -> int64 [N]
     "The label, from what is in an image."
     ordered = kind.sort(1).values[:, 1:]

@@ -97,7 +97,7 @@ def canonical(programs: Tensor) -> Tensor: # int64 [..., L]
     "Programs with `END` in all places behind their first `END`."
     return programs.masked_fill((programs == END).cumsum(-1) > 0, END)
 
-
+# %% ../../nbs/data/17_strings.ipynb #feb4c9cf
 def execute(
     programs: Tensor, # int64 [P, L]
     words: Words, # [P, E], the inputs of each program
@@ -142,7 +142,7 @@ def similarity(a: Words, b: Words) -> Tensor: # [N], [N] -> [N] in [0, 1]
     "1 less the edit distance over the length of the longer word."
     return 1 - edit_distance(a, b) / torch.maximum(a.length, b.length).clamp_min(1)
 
-
+# %% ../../nbs/data/17_strings.ipynb #9299bd06
 def spread(programs: Tensor) -> float: # int64 [Q, L]
     "Mean edit distance between any two programs of a set; 0 if there are fewer than two."
     programs = canonical(programs)

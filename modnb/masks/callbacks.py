@@ -139,7 +139,7 @@ def trainer_callback(
 ) -> Any: # a `transformers.TrainerCallback`
     "A callback for `transformers.Trainer`. Raises `Missing` if transformers is not installed."
     need("transformers", extra="trainer")
-    from transformers import TrainerCallback
+    from transformers import TrainerCallback # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     class LearnMasks(TrainerCallback): # type: ignore[misc, unused-ignore]
         "Learns masks after updates."

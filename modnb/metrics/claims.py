@@ -146,7 +146,7 @@ class Claim:
 def judge_claims(
     claims: Iterable[Claim],
     untrained: Collection[str] = (), # rows that miss their training gate
-) -> pd.DataFrame: # the columns of `claims_table`, and verdict: "holds", "fails" or "not trained"
+) -> pd.DataFrame: # of `claims_table`; verdict: "holds", "fails" or "not trained"; judged by: see `Claim.how`
     "Judge claims; those that need a row that is not trained are judged on nothing."
     listed = list(claims)
     table = claims_table((c.claim, c.paper, c.measure, c.bound, c.values) for c in listed)
@@ -155,7 +155,7 @@ def judge_claims(
     open_ = [any(row in untrained for row in c.needs) for c in listed]
     holds = [c.judged() and not skip for c, skip in zip(listed, open_)]
     verdict = ["not trained" if skip else "holds" if kept else "fails" for skip, kept in zip(open_, holds)]
-    return table.assign(holds=holds, verdict=verdict)
+    return table.assign(holds=holds, verdict=verdict, **{"judged by": [c.how for c in listed]})
 
 
 def judgment(table: pd.DataFrame) -> str: # of `judge_claims`

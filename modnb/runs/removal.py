@@ -57,7 +57,7 @@ def size_text(size: float) -> str: # bytes
         size /= 1_000
     return f"{size:,.3g} GB" if size < 999.5 else f"{size:,.0f} GB"
 
-
+# %% ../../nbs/runs/19_removal.ipynb #age0text
 def age_text(seconds: float) -> str:
     "An age in the largest unit that is not above it."
     unit = max((u for u in UNITS if u != "w" and UNITS[u] <= max(seconds, 1.0)), key=UNITS.__getitem__)

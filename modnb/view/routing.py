@@ -5,6 +5,7 @@
 # %% ../../nbs/view/02_routing.ipynb #7c646e1a
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from ..metrics.claims import part
 from ..metrics.routed import on_set
-from .plots import PALETTE, SPLIT_COLORS, grouped_bars, share_map
+from ..metrics.statistics import interval
+from .plots import GRAY, PALETTE, ROLE_COLORS, SPLIT_COLORS, share_map
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +22,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['seed_dots', 'entropy_curves', 'split_bars', 'usage_heatmap']
+__all__ = ['DARKER', 'seed_dots', 'entropy_curves', 'split_bars', 'usage_heatmap']
+
+# %% ../../nbs/view/02_routing.ipynb #b2-seed-line
+def _seeds(ax: Axes, y: int, values: np.ndarray, limit: float | None):
+    "The seeds of one estimator and their median; with a limit, those beyond it are gray, and the others are counted."
+    kept = np.ones(len(values), bool) if limit is None else values <= limit
+    colors = np.where(kept, PALETTE[0], GRAY)
+    ax.scatter(values, y + np.linspace(-0.25, 0.25, len(values)), s=10, color=colors, alpha=0.75, lw=0)
+    ax.plot([np.median(values)] * 2, [y - 0.35, y + 0.35], color="black", lw=1.6)
+    if limit is None: return
+    color = PALETTE[0] if kept.any() else "#777777"
+    ax.text(1.01, y, f"{kept.sum()} of {len(kept)}", color=color, va="center", fontsize="small",
+            transform=ax.get_yaxis_transform())
 
 # %% ../../nbs/view/02_routing.ipynb #41f81a62
 def seed_dots(
@@ -30,21 +44,23 @@ def seed_dots(
     ax: Axes | None = None,
     log: bool = True, # a logarithmic axis
     limit: float | None = None, # a dashed line
+    solved: bool = False, # `limit` is the bound of success: count the seeds that keep it
+    least: float | None = None, # where the axis begins; lower values are drawn there
 ) -> Axes:
     "The distribution over seeds of one metric, a line per estimator."
     import matplotlib.pyplot as plt
     from matplotlib.ticker import NullFormatter
     f = part(frame, "final", metric)
     values = {name: np.sort(v) for name, v in f[on_set(f, test)].groupby("function", sort=False).value}
-    size = (6.5, 0.24 * len(values) + 0.9)
+    size = (7.0 if solved else 6.5, 0.24 * len(values) + 0.9)
     if ax is None: ax = plt.subplots(figsize=size, layout="constrained")[1]
     for i, v in enumerate(values.values()):
-        ax.scatter(v, i + np.linspace(-0.25, 0.25, len(v)), s=10, color="#0072B2", alpha=0.7, lw=0)
-        ax.plot([np.median(v)] * 2, [i - 0.35, i + 0.35], color="black", lw=1.6)
-    if limit is not None: ax.axvline(limit, color="#999999", lw=1, ls="--")
+        _seeds(ax, i, v if least is None else v.clip(least), limit if solved else None)
+    if limit is not None: ax.axvline(limit, color=GRAY, lw=1, ls="--")
     ax.set(yticks=range(len(values)), yticklabels=values, ylim=(len(values) - 0.4, -0.6))
     ax.set(xlabel=metric + (f", {test}" if test else ""), xscale="log" if log else "linear")
     if log: ax.xaxis.set_minor_formatter(NullFormatter())
+    if solved: ax.text(1.01, 1, "solved", transform=ax.transAxes, fontsize="small", va="bottom")
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
@@ -56,7 +72,7 @@ def _entropies(ax, curve: pd.DataFrame, top: float):
         ax.plot(wide.index, wide, color=color, lw=0.6, alpha=0.5)
         ax.plot(wide.index, wide.median(axis=1), color=color, lw=1.8, label=metric)
     ax.axhline(top, color="#999999", lw=0.8, ls=":")
-    ax.set_xlabel("step")
+    ax.set_xlabel("step (updates)")
     ax.spines[["top", "right"]].set_visible(False)
 
 # %% ../../nbs/view/02_routing.ipynb #a5d21fc1
@@ -76,8 +92,41 @@ def entropy_curves(
         _entropies(ax, curve[curve.function == name], top)
         ax.set_title(name, fontsize="small")
     axes[0].set_ylabel("nats")
-    axes[-1].legend(frameon=False, fontsize="small", loc="center right")
+    axes[-1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     return axes
+
+# %% ../../nbs/view/02_routing.ipynb #b2-score-bar
+def _score(ax: Axes, y: float, height: float, values: np.ndarray, color: str, alpha: float = 0.95):
+    "One bar with its 95 % interval and its seeds; a 0 where there is nothing to see."
+    middle, low, high = interval(values)
+    ax.barh(y, middle, height=0.92 * height, color=color, alpha=alpha, lw=0)
+    if not values.any(): ax.text(0.006, y, "0", va="center", fontsize=6)
+    if len(values) < 2 or not values.any(): return
+    ax.plot(np.clip([low, high], 0, 1), [y, y], color="black", lw=1.1)
+    ax.scatter(values, y + np.linspace(-0.3, 0.3, len(values)) * height, s=6, facecolor="white", edgecolor="black",
+               linewidths=0.5, zorder=3)
+
+
+DARKER = {"#BBBBBB": "#777777", "#E69F00": "#AD7700"} # colors of bars -> of text, which is harder to read
+
+
+def _name_roles(ax: Axes, roles: Sequence[str]): # one for each line
+    "The role of each line at the right, its name on the left in the same color."
+    colors = [ROLE_COLORS.get(role, "black") for role in roles]
+    colors = [DARKER.get(color, color) for color in colors]
+    for y, (role, color) in enumerate(zip(roles, colors)):
+        ax.get_yticklabels()[y].set_color(color)
+        ax.text(1.01, y, role, color=color, va="center", fontsize="small", transform=ax.get_yaxis_transform())
+
+def _columns(names: Sequence[str]) -> int: # of a legend over a figure of that size
+    "How many names fit side by side; equally many in each line."
+    fit = max(1, int(5.2 / (0.5 + 0.068 * max(map(len, names)))))
+    return math.ceil(len(names) / math.ceil(len(names) / fit))
+
+
+def _size(rows: int, splits: int) -> tuple[float, float]: # in inches
+    "Room for the bars of a figure."
+    return 7.5, rows * (0.13 * splits + 0.12) + 0.85
 
 # %% ../../nbs/view/02_routing.ipynb #x10-26603
 def split_bars(
@@ -87,16 +136,24 @@ def split_bars(
     missed: Sequence[str] = (), # rows that are not trained
     ax: Axes | None = None,
 ) -> Axes:
-    "What each row of a comparison scores on each split: mean, 95 % interval, and seeds."
-    import pandas as pd
+    "What each row of a comparison scores on each split, and what it stands for."
+    import matplotlib.pyplot as plt
     final = part(frame, "final", metric)
     wanted = list(dict.fromkeys(final.layer)) if splits is None else list(splits)
-    final = pd.concat([final[final.layer == split] for split in wanted])
-    named = {row: f"{row}\n(not trained)" if row in missed else row for row in dict.fromkeys(final.function)}
+    rows = list(dict.fromkeys(final[final.layer.isin(wanted)].function))
+    if ax is None: ax = plt.subplots(figsize=_size(len(rows), len(wanted)), layout="constrained")[1]
     colors = dict(zip(wanted, (*SPLIT_COLORS, *PALETTE[::2]))) # by place: one for what was trained on, in all systems
-    final = final.assign(function=final.function.map(named))
-    ax = grouped_bars(final, "function", "layer", ax=ax, colors=colors, limits=(0, 1))
-    ax.set(ylabel=metric, ylim=(0, 1.02))
+    height = 0.8 / len(wanted)
+    for (row, split), values in final[final.layer.isin(wanted)].groupby(["function", "layer"], sort=False).value:
+        y = rows.index(row) + (wanted.index(split) - (len(wanted) - 1) / 2) * height
+        _score(ax, y, height, values.dropna().to_numpy(), colors[split], 0.4 if row in missed else 0.95)
+    names = [f"{row} (not trained)" if row in missed else row for row in rows]
+    ax.set(yticks=range(len(rows)), yticklabels=names, ylim=(len(rows) - 0.45, -0.55), xlim=(0, 1.02), xlabel=metric)
+    if "mask" in frame: _name_roles(ax, list(frame.drop_duplicates("function").set_index("function")["mask"][rows]))
+    handles = [plt.Rectangle((0, 0), 1, 1, color=colors[split]) for split in wanted]
+    ax.legend(handles, wanted, loc="lower left", bbox_to_anchor=(0, 1), ncols=_columns(wanted), frameon=False,
+              fontsize="small", borderaxespad=0.2)
+    ax.spines[["top", "right"]].set_visible(False)
     return ax
 
 # %% ../../nbs/view/02_routing.ipynb #x10-81354

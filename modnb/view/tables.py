@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['markdown_table', 'three_digits', 'two_digits', 'with_interval', 'claims_markdown']
+__all__ = ['JUDGED', 'markdown_table', 'three_digits', 'two_digits', 'with_interval', 'claims_markdown']
 
 # %% ../../nbs/view/04_tables.ipynb #3312a0bd
 def markdown_table(
@@ -53,29 +53,39 @@ def with_interval(
     text = number(mean)
     return text if math.isnan(low) or math.isnan(high) else f"{text} [{number(low)}, {number(high)}]"
 
-# %% ../../nbs/view/04_tables.ipynb #d339ea27
+# %% ../../nbs/view/04_tables.ipynb #a45a5343
 def _paper(said: str) -> str:
     "What the paper says; nothing where it is silent."
     return "" if said.startswith("(") or said in ("–", "") else said
 
-# %% ../../nbs/view/04_tables.ipynb #9dd06115
+
 def _verdicts(table) -> list[str]:
     "The verdict of each claim."
     return list(table["verdict"]) if "verdict" in table else ["holds" if h else "fails" for h in table["holds"]]
 
-# %% ../../nbs/view/04_tables.ipynb #f9f0c073
+# %% ../../nbs/view/04_tables.ipynb #bounds01
+JUDGED = {"worst": "every seed", "mean": "mean", "interval": "interval", "share": "share of seeds"} # by `Claim.how`
+
+
 def _bound(bound: str) -> str:
     "A bound, such as `>= 0.9`, as a text that Markdown keeps."
     for sign, shown in {">=": "≥", "<=": "≤", ">": "&gt;", "<": "&lt;"}.items():
         if bound.startswith(sign): return shown + bound.removeprefix(sign)
     return bound
 
-# %% ../../nbs/view/04_tables.ipynb #9e4f5c69
+
+def _bounds(table) -> list[str]:
+    "The bound of each claim, and what keeps to it where that is told."
+    bounds = [_bound(b) for b in table["bound"]]
+    if "judged by" not in table: return bounds
+    return [f"{bound} ({JUDGED[how]})" for bound, how in zip(bounds, table["judged by"])]
+
+
 def _means(table, number) -> list[str]:
     "Means of claims, with their intervals where there are several seeds."
     several = table["seeds"] > 1
-    columns = zip(table["mean"], table["low"].where(several), table["high"].where(several))
-    return [with_interval(mean, low, high, number) for mean, low, high in columns]
+    ends = zip(table["mean"], table["low"].where(several), table["high"].where(several))
+    return [with_interval(mean, low, high, number) for mean, low, high in ends]
 
 # %% ../../nbs/view/04_tables.ipynb #36c53a8f
 def claims_markdown(
@@ -85,7 +95,7 @@ def claims_markdown(
     "Each claim with its verdict, what was measured, and the bound."
     verdicts = [v if v == "holds" else f"**{v}**" for v in _verdicts(table)]
     shown = {"claim": table["claim"], "verdict": verdicts, "measured": table["our measure"],
-             "mean [95 %]": _means(table, number), "bound": [_bound(b) for b in table["bound"]],
+             "mean [95 %]": _means(table, number), "bound": _bounds(table),
              "worst seed": [number(w) for w in table["worst seed"]]}
     paper = [_paper(said) for said in table["the paper"]]
     if any(paper): shown["the paper"] = paper

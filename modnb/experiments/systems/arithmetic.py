@@ -23,7 +23,7 @@ from ...systems.study import KeyScore, Model, SystemParams, run_models, score_ta
 from ...systems.tasks import JUDGED, MODULES, Expressions, accuracy, length_view, recursive, specialization
 
 # %% auto #0
-__all__ = ['VERSION', 'GATE', 'EXAMPLE', 'KEY', 'LEARNED', 'PANELS', 'PALETTE', 'Params', 'by_order', 'most_frequent',
+__all__ = ['VERSION', 'GATE', 'EXAMPLE', 'KEY', 'LEARNED', 'PANELS', 'PALETTE', 'FIXED', 'Params', 'by_order', 'most_frequent',
            'SequenceClassifier', 'size_of', 'classifier', 'models', 'kept_steps', 'run', 'missed', 'solved_claim',
            'listed_claims', 'claims', 'terms_table', 'steps_table', 'summary', 'headline', 'verdict', 'accuracy_panel',
            'accuracy_by_terms']
@@ -227,13 +227,16 @@ def verdict(frame) -> str:
 # %% ../../../nbs/experiments/systems/arithmetic.ipynb #cell-44
 PANELS = {"baselines": ("oracle", "random", "trivial", "monolithic"), "routing given or learned": ("given", "learned"),
           "variants of the exact marginal": ("ablation",)}
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00")
+PALETTE = ("#0072B2", "#D55E00", "#56B4E9", "#CC79A7", "#E69F00")
+FIXED = {"exact values": "#000000", "routing given": "#009E73", "majority": "#BBBBBB", "GRU classifier": "#555555"}
 
 
 def accuracy_panel(final, ax, title: str): # final: DataFrame with terms, function, seed, value -> Axes
     "Accuracy of some rows against the number of terms: seeds as thin lines, their median as a thick one."
     ax.axvspan(2, 5, color="#DDDDDD", alpha=0.4, lw=0, zorder=0)
-    for color, (name, rows) in zip(PALETTE, final.groupby("function", sort=False)):
+    free = iter(PALETTE)
+    for name, rows in final.groupby("function", sort=False):
+        color = FIXED.get(name) or next(free)
         wide = rows.pivot(index="terms", columns="seed", values="value")
         ax.plot(wide.index, wide, color=color, lw=0.7, alpha=0.5)
         ax.plot(wide.index, wide.median(axis=1), color=color, lw=2, label=name, marker="o", ms=3.5, alpha=0.85)
@@ -252,7 +255,7 @@ def accuracy_by_terms(frame): # DataFrame of `run` -> the Axes
     final = final.assign(terms=final.layer.str.removesuffix(" terms").astype(int))
     there = {title: final[final["mask"].isin(roles)] for title, roles in PANELS.items()}
     there = {title: rows for title, rows in there.items() if len(rows)}
-    size = (3.7 * len(there), 3.5)
+    size = (3.3 * len(there), 3.6)
     axes = plt.subplots(1, len(there), figsize=size, layout="constrained", sharey=True, squeeze=False)[1][0]
     for ax, (title, rows) in zip(axes, there.items()): accuracy_panel(rows, ax, title)
     axes[0].set_ylabel("accuracy")

@@ -465,8 +465,8 @@ def headline(frame) -> dict[str, float]: # name -> number
     return {f"{row}, {split}": float(v) for (row, split), v in f.groupby(["function", "layer"]).value.mean().items()}
 
 # %% ../../../nbs/experiments/systems/program_transfer.ipynb #15be6495
-COLORS = {"oracle": "#999999", "mean": "#bbbbbb", "random search": "#E69F00", "standalone": "#000000",
-          "low-level transfer": "#56B4E9", "progressive network": "#009E73", "synthesis": "#D55E00"}
+COLORS = {"oracle": "#000000", "mean": "#BBBBBB", "random search": "#999999", "standalone": "#555555",
+          "low-level transfer": "#E69F00", "progressive network": "#CC79A7", "synthesis": "#0072B2"}
 
 
 def draw_errors(frame, problem: str, ax): # "count 3"

@@ -448,11 +448,15 @@ def show_tables(tensors, rows: list[str], seeds: list[int]):
 def few_curves(frame, rows: list[str], ax=None):
     "Explained on held-out tasks by the number of examples; thin lines are seeds. Returns the `Axes`."
     import matplotlib.pyplot as plt
+
+    from modnb.view.plots import ROLE_COLORS
     if ax is None: ax = plt.subplots(figsize=(6.5, 3.6), layout="constrained")[1]
+    roles = frame.drop_duplicates("function").set_index("function")["mask"]
     for i, row in enumerate(rows):
+        style = {"color": ROLE_COLORS[roles[row]], "ls": "--" if roles[row] in list(roles[rows[:i]]) else "-"}
         line = [scores(frame, "explained", held(k), row) for k in SHOTS]
-        for seed in line[0].index: ax.plot(SHOTS, [v[seed] for v in line], color=f"C{i}", lw=0.6, alpha=0.4)
-        ax.plot(SHOTS, [v.mean() for v in line], color=f"C{i}", lw=2.2, marker="o", ms=4, label=row)
+        for seed in line[0].index: ax.plot(SHOTS, [v[seed] for v in line], **style, lw=0.6, alpha=0.4)
+        ax.plot(SHOTS, [v.mean() for v in line], **style, lw=2.2, marker="o", ms=4, label=row)
     ax.set(xscale="log", xticks=SHOTS, xticklabels=SHOTS, ylim=(-0.03, 1.03), xlabel="examples of a held-out task",
            ylabel="explained")
     ax.minorticks_off()
