@@ -216,7 +216,16 @@ def metric_groups(
     ax.set_ylim(bottom=0)
     return ax
 
-# %% ../../nbs/view/01_gating.ipynb #8d54f088
+# %% ../../nbs/view/01_gating.ipynb #11550355
+def _write_share(ax, piece, radius: float):
+    "The percentage of a piece of a pie, beside it where it would not fit."
+    share = (piece.theta2 - piece.theta1) / 360
+    small = share < 0.08
+    middle = np.deg2rad((piece.theta1 + piece.theta2) / 2)
+    x, y = (1.22 if small else radius) * np.array([np.cos(middle), np.sin(middle)])
+    ax.text(x, y, f"{share:.0%}", ha="center", va="center", fontsize="small", color="black" if small else "white")
+
+# %% ../../nbs/view/01_gating.ipynb #0b033f86
 def rank_shares(
     points, # columns gating, points; a row per contest and regime
     ax=None,
@@ -229,12 +238,7 @@ def rank_shares(
     names = [g for g in in_order(totals.index) if totals[g] > 0]
     pieces = ax.pie([totals[g] for g in names], colors=[COLORS[g] for g in names], startangle=90, counterclock=False,
                     wedgeprops={"width": 1 - hole, "edgecolor": "white"})[0]
-    for piece, name in zip(pieces, names):
-        share = totals[name] / totals.sum()
-        middle = np.deg2rad((piece.theta1 + piece.theta2) / 2)
-        radius = 1.22 if share < 0.08 else (1 + hole) / 2 if hole else 0.6
-        ax.text(radius * np.cos(middle), radius * np.sin(middle), f"{share:.0%}", ha="center", va="center",
-                fontsize="small", color="black" if share < 0.08 else "white")
+    for piece in pieces: _write_share(ax, piece, (1 + hole) / 2 if hole else 0.6)
     ax.set_title(title or f"{round(totals.sum())} contests", fontsize="medium")
     return ax
 

@@ -222,15 +222,13 @@ def _curve(ax, rows, color: str, label: str | None):
     mean = mean["mean"][mean["size"] >= max(len(seeds), 1)]
     return ax.plot(mean.index, mean, color=color, lw=1.8, label=label, marker="o" if len(mean) == 1 else None, ms=4)[0]
 
-# %% ../../nbs/view/00_plots.ipynb #d6bbf61d
-def label_log(
-    ax, # whose values are logarithmic
-):
+# %% ../../nbs/view/00_plots.ipynb #13d52a9b
+def label_log(ax): # `Axes` whose values are logarithmic
     "Ticks at powers of ten, and at 2 and 5 between them, with plain numbers where there is hardly more than one power."
     low, high = ax.get_ylim()
     few = high < 20 * low
     if few: ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5)) if high > 2.5 * low else LogLocator(subs=range(2, 10)))
+    ax.yaxis.set_minor_locator(LogLocator(subs=(2, 5) if high > 2.5 * low else range(2, 10)))
     ax.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if few else NullFormatter())
 
 # %% ../../nbs/view/00_plots.ipynb #48e15819
