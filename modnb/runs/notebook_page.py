@@ -21,10 +21,10 @@ from ..checks import need
 from ..files import write_whole
 
 # %% auto #0
-__all__ = ['FONT_FACE', 'CLIMB', 'SHOWN', 'WIDGET', 'NUMBER', 'DIRECTIVES', 'REPORT_BEGINS', 'POLICY', 'REPORT', 'mathml',
-           'asset', 'styles', 'slug', 'relative_link', 'link_target', 'renderer_class', 'Markdown', 'picture',
+__all__ = ['FONT_FACE', 'CLIMB', 'SHOWN', 'WIDGET', 'NUMBER', 'DIRECTIVES', 'REPORT_BEGINS', 'ASKED', 'POLICY', 'REPORT',
+           'mathml', 'asset', 'styles', 'slug', 'relative_link', 'link_target', 'renderer_class', 'Markdown', 'picture',
            'without_scripts', 'word_columns', 'aligned', 'shown_data', 'shown_output', 'defined', 'folded',
-           'shown_cell', 'lowered', 'reading_order', 'sections', 'notebook_page', 'to_html']
+           'shown_cell', 'lowered', 'asked_first', 'text_cell', 'reading_order', 'sections', 'notebook_page', 'to_html']
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #ae423aad
 def mathml(
@@ -281,16 +281,36 @@ def lowered(cell: Any) -> Any:
     if cell.cell_type != "markdown": return cell
     return type(cell)(cell | {"source": re.sub(r"^(#{1,5} )", r"#\1", cell.source, flags=re.M)})
 
+# %% ../../nbs/runs/24_notebook_page.ipynb #order008
+ASKED = r"\*\*(the )?(question|claim|what would refute)" # begins of paragraphs that come before the verdict
+
+
+def asked_first(
+    text: str, # introduction of an experiment
+) -> tuple[str, str]: # question and refutation, the rest
+    "The paragraphs of an introduction, in two parts."
+    opening, *parts = re.split(r"^(?=\*\*[A-Z])", text, flags=re.M)
+    asked = [part for part in parts if re.match(ASKED, part, re.I)]
+    return opening + "".join(asked), "".join(part for part in parts if part not in asked)
+
 # %% ../../nbs/runs/24_notebook_page.ipynb #order005
-def reading_order(cells: Sequence[Any]) -> list[Any]: # the same cells; those of other notebooks stay as they are
-    "The cells of an experiment as one reads them: question, report, how it is computed, settings."
+def text_cell(source: str) -> Any: # a notebook cell
+    "A Markdown cell."
+    from nbformat.v4 import new_markdown_cell
+
+    return new_markdown_cell(source)
+
+
+def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks stay as they are
+    "The cells of an experiment as one reads them: question, report, method, code, settings."
     begins = [i for i, c in enumerate(cells) if c.source.startswith(REPORT_BEGINS)]
     code = [i for i, c in enumerate(cells) if c.cell_type == "code"]
     titles = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and c.source.startswith("## ")]
     if not begins or not code or titles[-1] < begins[0]: return list(cells)
-    method = [lowered(c) for c in cells[code[0]:begins[0]]]
-    heading = type(cells[0])(cell_type="markdown", metadata={}, source="## How it is computed")
-    return [*cells[:code[0]], *cells[begins[0] + 1:titles[-1]], heading, *method, *cells[titles[-1]:]]
+    first, last = begins[0], titles[-1]
+    asked, method = asked_first("\n\n".join(c.source for c in cells[:code[0]]))
+    texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
+    return [text_cell(asked), *cells[first + 1:last], *texts, *map(lowered, cells[code[0]:first]), *cells[last:]]
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
 def sections(
