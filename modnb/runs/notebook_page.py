@@ -307,10 +307,12 @@ def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks
     code = [i for i, c in enumerate(cells) if c.cell_type == "code"]
     titles = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and c.source.startswith("## ")]
     if not begins or not code or titles[-1] < begins[0]: return list(cells)
-    first, last = begins[0], titles[-1]
+    first = begins[0]
+    last = titles[-1]
     asked, method = asked_first("\n\n".join(c.source for c in cells[:code[0]]))
     texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
-    return [text_cell(asked), *cells[first + 1:last], *texts, *map(lowered, cells[code[0]:first]), *cells[last:]]
+    computed = map(lowered, cells[code[0]:first])
+    return [text_cell(asked), *cells[first + 1:last], *texts, *computed, *cells[last:]]
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
 def sections(
