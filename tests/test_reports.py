@@ -301,14 +301,16 @@ def test_executed_notebooks_hold_their_numbers(place, tmp_path):
     from modnb.runs import read_reports
     from papermill import execute_notebook
 
-    cells = ["from modnb.runs import header, run_here\nfrom toys.walk import Params", "seed = 0\nsteps = 3", "this = run_here('toys.walk', globals())", "header(this)"]
+    cells = ["from modnb.runs import header, run_here\nfrom toys.echo import Params", "seed = 0\ntext = 'plain'", "this = run_here('toys.echo', globals())", "header(this)"]
     notebook = new_notebook(cells=[new_code_cell(c) for c in cells])
     notebook.cells[1].metadata["tags"] = ["parameters"]
-    nbformat.write(notebook, tmp_path / "walk.ipynb")
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(notebook, tmp_path / "echo.ipynb")
     done = tmp_path / "done" / "a.ipynb"
     done.parent.mkdir()
-    execute_notebook(str(tmp_path / "walk.ipynb"), str(done), parameters={"seed": 5}, progress_bar=False, cwd=str(tmp_path))
+    execute_notebook(str(tmp_path / "echo.ipynb"), str(done), parameters={"seed": 5}, progress_bar=False, cwd=str(tmp_path))
     found = read_reports(tmp_path / "done")
-    assert found[["notebook", "experiment", "param_seed", "steps", "name"]].values.tolist() == [["a.ipynb", "walk", 5, 3, "place"]]
+    rows = found[["notebook", "experiment", "param_seed", "text", "name", "value"]].values.tolist()
+    assert rows == [["a.ipynb", "echo", 5, "plain", name, 5.0] for name in ("length", "seed $")]
     cleaned = subprocess.run([Path(sys.executable).parent / "nbdev_clean", "--fname", str(done)], capture_output=True, text=True)
     assert cleaned.returncode == 0 and read_reports(done).equals(found), cleaned.stderr

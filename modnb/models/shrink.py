@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize, prune
 from .channels import DENSE, NORMS, biases, foldable, is_depthwise, taps
 from .copies import full_copy
 from .flow import Flow, Layer, follow
-from .tracing import Recording, recordings, signature, trace
+from .tracing import Recording, is_step, recordings, signature, trace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # %% auto #0
 __all__ = ['plain_weights', 'fixed_layers', 'Removal', 'groups_of', 'reads', 'constants', 'removal', 'put', 'cut_units',
-           'cut_dense', 'Shrunk', 'shape_of', 'layer_row', 'cut_part', 'shrink_part', 'shrink']
+           'cut_dense', 'Shrunk', 'shape_of', 'layer_row', 'cut_part', 'shrink_part', 'unfollowed', 'shrink']
 
 # %% ../../nbs/models/12_shrink.ipynb #a5f7c07f
 def _unparametrized(module: Any) -> None:
@@ -275,6 +275,19 @@ def shrink_part(
     place = net.get_submodule(part.name)
     return [layer_row(name, layer, place.get_submodule(name), flow, found) for name, layer in flow.layers.items()], ""
 
+# %% ../../nbs/models/12_shrink.ipynb #one1step
+def unfollowed(
+    net: nn.Module, # network
+) -> dict[str, str]: # name of a part -> reason
+    "The outermost layers of PyTorch that have weight matrices and are one step, such as attention."
+    found: dict[str, str] = {}
+    for name, module in net.named_modules():
+        followed = isinstance(module, (*DENSE, nn.Embedding, nn.ParameterList, nn.ParameterDict))
+        mixes = is_step(module) and not followed and any(p.dim() > 1 for p in module.parameters())
+        if mixes and not any(outer == "" or name.startswith(f"{outer}.") for outer in found):
+            found[name] = f"{type(module).__name__} is one step, whose units are not followed"
+    return found
+
 # %% ../../nbs/models/12_shrink.ipynb #5ac03406
 def shrink(
     net: nn.Module, # any network whose zero weights can go; never changed
@@ -286,7 +299,7 @@ def shrink(
     small = full_copy(net)
     plain_weights(small)
     exact = full_copy(small).cpu().double().eval()
-    result = Shrunk(small, [], {}, sum(p.numel() for p in small.parameters()))
+    result = Shrunk(small, [], unfollowed(small), sum(p.numel() for p in small.parameters()))
     for part in list(recordings(exact)):
         rows, problem = shrink_part(small, exact, part)
         inside = f"{part.name}." if part.name else ""

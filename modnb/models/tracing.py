@@ -18,7 +18,7 @@ from torch import fx, nn
 from .channels import AVERAGES, DENSE, NORMS
 
 # %% auto #0
-__all__ = ['COMBINATIONS', 'OWN_MEMORY', 'IN_PLACE', 'Tracer', 'argument_choices', 'trace', 'Recording', 'recordings',
+__all__ = ['COMBINATIONS', 'OWN_MEMORY', 'IN_PLACE', 'Tracer', 'argument_choices', 'trace', 'Recording', 'is_step', 'recordings',
            'is_in_place', 'overwrites', 'signature']
 
 # %% ../../nbs/models/10_tracing.ipynb #0569e45f
@@ -86,7 +86,9 @@ class Recording:
     problem: str = ""
 
 
-def _is_step(module: nn.Module) -> bool:
+def is_step(
+    module: nn.Module, # part of a network
+) -> bool:
     "Whether a module is one step of PyTorch's, such as an attention layer."
     library = type(module).__module__.startswith(("torch.nn", "torch.ao"))
     return library and not isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
@@ -111,7 +113,7 @@ def recordings(
     while waiting:
         name = waiting.pop(0)
         module = net.get_submodule(name)
-        if module in seen or _is_step(module): continue
+        if module in seen or is_step(module): continue
         seen.add(module)
         inside = [n for n, _ in module.named_children()]
         if not isinstance(module, (nn.ModuleList, nn.ModuleDict)):

@@ -139,7 +139,8 @@ def yes_to(question: str) -> bool:
         return False
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
+    except (EOFError, KeyboardInterrupt):
+        print("\nnothing is removed", file=sys.stderr)
         return False
 
 # %% ../../nbs/runs/06_cli.ipynb #15522ade

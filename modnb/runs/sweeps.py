@@ -197,6 +197,6 @@ def in_words(
     fields: dict[str, Spec],
     lists: dict[str, Values], # of a file or a shell
 ) -> dict[str, Values]:
-    "The values of string fields as strings."
-    texts = [name for name, field in fields.items() if field.kind in (str, None)]
+    "The values of string fields and of tuples as strings, so that `16` is a tuple of one element, as in a shell."
+    texts = [name for name, field in fields.items() if field.many or field.kind in (str, None)]
     return {name: Values(as_word(v.given), v.each) if name in texts else v for name, v in lists.items()}
