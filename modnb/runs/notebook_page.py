@@ -314,8 +314,8 @@ def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks
     raw = [c for c in cells[:code] if c.cell_type == "raw"]
     texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
     computed = map(lowered, cells[code:first])
-    run = cells[first + 1:start] # parameters
-    return [*raw, text_cell(asked), *cells[start:last], *texts, *computed, *cells[last:last + 1], *run, *cells[last + 1:]]
+    end = [cells[last], *cells[first + 1:start], *cells[last + 1:]] # settings, with the parameters and the run
+    return [*raw, text_cell(asked), *cells[start:last], *texts, *computed, *end]
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
 def sections(
