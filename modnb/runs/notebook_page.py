@@ -282,7 +282,8 @@ def lowered(cell: Any) -> Any:
     return type(cell)(cell | {"source": re.sub(r"^(#{1,5} )", r"#\1", cell.source, flags=re.M)})
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #order008
-ASKED = r"\*\*(the )?(question|claim|what would refute)" # begins of paragraphs that come before the verdict
+# begins of paragraphs that come before the verdict: what is asked, and the words without which it is not understood
+ASKED = r"\*\*(the )?(question|claim|what would refute|words|networks|remedies)"
 
 
 def asked_first(
@@ -312,6 +313,7 @@ def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks
     asked, method = asked_first("\n\n".join(c.source for c in cells[:code[0]]))
     texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
     computed = map(lowered, cells[code[0]:first])
+    if method: asked = f"{asked.rstrip()}\n\nHow it was done: [Method](#method)."
     return [text_cell(asked), *cells[first + 1:last], *texts, *computed, *cells[last:]]
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
