@@ -282,7 +282,8 @@ def lowered(cell: Any) -> Any:
     return type(cell)(cell | {"source": re.sub(r"^(#{1,5} )", r"#\1", cell.source, flags=re.M)})
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #order008
-ASKED = r"\*\*(the )?(question|claim|what would refute)" # begins of paragraphs that come before the verdict
+# begins of paragraphs that come before the verdict: what is asked, and the words without which it is not understood
+ASKED = r"\*\*(the )?(question|claim|what would refute|words|networks|remedies)"
 
 
 def asked_first(
@@ -313,6 +314,7 @@ def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks
     asked, method = asked_first("\n\n".join(c.source for c in cells[:code] if c.cell_type == "markdown"))
     raw = [c for c in cells[:code] if c.cell_type == "raw"]
     texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
+    if method: asked = f"{asked.rstrip()}\n\nHow it was done: [Method](#method)."
     computed = map(lowered, cells[code:first])
     end = [cells[last], *cells[first + 1:start], *cells[last + 1:]] # settings, with the parameters and the run
     return [*raw, text_cell(asked), *cells[start:last], *texts, *computed, *end]
