@@ -17,6 +17,7 @@ from pathlib import Path
 import fastcore.docments
 import nbdev.processors
 import nbdev.serve
+import nbformat
 import yaml
 from fastcore.xtras import dict2obj
 from nbdev.config import get_config
@@ -25,10 +26,10 @@ from nbdev.processors import FilterDefaults, exec_show_docs
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.showdoc import show_doc
 
-from modnb.runs.notebook_page import asset, mathml
+from modnb.runs.notebook_page import asset, mathml, reading_order
 
-SECTIONS = {"Tutorials": ["tutorials"], "Explorers": ["explore"], "Explanations": ["explanations"],
-            "Experiments": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
+SECTIONS = {"Tutorials": ["tutorials"], "Explanations": ["explanations"], "Explorers": ["explore"],
+            "Studies": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
             "Reference": ["masks", "routing", "systems", "programs", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
 # browsers that prefer dark pages get the second theme; figures are drawn for white paper
@@ -116,7 +117,7 @@ def sidebar(nbs):
         for folder in folders:
             name = folder.rpartition("/")[2]
             if found := pages(folder):
-                yield from found if name.lower() == title.lower() or title == "Explorers" else [{"section": "files and names" if name == "." else name, "contents": found}]
+                yield from found if folder == folders[0] and title != "Reference" else [{"section": "files and names" if name == "." else name, "contents": found}]
 
     contents = ["index.ipynb", *({"section": title, "contents": list(entries(title, folders))} for title, folders in SECTIONS.items())]
     listed = set(re.findall(r"[\w/.-]+\.ipynb", json.dumps(contents)))
@@ -124,6 +125,14 @@ def sidebar(nbs):
     if missing:
         raise SystemExit(f"SECTIONS of {Path(__file__).name} says nothing about the folders of {', '.join(sorted(missing))}")
     return {"website": {"repo-actions": False, "sidebar": {"style": "docked", "collapse-level": 1, "contents": contents}}}
+
+
+def put_report_first(folder):
+    "Pages of experiments begin with question, verdict and report, as the pages of their runs do."
+    for path in folder.glob("experiments/*/*.ipynb"):
+        notebook = nbformat.read(path, 4)
+        notebook.cells = reading_order(notebook.cells)
+        nbformat.write(notebook, path)
 
 
 def formulas(text):
@@ -211,6 +220,7 @@ if __name__ == "__main__":
     cache = nbdev.serve.proc_nbs(cfg.nbs_path, force=True, n_workers=0)
     settings = cache / "_quarto.yml"
     settings.write_text(settings.read_text().replace("theme: cosmo", f"theme: {json.dumps(THEMES)}"))
+    put_report_first(cache)
     render(cache)
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(cache / cfg.doc_path.name, cfg.doc_path)

@@ -282,7 +282,8 @@ def lowered(cell: Any) -> Any:
     return type(cell)(cell | {"source": re.sub(r"^(#{1,5} )", r"#\1", cell.source, flags=re.M)})
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #order008
-ASKED = r"\*\*(the )?(question|claim|what would refute)" # begins of paragraphs that come before the verdict
+# begins of paragraphs that come before the verdict: what is asked, and the words without which it is not understood
+ASKED = r"\*\*(the )?(question|claim|what would refute|words|networks|remedies)"
 
 
 def asked_first(
@@ -300,19 +301,23 @@ def text_cell(source: str) -> Any: # a notebook cell
 
     return new_markdown_cell(source)
 
-
+# %% ../../nbs/runs/24_notebook_page.ipynb #order011
 def reading_order(cells: Sequence[Any]) -> list[Any]: # cells of other notebooks stay as they are
-    "The cells of an experiment as one reads them: question, report, method, code, settings."
+    "The cells of an experiment as one reads them: question, report, method, code, settings and how it was run."
     begins = [i for i, c in enumerate(cells) if c.source.startswith(REPORT_BEGINS)]
-    code = [i for i, c in enumerate(cells) if c.cell_type == "code"]
     titles = [i for i, c in enumerate(cells) if c.cell_type == "markdown" and c.source.startswith("## ")]
-    if not begins or not code or titles[-1] < begins[0]: return list(cells)
+    if not begins or titles[-1] < begins[0]: return list(cells)
     first = begins[0]
+    start = next(i for i in titles if i > first)
     last = titles[-1]
-    asked, method = asked_first("\n\n".join(c.source for c in cells[:code[0]]))
+    code = next((i for i, c in enumerate(cells[:first]) if c.cell_type == "code" or c.source.startswith("## ")), first)
+    asked, method = asked_first("\n\n".join(c.source for c in cells[:code] if c.cell_type == "markdown"))
+    raw = [c for c in cells[:code] if c.cell_type == "raw"]
     texts = [text_cell(t) for t in (["## Method\n\n" + method] if method else []) + ["## How it is computed"]]
-    computed = map(lowered, cells[code[0]:first])
-    return [text_cell(asked), *cells[first + 1:last], *texts, *computed, *cells[last:]]
+    if method: asked = f"{asked.rstrip()}\n\nHow it was done: [Method](#method)."
+    computed = map(lowered, cells[code:first])
+    end = [cells[last], *cells[first + 1:start], *cells[last + 1:]] # settings, with the parameters and the run
+    return [*raw, text_cell(asked), *cells[start:last], *texts, *computed, *end]
 
 # %% ../../nbs/runs/24_notebook_page.ipynb #a864c3d0
 def sections(
