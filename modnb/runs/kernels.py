@@ -277,9 +277,6 @@ def literal(path: Path) -> str:
     "A path for papermill, which would substitute names in braces."
     return str(path).replace("{", "{{").replace("}", "}}")
 
-# %% ../../nbs/runs/10_kernels.ipynb #5dc42fe3
-#| export
-
 # %% ../../nbs/runs/10_kernels.ipynb #368a34b4
 def execute_on(
     kernel: WarmKernel,

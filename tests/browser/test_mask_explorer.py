@@ -84,7 +84,7 @@ def test_stop_keeps_what_was_learned_and_goes_on(notebook):
     steps.press("Enter")
     notebook.button("Train").click()
     line = notebook.page.locator(".modnb-note").first
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.match(/masks [1-9]\\d*\\/3000.*steps\\/s.*left/)")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.match(/masks [1-9]\\d*\\/3000.*step\\/s.*left/)")
     curves = notebook.bytes_of(notebook.picture("curves"))
     notebook.press("layer", "ArrowLeft")                  # the kernel answers while it trains
     notebook.button("Stop").click()

@@ -99,7 +99,7 @@ def test_stop_keeps_what_was_learned_and_goes_on(notebook):
     notebook.settle()
     notebook.button("Train").click()
     line = notebook.page.locator(".modnb-note").first
-    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.match(/routing [1-9]\\d*\\/30000.*steps\\/s.*left/)")
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.match(/routing [1-9]\\d*\\/30000.*step\\/s.*left/)")
     notebook.button("Stop").click()
     notebook.button("Go on").wait_for(state="visible")
     assert "stopped; what was learned is kept" in line.inner_text()
