@@ -68,7 +68,7 @@ def pytest_addoption(parser):
 # tests that compute nothing: processes, files, texts. All others are `numeric`
 COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "test_grids.py", "test_house.py", "test_package.py", "test_reports.py", "test_runs.py", "test_types.py", "test_fuzz_runs.py",
                  "test_runs[runs/", "test_runs[0", "test_runs[tutorials/03_grids")
-SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing", "systems", "found", "changes"} # fixtures that take seconds: their tests share a process
+SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing", "systems", "found", "changes", "measures"} # fixtures that take seconds: their tests share a process
 # begun first, so that no process is left alone with one of them at the end
 LONGEST = ("test_kills", "test_site", "masks/12_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
            "inside_gating.ipynb", "masks/14_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")

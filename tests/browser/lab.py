@@ -49,9 +49,11 @@ def answers(url, process, log, seconds=120):
 
 
 def own_folders(root):
-    "The environment of a JupyterLab whose settings and state lie in a folder of its own."
+    "The environment of a JupyterLab whose settings and state lie in a folder of its own, and which opens as `modnb lab` does."
+    from modnb.runs.cli import lab_config
+
     own = {f"JUPYTER_{name}_DIR": str(root / f".{name.lower()}") for name in ("CONFIG", "DATA", "RUNTIME")} | {"JUPYTERLAB_WORKSPACES_DIR": str(root / ".workspaces"), "JUPYTERLAB_SETTINGS_DIR": str(root / ".settings"), "IPYTHONDIR": str(root / ".ipython")}
-    return {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MODNB_RUNS")} | own | {"OMP_NUM_THREADS": "1"}
+    return {k: v for k, v in os.environ.items() if k not in ("MPLBACKEND", "MODNB_RUNS")} | own | {"OMP_NUM_THREADS": "1", "JUPYTER_CONFIG_PATH": lab_config()}
 
 
 def free_port():
