@@ -187,10 +187,11 @@ def removal_of(
     runs: list[Selected], # of `modnb.runs.selection.select`
 ) -> Removal:
     "List runs for removal; those that a process holds are set apart."
-    free = [(r, status_bytes(r.folder)) for r in runs if occupant(r.folder) is None]
-    held = [r for r in runs if not any(r is f for f, _ in free)]
-    sizes = [size_of(r.folder.path) for r, _ in free]
-    return Removal(store.root, [r for r, _ in free], held, sizes, [before for _, before in free])
+    taken = [occupant(r.folder) is not None for r in runs]
+    free = [r for r, is_held in zip(runs, taken) if not is_held]
+    held = [r for r, is_held in zip(runs, taken) if is_held]
+    sizes = [size_of(r.folder.path) for r in free]
+    return Removal(store.root, free, held, sizes, [status_bytes(r.folder) for r in free])
 
 # %% ../../nbs/runs/19_removal.ipynb #7a1b4d84
 def removed(

@@ -39,6 +39,8 @@ def split_which(
             raise ParameterError(f"{word!r} is neither a run nor name=value")
         elif name in given:
             raise ParameterError(f"{name}: given twice; a list such as {name}=[0,1] chooses several values")
+        elif value.startswith("[") != value.endswith("]"):
+            raise ParameterError(f"{name}: {value!r} is no list; a bracket is missing")
         else:
             given[name] = value
     return names, given
