@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice
+from .kernels import native_draw, native_pull, native_pull_weights
 
 # %% auto #0
-__all__ = ['mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights', 'at_least_single',
-           'sample', 'sample_reference']
+__all__ = ['SHORT', 'mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights',
+           'at_least_single', 'sample', 'sample_reference']
 
 # %% ../../nbs/masks/02_sampling.ipynb #1e4c2d78
 def mix(
@@ -67,6 +68,9 @@ def make_keys(
     return torch.tensor(out, dtype=torch.int32, device=device)
 
 # %% ../../nbs/masks/02_sampling.ipynb #3d4af372
+SHORT = 64    # a row with fewer scalars costs more to begin than to go through
+
+
 class Place:
     "Positions of one tensor's scalars in the noise of the whole network."
     def __init__(self,
@@ -86,6 +90,7 @@ class Place:
         self.sizes = tuple(s for s, _ in merged)
         self.strides = tuple(s for _, s in merged)
         self._axes: dict[torch.device, tuple[Tensor, ...]] = {}
+        self._grid: dict[torch.device, tuple[Tensor, Tensor]] = {}
 
     def axes(self, device) -> tuple[Tensor, ...]: # int32, one vector per axis in memory
         "Vectors whose outer sum gives the positions."
@@ -93,6 +98,15 @@ class Place:
             made = [torch.arange(n, dtype=torch.int32, device=device) * s for n, s in zip(self.sizes, self.strides)]
             self._axes[device] = (made[0] + self.offset, *made[1:])
         return self._axes[device]
+
+    def grid(self, device) -> tuple[Tensor, Tensor]: # int32 [R], [C]
+        "Two vectors whose outer sum gives the positions, row by row; one row if the last axis in memory is short."
+        if device not in self._grid:
+            *outer, last = self.axes(device)
+            short = bool(outer) and len(last) < SHORT
+            if short: outer, last = [], self.index(device)
+            self._grid[device] = _sum(tuple(outer)).reshape(-1) if outer else torch.zeros_like(last[:1]), last
+        return self._grid[device]
 
     def index(self, device) -> Tensor: # int32 [N], in memory order
         "Positions of all scalars."
@@ -260,6 +274,7 @@ def draw(
     "Masked copies: K for each function and network."
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = weight.new_empty(*keys.shape[:3], weight.shape[1])
+    if backend == "compiled" and native_draw(weight, keep, keys, place, out): return out
     forward = kernels(backend, len(place.sizes))[0]
     axes = place.axes(weight.device)
     forward(_shaped(weight.to(out.dtype), place), _shaped(keep, place), keys.detach(), axes, _shaped(out, place))
@@ -277,6 +292,7 @@ def pull(
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = torch.empty_like(keep)
     if charge is None: charge = keep.new_zeros(keep.shape[:2])
+    if backend == "compiled" and native_pull(grad, weight, keep, keys, place, charge, out, add): return out
     kernels(backend, len(place.sizes))[1](_shaped(grad, place), _shaped(weight, place), _shaped(keep, place),
         keys.detach(), place.axes(weight.device), charge.detach(), _shaped(out, place), add)
     return out
@@ -288,6 +304,7 @@ def pull_weights(
     out: Tensor, # [F, S, N] memory to add to
 ) -> Tensor: # [F, S, N]
     "Add the gradient of the weights themselves: of each sample's gradient, what its mask lets through."
+    if backend == "compiled" and native_pull_weights(grad, keep, keys, place, out): return out
     kernels(backend, len(place.sizes))[2](_shaped(grad, place), _shaped(keep, place), keys.detach(),
                                           place.axes(grad.device), _shaped(out, place))
     return out
