@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from .cells import has_native, native_backward, native_forward
+
 # %% auto #0
 __all__ = ['lstm_layer']
 
@@ -22,6 +24,12 @@ def _forward(x, w_ih, w_hh, bias, h0, c0):
     h = h0
     c = c0
     w = w_hh.mT
+    if has_native(gates, w_hh, h0, c0):
+        for t in range(T):
+            recurrent = None if h is None else torch.bmm(h, w)
+            native_forward(t, gates, recurrent, c0, cells, hidden)
+            h = hidden[:, t]
+        return hidden, cells, gates
     for t in range(T):
         if h is not None: gates[:, t].baddbmm_(h, w)
         i_f = gates[:, t, :, :2 * H].sigmoid_()
@@ -40,6 +48,13 @@ def _gate_gradients(grad, grad_cells, gates, cells, w_hh, c0):
     K, T, B, H = cells.shape
     d = torch.empty_like(gates)
     dh = dc = None
+    if has_native(gates, w_hh, c0, grad, grad_cells):
+        grad, grad_cells = (g if g is None else g.contiguous() for g in (grad, grad_cells))
+        dc = cells.new_zeros(K, B, H)
+        for t in reversed(range(T)):
+            native_backward(t, gates, cells, c0, grad, grad_cells, dh, dc, d)
+            dh = torch.bmm(d[:, t], w_hh) if t or c0 is not None else None
+        return d, dh, dc
     for t in reversed(range(T)):
         i, f, g, o = gates[:, t].split(H, -1)
         if grad is not None: dh = grad[:, t] if dh is None else dh.add_(grad[:, t])
