@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from torch import Tensor
 from ..native import library_or_none
 
 # %% auto #0
-__all__ = ['FUNCTIONS', 'FORWARD', 'BACKWARD', 'has_native', 'native_forward', 'native_backward']
+__all__ = ['FUNCTIONS', 'FORWARD', 'BACKWARD', 'has_native', 'Rows', 'native_forward', 'native_backward']
 
 # %% ../../nbs/models/14_cells.ipynb #17c13656
 FUNCTIONS = r"""
@@ -84,7 +85,7 @@ BACKWARD = r"""
 extern "C" void backward(const float* gates, const float* cells, const float* before, const float* out_gradient,
                          const float* cell_gradient, const float* recurrent, float* carried, float* gradient,
                          int64_t K, int64_t B, int64_t H, int64_t next_gates, int64_t next_before, int64_t next,
-                         int threads) {
+                         int threads, int64_t later, int64_t most) {
     #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
     for (int64_t row = 0; row < K * B; row++) {
         const int64_t k = row / B, b = row % B;
@@ -93,8 +94,8 @@ extern "C" void backward(const float* gates, const float* cells, const float* be
         const float* __restrict old = before ? before + k * next_before + b * H : nullptr;
         const float* __restrict outer = out_gradient ? out_gradient + k * next + b * H : nullptr;
         const float* __restrict inner = cell_gradient ? cell_gradient + k * next + b * H : nullptr;
-        const float* __restrict r = recurrent ? recurrent + row * H : nullptr;
-        float* __restrict dc = carried + row * H;
+        const float* __restrict r = b < later ? recurrent + (k * later + b) * H : nullptr;
+        float* __restrict dc = carried + (k * most + b) * H;
         float* __restrict d = gradient + k * next_gates + b * 4 * H;
         for (int64_t j = 0; j < H; j++) d[j] = (outer ? outer[j] : 0.0f) + (r ? r[j] : 0.0f);
         if (inner) for (int64_t j = 0; j < H; j++) dc[j] += inner[j];
@@ -120,7 +121,8 @@ def _library() -> ctypes.CDLL | None:
     "The two loops, or None where they cannot be compiled."
     made = library_or_none(FUNCTIONS + FORWARD + BACKWARD, "LSTM layers run")
     for name, pointers in (("forward", 5), ("backward", 8)) if made else ():
-        getattr(made, name).argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 6 + [ctypes.c_int]
+        more = [ctypes.c_int64] * (2 if name == "backward" else 0)
+        getattr(made, name).argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 6 + [ctypes.c_int] + more
         getattr(made, name).restype = None
     return made
 
@@ -132,46 +134,55 @@ def has_native(*tensors: Tensor | None) -> bool: # of one layer
     return plain and _library() is not None
 
 # %% ../../nbs/models/14_cells.ipynb #083652b8
-def _start(t: Tensor | None, step: int = 0) -> int | None:
-    "Address of a step of [K, T, B, features]; None for None."
-    return None if t is None else t.data_ptr() + 4 * step * t.stride(1)
+@dataclass
+class Rows:
+    "The rows of one step in arrays [K, rows, features]."
+    first: int # its first row
+    count: int # its rows
+    before: int # first row of the step before; -1 if there is none
 
 
-def _before(t: int, cells: Tensor, c0: Tensor | None) -> tuple[int | None, int]: # address, distance of two sets
-    "The cells before a step: the last step's, or the given ones [K, B, H]."
-    if t: return _start(cells, t - 1), cells.stride(0)
+def _row(t: Tensor | None, row: int) -> int | None:
+    "Address of a row in [K, rows, features]; None for None."
+    return None if t is None else t.data_ptr() + 4 * row * t.shape[-1]
+
+
+def _old(rows: Rows, cells: Tensor, c0: Tensor | None) -> tuple[int | None, int]: # address, distance of two sets
+    "The cells before a step: those of the last step, or the given ones [K, B, H]."
+    if rows.before >= 0: return _row(cells, rows.before), cells.stride(0)
     return (None, 0) if c0 is None else (c0.data_ptr(), c0.stride(0))
 
 # %% ../../nbs/models/14_cells.ipynb #813a39dc
 def native_forward(
-    t: int, # the step
-    gates: Tensor, # [K, T, B, 4H], before their nonlinearity without the recurrent part; becomes the activated gates
-    recurrent: Tensor | None, # [K, B, 4H], the recurrent part; None: zeros
+    rows: Rows, # of the step
+    gates: Tensor, # [K, rows, 4H], before their nonlinearity without the recurrent part; become the activated gates
+    recurrent: Tensor | None, # [K, count, 4H], the recurrent part; None: zeros
     c0: Tensor | None, # [K, B, H], cells before the first step; None: zeros
-    cells: Tensor, hidden: Tensor, # [K, T, B, H], filled at the step
+    cells: Tensor, hidden: Tensor, # [K, rows, H], filled at the step
 ):
     "A step. All tensors contiguous."
-    K, _, B, H = cells.shape
-    before, next_before = _before(t, cells, c0)
+    before, next_before = _old(rows, cells, c0)
     library = _library()
     assert library is not None
-    library.forward(_start(gates, t), None if recurrent is None else recurrent.data_ptr(), before, _start(cells, t),
-                    _start(hidden, t), K, B, H, gates.stride(0), next_before, cells.stride(0), torch.get_num_threads())
+    library.forward(_row(gates, rows.first), None if recurrent is None else recurrent.data_ptr(), before,
+                    _row(cells, rows.first), _row(hidden, rows.first), len(cells), rows.count, cells.shape[-1],
+                    gates.stride(0), next_before, cells.stride(0), torch.get_num_threads())
 
 # %% ../../nbs/models/14_cells.ipynb #9c963ee3
 def native_backward(
-    t: int, # the step
+    rows: Rows, # of the step
     gates: Tensor, cells: Tensor, c0: Tensor | None, # of the forward pass
-    grad: Tensor | None, grad_cells: Tensor | None, # [K, T, B, H], of outputs and cells; None: zeros
-    recurrent: Tensor | None, # [K, B, H], gradient of the outputs by way of the next step; None: zeros
+    grad: Tensor | None, grad_cells: Tensor | None, # [K, rows, H], of outputs and cells; None: zeros
+    recurrent: Tensor | None, # [K, at most count, H], gradient of the outputs by way of the next step; None: zeros
     carried: Tensor, # [K, B, H], gradient of the cells by way of the next step; becomes that of the step before
-    d: Tensor, # [K, T, B, 4H], filled at the step: gradient of the gates before their nonlinearity
+    d: Tensor, # [K, rows, 4H], filled at the step: gradient of the gates before their nonlinearity
 ):
     "A step back. All tensors contiguous."
-    K, _, B, H = cells.shape
-    before, next_before = _before(t, cells, c0)
+    before, next_before = _old(rows, cells, c0)
     library = _library()
     assert library is not None
-    library.backward(_start(gates, t), _start(cells, t), before, _start(grad, t), _start(grad_cells, t),
-                     None if recurrent is None else recurrent.data_ptr(), carried.data_ptr(), _start(d, t),
-                     K, B, H, gates.stride(0), next_before, cells.stride(0), torch.get_num_threads())
+    library.backward(_row(gates, rows.first), _row(cells, rows.first), before, _row(grad, rows.first),
+                     _row(grad_cells, rows.first), None if recurrent is None else recurrent.data_ptr(),
+                     carried.data_ptr(), _row(d, rows.first), len(cells), rows.count, cells.shape[-1], gates.stride(0),
+                     next_before, cells.stride(0), torch.get_num_threads(),
+                     0 if recurrent is None else recurrent.shape[1], carried.shape[1])

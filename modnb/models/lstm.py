@@ -5,13 +5,16 @@
 # %% ../../nbs/models/03_lstm.ipynb #5636bcee
 from __future__ import annotations
 
+import itertools
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from .cells import has_native, native_backward, native_forward
+from .cells import Rows, has_native, native_backward, native_forward
 
 # %% auto #0
-__all__ = ['lstm_layer']
+__all__ = ['Packing', 'packing', 'lstm_layer']
 
 # %% ../../nbs/models/03_lstm.ipynb #969ba6a5
 def _forward(x, w_ih, w_hh, bias, h0, c0):
@@ -24,12 +27,6 @@ def _forward(x, w_ih, w_hh, bias, h0, c0):
     h = h0
     c = c0
     w = w_hh.mT
-    if has_native(gates, w_hh, h0, c0):
-        for t in range(T):
-            recurrent = None if h is None else torch.bmm(h, w)
-            native_forward(t, gates, recurrent, c0, cells, hidden)
-            h = hidden[:, t]
-        return hidden, cells, gates
     for t in range(T):
         if h is not None: gates[:, t].baddbmm_(h, w)
         i_f = gates[:, t, :, :2 * H].sigmoid_()
@@ -48,13 +45,6 @@ def _gate_gradients(grad, grad_cells, gates, cells, w_hh, c0):
     K, T, B, H = cells.shape
     d = torch.empty_like(gates)
     dh = dc = None
-    if has_native(gates, w_hh, c0, grad, grad_cells):
-        grad, grad_cells = (g if g is None else g.contiguous() for g in (grad, grad_cells))
-        dc = cells.new_zeros(K, B, H)
-        for t in reversed(range(T)):
-            native_backward(t, gates, cells, c0, grad, grad_cells, dh, dc, d)
-            dh = torch.bmm(d[:, t], w_hh) if t or c0 is not None else None
-        return d, dh, dc
     for t in reversed(range(T)):
         i, f, g, o = gates[:, t].split(H, -1)
         if grad is not None: dh = grad[:, t] if dh is None else dh.add_(grad[:, t])
@@ -75,6 +65,13 @@ def _gate_gradients(grad, grad_cells, gates, cells, w_hh, c0):
     return d, dh, dc
 
 # %% ../../nbs/models/03_lstm.ipynb #bf0977be
+def _in_front(info, in_dims, args) -> list: # tensors with the axis of weight sets in front
+    def front(a, dim):
+        if a is None: return None
+        return a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
+    return [front(*pair) for pair in zip(args, in_dims)]
+
+
 class _LSTMLayer(torch.autograd.Function):
     "One layer; arguments and results with or without a leading axis of weight sets."
     @staticmethod
@@ -106,11 +103,140 @@ class _LSTMLayer(torch.autograd.Function):
         return tuple(g if g is None or not single else g[0] for g in grads)
 
     @staticmethod
-    def vmap(info, in_dims, *args):
-        def front(a, dim):
-            if a is None: return None
-            return a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
-        return _LSTMLayer.apply(*map(front, args, in_dims)), (0, 0, 0)
+    def vmap(info, in_dims, *args): return _LSTMLayer.apply(*_in_front(info, in_dims, args)), (0, 0, 0)
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp01
+@dataclass
+class Packing:
+    "Where the rows of T steps of B sequences lie if those that have ended are left out."
+    steps: list[Rows]
+    order: Tensor | None # int64 [K, B], sequences by length; None: as they are, and all are equally long
+    index: Tensor | None # int64 [K, rows], each row's place in [T * B]
+    alive: Tensor | None # bool [K, rows], whether the row is part of its sequence
+    before: Tensor | None # int64 [rows after the first step], row of the same sequence in the step before
+
+
+def packing(
+    lengths: Tensor | None, # int64 [K, B], tokens of each sequence; None: all have T
+    T: int,
+    B: int,
+) -> Packing:
+    "The packing of K batches, with equally many rows for each at a step."
+    if lengths is None:
+        return Packing([Rows(t * B, B, (t - 1) * B if t else -1) for t in range(T)], None, None, None, None)
+    order = lengths.argsort(dim=1, descending=True, stable=True)
+    by_length = lengths.gather(1, order)
+    counts = [n for n in (by_length.amax(0) > torch.arange(T)[:, None]).sum(1).tolist() if n] or [B]
+    firsts = [0, *itertools.accumulate(counts)]
+    steps = [Rows(firsts[t], n, firsts[t - 1] if t else -1) for t, n in enumerate(counts)]
+    index = torch.cat([t * B + order[:, :n] for t, n in enumerate(counts)], 1)
+    alive = torch.cat([by_length[:, :n] > t for t, n in enumerate(counts)], 1)
+    before = [torch.arange(s.before, s.before + s.count) for s in steps[1:]]
+    return Packing(steps, order, index, alive, torch.cat(before) if before else index.new_zeros(0))
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp04
+def _picked(t: Tensor | None, index: Tensor | None) -> Tensor | None: # [K, N, features], [K, M] -> [K, M, features]
+    "Rows of each weight set, contiguous; without an index as they are."
+    if t is None or index is None: return t if t is None else t.contiguous()
+    at = (index + torch.arange(len(t))[:, None] * t.shape[1]).view(-1)
+    return t.reshape(-1, t.shape[-1]).index_select(0, at).view(*index.shape, -1)
+
+
+def _spread(packed: Tensor, index: Tensor | None, size: int) -> Tensor: # [K, M, features] -> [K, size, features]
+    "Rows back in their places, zeros elsewhere."
+    if index is None: return packed
+    out = packed.new_zeros(len(packed) * size, packed.shape[-1])
+    at = (index + torch.arange(len(packed))[:, None] * size).view(-1)
+    return out.index_copy_(0, at, packed.reshape(-1, packed.shape[-1])).view(len(packed), size, -1)
+
+
+def _alive(packed: Tensor, pack: Packing) -> Tensor: # [K, rows, features]
+    "Zeros for rows behind the end of their sequence."
+    return packed if pack.alive is None else packed * pack.alive[..., None]
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp05
+def _native_forward(x, w_ih, w_hh, bias, h0, c0, pack: Packing):
+    "Outputs and cells [K, rows, H] and activated gates [K, rows, 4H] of packed inputs [K, rows, n]."
+    gates = torch.baddbmm(bias[:, None], x, w_ih.mT)
+    cells = x.new_empty(*x.shape[:2], w_hh.shape[-1])
+    hidden = torch.empty_like(cells)
+    h = h0
+    w = w_hh.mT
+    for step in pack.steps:
+        recurrent = None if h is None else torch.bmm(h[:, :step.count], w)
+        native_forward(step, gates, recurrent, c0, cells, hidden)
+        h = hidden[:, step.first:step.first + step.count]
+    return hidden, cells, gates
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp06
+def _native_gate_gradients(grad, grad_cells, gates, cells, w_hh, c0, pack: Packing):
+    "Gradients of the gates before activation [K, rows, 4H], and of the initial state, by length."
+    d = torch.empty_like(gates)
+    dh = None
+    dc = cells.new_zeros(len(cells), pack.steps[0].count, cells.shape[-1])
+    for step in reversed(pack.steps):
+        native_backward(step, gates, cells, c0, grad, grad_cells, dh, dc, d)
+        last = step.before < 0 and c0 is None
+        dh = None if last else torch.bmm(d[:, step.first:step.first + step.count], w_hh)
+    return d, dh, dc
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp07
+def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths) -> tuple: # hidden, cells [K, T, B, H]; packed [K, rows, ...]
+    "States of all steps, and what the way back needs, packed: outputs, cells, gates."
+    K, T, B, _ = x.shape
+    pack = packing(lengths, T, B)
+    first = [_picked(s, pack.order) for s in (h0, c0)]
+    packed = _native_forward(_picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, *first, pack)
+    if pack.index is None: return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
+    return *(_spread(_alive(p, pack), pack.index, T * B).view(K, T, B, -1) for p in packed[:2]), *packed
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp08
+def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tuple: # states: hidden, cells, gates
+    "Gradients of the arguments x, w_ih, w_hh, bias, h0, c0, where they are needed."
+    K, T, B, _ = x.shape
+    pack = packing(lengths, T, B)
+    hidden, cells, gates = states
+    h0, c0 = (_picked(s, pack.order) for s in (h0, c0))
+    picked = [None if g is None else _alive(_picked(g.flatten(1, 2), pack.index), pack) for g in grads]
+    d, dh, dc = _native_gate_gradients(*picked, gates, cells, w_hh, c0, pack)
+    first = pack.steps[0].count
+    old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
+    d_hh = torch.bmm(d[:, first:].mT, old) if need[2] else None
+    if need[2] and h0 is not None: d_hh = torch.baddbmm(d_hh, d[:, :first].mT, h0[:, :first])
+    d_x = _spread(torch.bmm(d, w_ih), pack.index, T * B).view_as(x) if need[0] else None
+    d_ih = torch.bmm(d.mT, _picked(x.flatten(1, 2), pack.index)) if need[1] else None
+    back = [None if s is None else _spread(g, None if pack.order is None else pack.order[:, :first], B)
+            for s, g in ((h0, dh), (c0, dc))]
+    return d_x, d_ih, d_hh, d.sum(1) if need[3] else None, *back
+
+# %% ../../nbs/models/03_lstm.ipynb #lstmp09
+class _PackedLayer(torch.autograd.Function):
+    "A layer on the CPU in single precision; arguments and results with or without a leading axis of weight sets."
+    @staticmethod
+    def forward(x, w_ih, w_hh, bias, h0, c0, lengths):
+        given = (x, w_ih, w_hh, bias, h0, c0, lengths)
+        if x.dim() == 4: return _packed_outputs(*given)
+        return tuple(t[0] for t in _packed_outputs(*(a if a is None else a[None] for a in given)))
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, w_ih, w_hh, _, h0, c0, lengths = inputs
+        ctx.mark_non_differentiable(*output[2:])
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(x, w_ih, w_hh, h0, c0, lengths, *output)
+
+    @staticmethod
+    def backward(ctx, grad, grad_cells, *_):
+        single = ctx.saved_tensors[0].dim() == 3
+        saved = [t if t is None or not single else t[None] for t in (*ctx.saved_tensors, grad, grad_cells)]
+        *given, hidden, cells, hidden_packed, cells_packed, gates = saved[:-2]
+        states = hidden_packed, cells_packed, gates
+        if not hidden_packed.numel(): states = hidden.flatten(1, 2), cells.flatten(1, 2), gates
+        with torch.no_grad(): grads = _packed_gradients(ctx.needs_input_grad, *given, states, saved[-2:])
+        return *(g if g is None or not single else g[0] for g in grads), None
+
+    @staticmethod
+    def vmap(info, in_dims, *args): return _PackedLayer.apply(*_in_front(info, in_dims, args)), (0,) * 5
 
 # %% ../../nbs/models/03_lstm.ipynb #5ac2042b
 def lstm_layer(
@@ -120,6 +246,12 @@ def lstm_layer(
     bias: Tensor, # [4H]
     h: Tensor | None = None, # [B, H], state before the first step; None: zeros
     c: Tensor | None = None, # [B, H]
+    lengths: Tensor | None = None, # int64 [B], steps of each sequence; None: all T. States behind the end are zeros
 ) -> tuple[Tensor, Tensor]: # h and c after each step, [T, B, H]
     "All states of one LSTM layer, differentiable once, also under `torch.vmap`."
-    return _LSTMLayer.apply(x, weight_ih, weight_hh, bias, h, c)[:2]
+    if has_native(x, weight_ih, weight_hh, bias, h, c):
+        return _PackedLayer.apply(x, weight_ih, weight_hh, bias, h, c, lengths)[:2]
+    states = _LSTMLayer.apply(x, weight_ih, weight_hh, bias, h, c)[:2]
+    if lengths is None: return states
+    ended = (torch.arange(len(x), device=x.device)[:, None] >= lengths)[..., None]
+    return states[0].masked_fill(ended, 0), states[1].masked_fill(ended, 0)
