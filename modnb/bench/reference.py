@@ -122,8 +122,8 @@ class _EncoderDecoder(EncoderDecoderLSTM):
         last = (source_lengths - 1)[None, :, None].expand(1, -1, zero.shape[1])
         at_end = [tuple(torch.stack([s[i][j] for s in states]).gather(0, last)[0] for j in (0, 1))
                   for i in range(len(self.encoder_cells))]
-        return self.output_projection(self._steps(self.decoder_embedding(decoder_inputs), self.decoder_cells,
-                                                  at_end)[0])
+        shown = self.decoder_embedding(decoder_inputs.clamp_min(0))
+        return self.output_projection(self._steps(shown, self.decoder_cells, at_end)[0])
 
 # %% ../../nbs/bench/00_reference.ipynb #293fdee3
 BATCHED = {nn.Linear: _Linear, nn.Conv2d: _Conv2d, nn.BatchNorm2d: _BatchNorm2d, nn.LSTM: _LSTM, LSTMCell: _LSTMCell,

@@ -377,7 +377,7 @@ class Pairs:
 
     def __getitem__(self, rows: slice | Tensor) -> tuple[sequences.Inputs, sequences.Targets]: # int64, trimmed
         source, source_lengths, tokens, lengths = (t[rows].long() for t in self.tensors)
-        shifted = tokens.roll(1, dims=1) * sequences.within(lengths, tokens.shape[1])
+        shifted = torch.where(sequences.within(lengths, tokens.shape[1]), tokens.roll(1, dims=1), -1)
         shifted[:, 0] = END
         return sequences.trim((source, source_lengths, shifted), (tokens, lengths))
 

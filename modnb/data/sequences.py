@@ -46,7 +46,7 @@ def pack(
         raise ValueError(f"targets: {len(targets)} given for {len(sources)} sources; need as many")
     source, source_lengths = _pad(sources, end_source, device)
     tokens, lengths = _pad(targets, end_target, device)
-    shifted = tokens.roll(1, dims=1) * within(lengths, tokens.shape[1])
+    shifted = torch.where(within(lengths, tokens.shape[1]), tokens.roll(1, dims=1), -1)    # no tokens behind the end
     shifted[:, 0] = end_target if start is None else start
     return (source, source_lengths, shifted), (tokens, lengths)
 

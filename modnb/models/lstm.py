@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .cells import Rows, has_native, native_backward, native_forward
 
 # %% auto #0
-__all__ = ['Packing', 'packing', 'lstm_layer']
+__all__ = ['in_front', 'Packing', 'packing', 'lstm_layer']
 
 # %% ../../nbs/models/03_lstm.ipynb #969ba6a5
 def _forward(x, w_ih, w_hh, bias, h0, c0):
@@ -65,7 +65,10 @@ def _gate_gradients(grad, grad_cells, gates, cells, w_hh, c0):
     return d, dh, dc
 
 # %% ../../nbs/models/03_lstm.ipynb #bf0977be
-def _in_front(info, in_dims, args) -> list: # tensors with the axis of weight sets in front
+def in_front(
+    info, in_dims: tuple, args: tuple, # of the `vmap` rule of an autograd function
+) -> list: # the arguments, tensors with the axis of weight sets in front
+    "Arguments for all weight sets at once; those that have no such axis are repeated."
     def front(a, dim):
         if a is None: return None
         return a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
@@ -103,7 +106,7 @@ class _LSTMLayer(torch.autograd.Function):
         return tuple(g if g is None or not single else g[0] for g in grads)
 
     @staticmethod
-    def vmap(info, in_dims, *args): return _LSTMLayer.apply(*_in_front(info, in_dims, args)), (0, 0, 0)
+    def vmap(info, in_dims, *args): return _LSTMLayer.apply(*in_front(info, in_dims, args)), (0, 0, 0)
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp01
 @dataclass
@@ -187,7 +190,8 @@ def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths) -> tuple: # hidden, ce
     pack = packing(lengths, T, B)
     first = [_picked(s, pack.order) for s in (h0, c0)]
     packed = _native_forward(_picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, *first, pack)
-    if pack.index is None: return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
+    if pack.index is None:    # they are one and the same
+        return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
     return *(_spread(_alive(p, pack), pack.index, T * B).view(K, T, B, -1) for p in packed[:2]), *packed
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp08
@@ -236,7 +240,7 @@ class _PackedLayer(torch.autograd.Function):
         return *(g if g is None or not single else g[0] for g in grads), None
 
     @staticmethod
-    def vmap(info, in_dims, *args): return _PackedLayer.apply(*_in_front(info, in_dims, args)), (0,) * 5
+    def vmap(info, in_dims, *args): return _PackedLayer.apply(*in_front(info, in_dims, args)), (0,) * 5
 
 # %% ../../nbs/models/03_lstm.ipynb #5ac2042b
 def lstm_layer(

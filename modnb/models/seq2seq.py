@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..checks import check_counts
+from .cells import Rows, has_native, native_forward
 from .feedforward import draw_, generator_for, init_linear
-from .lstm import lstm_layer
-from .recurrent import LSTMCell, cell_stack, init_cell
+from .lstm import in_front, lstm_layer
+from .recurrent import LSTMCell, cell_stack, init_cell, lstm_step
 
 # %% auto #0
 __all__ = ['unroll', 'encode', 'decode', 'free_run', 'check_batch', 'check_sizes', 'init_seq2seq', 'EncoderDecoderLSTM']
@@ -23,12 +24,19 @@ def unroll(
     x: Tensor, # [B, T, n], its inputs
     h: Tensor | None = None, # [B, H], state before the first step; None: zeros
     c: Tensor | None = None, # [B, H]
+    lengths: Tensor | None = None, # int64 [B], steps that count; None: all
 ) -> tuple[Tensor, Tensor]: # h and c after each step, [B, T, H]
-    "All states of one layer."
-    hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c)
+    "All states of one layer; zeros behind the end of a sequence."
+    hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c, lengths)
     return hs.transpose(0, 1), cs.transpose(0, 1)
 
 # %% ../../nbs/models/04_seq2seq.ipynb #2a54860e
+def _at_end(states: Tensor, lengths: Tensor) -> Tensor: # [B, T, H], int64 [B] -> [B, H]
+    "Each sequence's state at its last step; zeros if it has none."
+    last = (lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, states.shape[-1])
+    return torch.where(lengths[:, None] > 0, states.gather(1, last).squeeze(1), 0.0)
+
+
 def encode(
     net: EncoderDecoderLSTM,
     source: Tensor, # int64 [B, Ti]
@@ -39,41 +47,107 @@ def encode(
     states = []
     for cell in net.encoder_cells:
         assert isinstance(cell, LSTMCell)
-        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training))
-        last = (source_lengths - 1).clamp_min(0)[:, None, None].expand(-1, 1, x.shape[-1])
-        h, c = (torch.where(source_lengths[:, None] > 0, s.gather(1, last).squeeze(1), 0.0) for s in (x, cs))
-        states.append((h, c))
+        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), lengths=source_lengths)
+        states.append((_at_end(x, source_lengths), _at_end(cs, source_lengths)))
     return states
 
-# %% ../../nbs/models/04_seq2seq.ipynb #53c7ec42
+# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sdec
 def decode(
     net: EncoderDecoderLSTM,
-    tokens: Tensor, # int64 [B, T]
+    tokens: Tensor, # int64 [B, T]; negative behind the end of a sequence
     states: list[tuple[Tensor, Tensor]], # h and c of each layer, of `encode` or of an earlier call
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]: # logits [B, T, n_outputs] and the states after the last token
     "Logits of the tokens that follow `tokens`."
-    x = net.decoder_embedding(tokens)
+    lengths = (tokens >= 0).sum(-1)
+    x = net.decoder_embedding(tokens.clamp_min(0))
     after = []
     for cell, state in zip(net.decoder_cells, states):
         assert isinstance(cell, LSTMCell)
-        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state)
-        after.append((x[:, -1], cs[:, -1]))
+        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state, lengths)
+        after.append((_at_end(x, lengths), _at_end(cs, lengths)))
     return net.output_projection(x), after
 
-# %% ../../nbs/models/04_seq2seq.ipynb #97cc1c11
-def free_run(
-    net: EncoderDecoderLSTM,
-    token: Tensor, # int64 [B, 1], the start token
-    steps: int, # tokens to write
-    states: list[tuple[Tensor, Tensor]], # of `encode`
-) -> Tensor: # logits [B, steps, n_outputs]
-    "Logits of a decoder that is fed with its own most probable tokens."
+# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sstp
+def _step(gates: Tensor, recurrent: Tensor, c: Tensor) -> tuple[Tensor, Tensor]: # [K, n, 4H], same, [K, n, H] -> h, c
+    "A step of a cell."
+    if not has_native(gates, recurrent, c): return lstm_step(gates + recurrent, c)
+    hidden = gates.new_empty(c.shape)
+    cells = torch.empty_like(hidden)
+    native_forward(Rows(0, c.shape[1], -1), gates, recurrent, c, cells, hidden)
+    return hidden, cells
+
+
+def _picked(t: Tensor, index: Tensor) -> Tensor: # [K, N, features], int64 [K, M] -> [K, M, features]
+    return t.gather(1, index[..., None].expand(-1, -1, t.shape[-1]))
+
+# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sbyl
+def _by_length(starts: Tensor) -> tuple[Tensor, list[int]]: # int64 [K, B, T]
+    "The order of the sequences [K, B], longest first, and how many are still to be written at each step."
+    lengths = (starts >= 0).sum(-1)
+    if starts.is_meta: return torch.empty_like(lengths), [starts.shape[1]] * starts.shape[2]
+    order = lengths.argsort(dim=1, descending=True, stable=True)
+    longest = lengths.gather(1, order).amax(0)
+    steps = torch.arange(starts.shape[2], device=starts.device)
+    return order, [n for n in (longest > steps[:, None]).sum(1).tolist() if n]
+
+
+def _step_by_step(net: EncoderDecoderLSTM, starts: Tensor, states: list[tuple[Tensor, Tensor]]) -> Tensor:
+    "`free_run` as calls of `decode`."
     logits = []
-    for _ in range(steps):
+    token = starts[:, :1]
+    for _ in range(starts.shape[1]):
         step, states = decode(net, token, states)
         logits.append(step)
         token = step.argmax(-1)
     return torch.cat(logits, 1)
+
+# %% ../../nbs/models/04_seq2seq.ipynb #d0s2swri
+class _Written(torch.autograd.Function):
+    "The tokens that decoders write if they feed themselves, of one weight set or with a leading axis of them."
+    @staticmethod
+    def forward(starts, embedding, weight, bias, *layers): # layers: weight_ih, weight_hh, bias, h, c of each, in a row
+        given = (starts, embedding, weight, bias, *layers)
+        if starts.dim() == 2: return _Written.forward(*(t[None] for t in given))[0]
+        order, counts = _by_length(starts)
+        cells = [[*layers[i:i + 3], *(_picked(s, order) for s in layers[i + 3:i + 5])]
+                 for i in range(0, len(layers), 5)]
+        table = torch.baddbmm(cells[0][2][:, None], embedding, cells[0][0].mT)    # gates of each token
+        written = torch.full_like(starts, -1)
+        token = starts[..., 0].gather(1, order)
+        for t, n in enumerate(counts):
+            token = token[:, :n].clamp_min(0)
+            x = None
+            for cell in cells:
+                w_ih, w_hh, b, h, c = cell
+                gates = _picked(table, token) if x is None else torch.baddbmm(b[:, None], x, w_ih.mT)
+                cell[3], cell[4] = x, _ = _step(gates, torch.bmm(h[:, :n], w_hh.mT), c[:, :n])
+            token = torch.baddbmm(bias[:, None], x, weight.mT).argmax(-1)
+            written[..., t].scatter_(1, order[:, :n], token)
+        return written
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def backward(ctx, grad): return (None,) * 64
+
+    @staticmethod
+    def vmap(info, in_dims, *args): return _Written.apply(*in_front(info, in_dims, args)), 0
+
+# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sfre
+def free_run(
+    net: EncoderDecoderLSTM,
+    starts: Tensor, # int64 [B, T]: the start token, then any token for each that is to be written, negative behind
+    states: list[tuple[Tensor, Tensor]], # of `encode`
+) -> Tensor: # logits [B, T, n_outputs]
+    "Logits of a decoder that is fed with its own most probable tokens."
+    if net.training and net.dropout: return _step_by_step(net, starts, states)
+    layers = [t for cell, state in zip(net.decoder_cells, states)
+              for t in (cell.weight_ih, cell.weight_hh, cell.bias, *state)]
+    out = net.output_projection
+    written = _Written.apply(starts, net.decoder_embedding.weight, out.weight, out.bias, *layers)
+    shown = torch.cat([starts[:, :1], written[:, :-1]], 1)
+    return decode(net, torch.where(starts >= 0, shown, -1), states)[0]
 
 # %% ../../nbs/models/04_seq2seq.ipynb #f7368a62
 def check_batch(
@@ -142,12 +216,12 @@ class EncoderDecoderLSTM(nn.Module):
     def forward(self,
         source: Tensor, # int64 [B, Ti], padded on the right
         source_lengths: Tensor, # int64 [B], tokens that count, the end token among them
-        decoder_inputs: Tensor, # int64 [B, To], the target shifted right behind the start token
-        free_running: bool = False, # use only the first column; then feed the most probable token
+        decoder_inputs: Tensor, # int64 [B, To], the target, shifted right behind the start token; negative at its end
+        free_running: bool = False, # use only the first column; then feed the most probable token, to the same end
     ) -> Tensor: # logits [B, To, n_outputs]
         check_batch(source, source_lengths, decoder_inputs)
         states = encode(self, source, source_lengths)
-        if free_running: return free_run(self, decoder_inputs[:, :1], decoder_inputs.shape[1], states)
+        if free_running: return free_run(self, decoder_inputs, states)
         return decode(self, decoder_inputs, states)[0]
 
     @torch.no_grad()

@@ -208,7 +208,7 @@ class Transformer(nn.Module):
     def forward(self,
         source: Tensor, # int64 [B, Ti], padded on the right
         source_lengths: Tensor, # int64 [B], tokens that count, the end token among them
-        decoder_inputs: Tensor, # int64 [B, To], the target shifted right behind the start token
+        decoder_inputs: Tensor, # int64 [B, To], the target, shifted right behind the start token; negative at its end
     ) -> Tensor: # logits [B, To, n_outputs]
         check_batch(source, source_lengths, decoder_inputs, len(self.positions))
         return decode(self, decoder_inputs, *encode(self, source, source_lengths))[0]
@@ -251,14 +251,14 @@ def encode(
 # %% ../../nbs/models/05_transformer.ipynb #1c6eb020
 def decode(
     net: Transformer,
-    tokens: Tensor, # int64 [B, T]; [B, 1] behind `past`
+    tokens: Tensor, # int64 [B, T], negative behind the end of a sequence; [B, 1] behind `past`
     sources: list[KeysValues], # of `encode`
     source_mask: Tensor, # of `encode`
     past: list[KeysValues] | None = None, # what an earlier call returned
 ) -> tuple[Tensor, list[KeysValues]]: # logits [B, T, n_outputs]; keys and values so far of each layer
     "Logits of the tokens that follow `tokens`."
     embedding = net.embedding if net.tied else net.decoder_embedding
-    x = _embed(net, embedding, tokens, past[0][0].shape[2] if past else 0)
+    x = _embed(net, embedding, tokens.clamp_min(0), past[0][0].shape[2] if past else 0)
     after = []
     T = tokens.shape[1]
     mask = additive(torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1), x)
