@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .cells import Rows, has_native, native_backward, native_forward
 
 # %% auto #0
-__all__ = ['in_front', 'Packing', 'packing', 'lstm_layer']
+__all__ = ['in_front', 'Packing', 'packing', 'picked', 'lstm_layer']
 
 # %% ../../nbs/models/03_lstm.ipynb #969ba6a5
 def _forward(x, w_ih, w_hh, bias, h0, c0):
@@ -138,10 +138,13 @@ def packing(
     return Packing(steps, order, index, alive, torch.cat(before) if before else index.new_zeros(0))
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp04
-def _picked(t: Tensor | None, index: Tensor | None) -> Tensor | None: # [K, N, features], [K, M] -> [K, M, features]
+def picked(
+    t: Tensor | None, # [K, N, features]
+    index: Tensor | None, # int64 [K, M]
+) -> Tensor | None: # [K, M, features]
     "Rows of each weight set, contiguous; without an index as they are."
     if t is None or index is None: return t if t is None else t.contiguous()
-    at = (index + torch.arange(len(t))[:, None] * t.shape[1]).view(-1)
+    at = (index + torch.arange(len(t), device=t.device)[:, None] * t.shape[1]).view(-1)
     return t.reshape(-1, t.shape[-1]).index_select(0, at).view(*index.shape, -1)
 
 
@@ -188,8 +191,8 @@ def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths) -> tuple: # hidden, ce
     "States of all steps, and what the way back needs, packed: outputs, cells, gates."
     K, T, B, _ = x.shape
     pack = packing(lengths, T, B)
-    first = [_picked(s, pack.order) for s in (h0, c0)]
-    packed = _native_forward(_picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, *first, pack)
+    first = [picked(s, pack.order) for s in (h0, c0)]
+    packed = _native_forward(picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, *first, pack)
     if pack.index is None:    # they are one and the same
         return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
     return *(_spread(_alive(p, pack), pack.index, T * B).view(K, T, B, -1) for p in packed[:2]), *packed
@@ -200,15 +203,15 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     K, T, B, _ = x.shape
     pack = packing(lengths, T, B)
     hidden, cells, gates = states
-    h0, c0 = (_picked(s, pack.order) for s in (h0, c0))
-    picked = [None if g is None else _alive(_picked(g.flatten(1, 2), pack.index), pack) for g in grads]
+    h0, c0 = (picked(s, pack.order) for s in (h0, c0))
+    picked = [None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads]
     d, dh, dc = _native_gate_gradients(*picked, gates, cells, w_hh, c0, pack)
     first = pack.steps[0].count
     old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
     d_hh = torch.bmm(d[:, first:].mT, old) if need[2] else None
     if need[2] and h0 is not None: d_hh = torch.baddbmm(d_hh, d[:, :first].mT, h0[:, :first])
     d_x = _spread(torch.bmm(d, w_ih), pack.index, T * B).view_as(x) if need[0] else None
-    d_ih = torch.bmm(d.mT, _picked(x.flatten(1, 2), pack.index)) if need[1] else None
+    d_ih = torch.bmm(d.mT, picked(x.flatten(1, 2), pack.index)) if need[1] else None
     back = [None if s is None else _spread(g, None if pack.order is None else pack.order[:, :first], B)
             for s, g in ((h0, dh), (c0, dc))]
     return d_x, d_ih, d_hh, d.sum(1) if need[3] else None, *back

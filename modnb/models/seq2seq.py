@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_counts
 from .cells import Rows, has_native, native_forward
 from .feedforward import draw_, generator_for, init_linear
-from .lstm import in_front, lstm_layer
+from .lstm import in_front, lstm_layer, picked
 from .recurrent import LSTMCell, cell_stack, init_cell, lstm_step
 
 # %% auto #0
@@ -76,10 +76,6 @@ def _step(gates: Tensor, recurrent: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     native_forward(Rows(0, c.shape[1], -1), gates, recurrent, c, cells, hidden)
     return hidden, cells
 
-
-def _picked(t: Tensor, index: Tensor) -> Tensor: # [K, N, features], int64 [K, M] -> [K, M, features]
-    return t.gather(1, index[..., None].expand(-1, -1, t.shape[-1]))
-
 # %% ../../nbs/models/04_seq2seq.ipynb #d0s2sbyl
 def _by_length(starts: Tensor) -> tuple[Tensor, list[int]]: # int64 [K, B, T]
     "The order of the sequences [K, B], longest first, and how many are still to be written at each step."
@@ -109,7 +105,7 @@ class _Written(torch.autograd.Function):
         given = (starts, embedding, weight, bias, *layers)
         if starts.dim() == 2: return _Written.forward(*(t[None] for t in given))[0]
         order, counts = _by_length(starts)
-        cells = [[*layers[i:i + 3], *(_picked(s, order) for s in layers[i + 3:i + 5])]
+        cells = [[*layers[i:i + 3], *(picked(s, order) for s in layers[i + 3:i + 5])]
                  for i in range(0, len(layers), 5)]
         table = torch.baddbmm(cells[0][2][:, None], embedding, cells[0][0].mT)    # gates of each token
         written = torch.full_like(starts, -1)
@@ -119,7 +115,7 @@ class _Written(torch.autograd.Function):
             x = None
             for cell in cells:
                 w_ih, w_hh, b, h, c = cell
-                gates = _picked(table, token) if x is None else torch.baddbmm(b[:, None], x, w_ih.mT)
+                gates = picked(table, token) if x is None else torch.baddbmm(b[:, None], x, w_ih.mT)
                 cell[3], cell[4] = x, _ = _step(gates, torch.bmm(h[:, :n], w_hh.mT), c[:, :n])
             token = torch.baddbmm(bias[:, None], x, weight.mT).argmax(-1)
             written[..., t].scatter_(1, order[:, :n], token)
