@@ -204,8 +204,8 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     pack = packing(lengths, T, B)
     hidden, cells, gates = states
     h0, c0 = (picked(s, pack.order) for s in (h0, c0))
-    picked = [None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads]
-    d, dh, dc = _native_gate_gradients(*picked, gates, cells, w_hh, c0, pack)
+    arrived = [None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads]
+    d, dh, dc = _native_gate_gradients(*arrived, gates, cells, w_hh, c0, pack)
     first = pack.steps[0].count
     old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
     d_hh = torch.bmm(d[:, first:].mT, old) if need[2] else None
