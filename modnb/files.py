@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['sync', 'write_whole', 'sweep']
+__all__ = ['sync', 'write_whole', 'sweep', 'cache_folder']
 
 # %% ../nbs/01_files.ipynb #16a26dd6
 def sync(path: Path) -> None:
@@ -60,3 +60,9 @@ def sweep(
     for path in old:
         path.unlink(missing_ok=True)
     return old
+
+# %% ../nbs/01_files.ipynb #f1cachco
+def cache_folder() -> Path:
+    "Where data sets and compiled kernels are kept: `$MODNB_DATA`, else `modnb` in the user's cache."
+    if own := os.environ.get("MODNB_DATA"): return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modnb"

@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .files import cache_folder
+
 # %% auto #0
 __all__ = ['FLAGS', 'ALWAYS', 'Unavailable', 'compiler', 'processor', 'library_folder', 'library', 'library_or_none', 'address']
 
@@ -51,10 +53,8 @@ ALWAYS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-co
 
 # %% ../nbs/05_native.ipynb #16af2ec1
 def library_folder() -> Path:
-    "Where libraries are kept: `native` in `$MODNB_DATA` or the user's cache, or a temporary folder if that is read-only."
-    own = os.environ.get("MODNB_DATA")
-    place = Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "modnb"
-    folder = place.expanduser() / "native"
+    "Where libraries are kept: `native` in the user's cache, or a temporary folder if that is read-only."
+    folder = cache_folder() / "native"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK): return folder

@@ -15,6 +15,7 @@ import pytest
 
 from modnb.data import downloads, images
 from modnb.data.downloads import DataSet, Route, Unavailable, fetch, gunzip, untar
+from modnb.files import cache_folder
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 28, 28), np.uint8)
 IDX = b"\0\0\x08\x03" + np.array(PIXELS.shape, ">i4").tobytes() + PIXELS.tobytes()
@@ -211,7 +212,7 @@ def test_real_set(name, monkeypatch):
     try:
         data = images.image_set(name)
     except Unavailable:
-        pytest.skip(f"NOT CHECKED: the real {name} is not in {downloads.cache_folder() / name}; `image_set({name!r})` fetches it")
+        pytest.skip(f"NOT CHECKED: the real {name} is not in {cache_folder() / name}; `image_set({name!r})` fetches it")
     labels, mean, std, (train, valid), shape = REAL[name]
     assert "".join(map(str, data.labels[:10].tolist())) == labels and data.shape == shape
     assert data.mean.numpy() / 255 == pytest.approx(mean, abs=5e-5) and data.std.numpy() / 255 == pytest.approx(std, abs=5e-5)

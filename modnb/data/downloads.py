@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from ..files import sweep, write_whole
+from ..files import cache_folder, sweep, write_whole
 from ..progress import Progress
 
 # %% auto #0
-__all__ = ['Route', 'DataSet', 'Unavailable', 'cache_folder', 'sha256', 'present', 'remember', 'download', 'pack', 'archive_name',
-           'gunzip', 'untar', 'offline', 'unpack', 'follow', 'advice', 'complete', 'fetch']
+__all__ = ['Route', 'DataSet', 'Unavailable', 'sha256', 'present', 'remember', 'download', 'pack', 'archive_name', 'gunzip',
+           'untar', 'offline', 'unpack', 'follow', 'advice', 'complete', 'fetch']
 
 # %% ../../nbs/data/04_downloads.ipynb #5b44523d
 @dataclass(frozen=True)
@@ -42,12 +42,6 @@ class Unavailable(RuntimeError):
     "Files of a data set are neither in the cache nor at any of its sources."
 
 # %% ../../nbs/data/04_downloads.ipynb #5f916e5e
-def cache_folder() -> Path:
-    "Where data sets are kept: `$MODNB_DATA`, else `modnb` in the user's cache."
-    if own := os.environ.get("MODNB_DATA"): return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "modnb"
-
-
 def sha256(path: Path) -> str: # hexadecimal
     "Checksum of a file."
     with open(path, "rb") as file: return hashlib.file_digest(file, "sha256").hexdigest()

@@ -23,9 +23,9 @@ import torch
 from torch import Tensor
 
 from . import sequences
-from .downloads import cache_folder, sha256 as checksum_of
+from .downloads import sha256 as checksum_of
 from .stream import Stream
-from ..files import write_whole
+from ..files import cache_folder, write_whole
 from ..checks import Missing, check_choice
 
 # %% auto #0

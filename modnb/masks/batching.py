@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_map
 
 from ..checks import check_choice
 from .network import Watch, Written, unwrapped
+from .race import question, race, remember, remembered
 from modnb.masks.twins import (
     REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise,
     _with_gradient,
@@ -25,7 +26,8 @@ from ..models.stacked import difference
 from ..training.fit import differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['CHANNELS_LAST', 'ROUTES', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes', 'pull', 'Batched']
+__all__ = ['CHANNELS_LAST', 'ROUTES', 'Call', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes', 'pull',
+           'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #54c0e606
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
@@ -140,60 +142,6 @@ def _noisy(batched: Batched, weights, inputs, targets, nets) -> bool:
     once, again = (_gradients(lambda w: batched.loop(w, inputs, targets, nets[:2]), weights) for _ in range(2))
     return _disagreement(once, again) > 1e-6
 
-# %% ../../nbs/masks/04_batching.ipynb #19975bbf
-def _seconds(batched: Batched, route, weights, inputs, targets, nets) -> float:
-    "Time of a pass forward and back: the faster of two, after a first."
-    device = next(iter(weights.values())).device
-    wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    def run(pick):
-        weights, inputs, targets, n = pick
-        leaves = {n: w.detach().requires_grad_() for n, w in weights.items()}
-        for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
-        pull(batched, getattr(batched, route)(leaves, inputs, targets, n).sum(), leaves)
-    sets = range(len(next(iter(weights.values()))))
-    parts = [(weights, inputs, targets, nets)] if route == "vmap" else [
-        (*tree_map(lambda t: t[r:r + 1], (weights, inputs, targets)), nets[r:r + 1]) for r in sets]
-    seconds = []
-    for _ in range(3):
-        wait()
-        start = time.perf_counter()
-        for p in parts: run(p)
-        wait()
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
-
-# %% ../../nbs/masks/04_batching.ipynb #86fa7bac
-def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
-    "Memory order that suits the loop, for a parameter of so many axes."
-    return CHANNELS_LAST if batched.channels_last and dims == 4 else None
-
-# %% ../../nbs/masks/04_batching.ipynb #8dfd4a84
-def _race(batched: Batched, weights, orders, inputs, targets, nets) -> str: # the fastest route
-    "Time the routes, each with the memory order that suits it."
-    turned = {n: with_memory_order(w, orders[n]) for n, w in weights.items()}
-    seconds = {"vmap": _seconds(batched, "vmap", turned, inputs, targets, nets),
-               "loop": _seconds(batched, "loop", weights, inputs, targets, nets)}
-    on_cpu = next(iter(weights.values())).device.type == "cpu"
-    if on_cpu and any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()):
-        batched.channels_last = True
-        last = {n: with_memory_order(w, CHANNELS_LAST if w.dim() == 5 else None) for n, w in weights.items()}
-        seconds["channels last"] = _seconds(batched, "loop", last, inputs, targets, nets)
-        batched.channels_last = seconds["channels last"] < min(seconds["loop"], 0.9 * seconds["vmap"])
-    logging.getLogger("modnb").info("masks: %s", ", ".join(f"{r} {1e3 * s:.1f} ms" for r, s in seconds.items()))
-    return "loop" if min(seconds["loop"], seconds.get("channels last", math.inf)) < 0.9 * seconds["vmap"] else "vmap"
-
-# %% ../../nbs/masks/04_batching.ipynb #7a6bc9c8
-def _choose_route(batched: Batched, weights, inputs, targets, nets, race: bool) -> list: # gradients, if under vmap
-    "Choose the route and log it."
-    if len(next(iter(weights.values()))) == 1:
-        _choose(batched, "loop")
-        return []
-    found, why = _agree(batched, weights, inputs, targets, nets)
-    orders = {n: memory_order(g) for n, g in zip(weights, found[1:])}
-    route = "loop" if not found else _race(batched, weights, orders, inputs, targets, nets) if race else "vmap"
-    _choose(batched, route, why)
-    return found[1:]
-
 # %% ../../nbs/masks/04_batching.ipynb #33b189a0
 ROUTES: dict[str, tuple[str | None, bool]] = { # value of `batching` -> route, and whether channels are last
     "auto": (None, False),
@@ -201,6 +149,74 @@ ROUTES: dict[str, tuple[str | None, bool]] = { # value of `batching` -> route, a
     "loop": ("loop", False),
     "channels-last": ("loop", True),
 }
+
+# %% ../../nbs/masks/04_batching.ipynb #19975bbf
+Call = tuple[dict[str, Tensor], Any, Any, Sequence[int]]    # weights [R, *shape], inputs, targets, networks
+
+
+def _pass(batched: Batched, route: str, channels_last: bool, calls: Sequence[Call]) -> None:
+    "All calls of a step on a route, forward and back."
+    batched.channels_last = channels_last
+    for weights, inputs, targets, nets in calls:
+        sets = range(len(next(iter(weights.values()))))
+        for mine in [slice(None)] if route == "vmap" else [slice(r, r + 1) for r in sets]:
+            one, x, y = tree_map(lambda t, mine=mine: t[mine], (weights, inputs, targets))
+            leaves = {n: w.detach().requires_grad_() for n, w in one.items()}
+            for leaf in leaves.values(): leaf.register_post_accumulate_grad_hook(lambda p: setattr(p, "grad", None))
+            pull(batched, getattr(batched, route)(leaves, x, y, nets[mine]).sum(), leaves)
+
+# %% ../../nbs/masks/04_batching.ipynb #86fa7bac
+def loop_order(batched: Batched, dims: int) -> tuple[int, ...] | None:
+    "Memory order that suits the loop, for a parameter of so many axes."
+    return CHANNELS_LAST if batched.channels_last and dims == 4 else None
+
+# %% ../../nbs/masks/04_batching.ipynb #b4waysco
+def _ways(batched: Batched, orders, calls: Sequence[Call]) -> dict[str, Callable[[], None]]: # name -> a step's calls
+    "The routes that compete, each with the memory order that suits it."
+    def turned(order):
+        return [({n: with_memory_order(w, order(n, w)) for n, w in weights.items()}, *rest) for weights, *rest in calls]
+    transposed = turned(lambda n, w: orders[n])
+    ways = {"vmap": lambda: _pass(batched, "vmap", False, transposed),
+            "loop": lambda: _pass(batched, "loop", False, calls)}
+    on_cpu = next(iter(calls[0][0].values())).device.type == "cpu"
+    if on_cpu and any(isinstance(m, nn.Conv2d) for m in batched.twins[0].module.modules()):
+        last = turned(lambda n, w: CHANNELS_LAST if w.dim() == 5 else None)
+        ways["channels-last"] = lambda: _pass(batched, "loop", True, last)
+    return ways
+
+# %% ../../nbs/masks/04_batching.ipynb #8dfd4a84
+def _asked(batched: Batched, calls: Sequence[Call]) -> str:
+    "What a race is about: the network's modules, and the shapes of all calls of a step."
+    modules = [type(m).__qualname__ for m in batched.nets[0].modules()]
+    shapes = tree_map(lambda t: (tuple(t.shape), str(t.dtype), t.device.type), [c[:3] for c in calls])
+    return question(modules, len(batched.nets), shapes)
+
+
+def _race(batched: Batched, orders, calls: Sequence[Call]) -> None:
+    "Choose the fastest route: the one that was remembered, or the winner of a race."
+    ways = _ways(batched, orders, calls)
+    asked = _asked(batched, calls)
+    winner = remembered(asked, tuple(ways))
+    if winner is None:
+        seconds = race(ways, next(iter(calls[0][0].values())).device)
+        logging.getLogger("modnb").info("masks: %s", ", ".join(f"{r} {1e3 * s:.1f} ms" for r, s in seconds.items()))
+        loop = min((r for r in seconds if r != "vmap"), key=lambda r: seconds[r])
+        winner = loop if seconds[loop] < 0.9 * seconds["vmap"] else "vmap"
+        remember(asked, winner)
+    batched.route, batched.channels_last = ROUTES[winner]
+
+# %% ../../nbs/masks/04_batching.ipynb #7a6bc9c8
+def _choose_route(batched: Batched, weights, inputs, targets, nets, more: Sequence[Call] | None) -> list:
+    "Choose the route and log it. The gradients, if it is vmap."
+    if len(next(iter(weights.values()))) == 1:
+        _choose(batched, "loop")
+        return []
+    found, why = _agree(batched, weights, inputs, targets, nets)
+    orders = {n: memory_order(g) for n, g in zip(weights, found[1:])}
+    batched.route = "vmap" if found else "loop"
+    if found and more is not None: _race(batched, orders, [(weights, inputs, targets, nets), *more])
+    _choose(batched, str(batched.route), why)
+    return found[1:]
 
 # %% ../../nbs/masks/04_batching.ipynb #34a705ba
 def check_shapes(nets: Sequence[nn.Module]):
@@ -260,11 +276,11 @@ def _rest(batched: Batched, masked: tuple[str, ...], nets: tuple[int, ...]) -> d
     return {n: t.clone() if n in changed else t for n, t in batched.stacked.items()}
 
 # %% ../../nbs/masks/04_batching.ipynb #d0533e39
-def _settled(batched: Batched, weights, inputs, targets, nets, race: bool) -> dict[str, tuple | None]:
+def _settled(batched: Batched, weights, inputs, targets, nets, more) -> dict[str, tuple | None]:
     "Choose the route on a first draw; name -> memory order that suits it."
     grads: list = []
     with _same_noise(next(iter(weights.values())).device):
-        if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, race)
+        if batched.route is None: grads = _choose_route(batched, weights, inputs, targets, nets, more)
         elif batched.route == "vmap":
             found, why = _agree(batched, weights, inputs, targets, nets)
             if not found and _noisy(batched, weights, inputs, targets, nets):
@@ -384,9 +400,10 @@ class Batched:
         inputs, targets, # [R, chunk, ...]
         nets: Sequence[int] = (), # which network each set belongs to
         race: bool = True, # let time decide between two routes that are right
+        more: Sequence[Call] = (), # the other calls of a step, whose time counts, too
     ) -> dict[str, tuple | None]: # name -> memory order of its gradient
         "Choose the route, if that is open, and the memory order that suits the weights."
-        return _settled(self, weights, inputs, targets, nets, race)
+        return _settled(self, weights, inputs, targets, nets, list(more) if race else None)
 
     def _loss(self, twin: Twin, weights, inputs, targets, way: str) -> Tensor: # scalar
         "Loss of a twin under weights; inputs and targets stay as they are."

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 from ..checks import free_bytes, nearest
 from .algebra import Masks
-from .batching import Batched, loop_order, pull
+from .batching import Batched, Call, loop_order, pull
 from .chunks import Part, parts_of
 from .estimators import get_estimator
 from .graphs import Replayed
@@ -204,6 +204,18 @@ def _first_copies(learner: MaskLearner) -> dict[str, Tensor]: # parameter -> [F 
     return {n: leaf.detach() for n, leaf in leaves.items()}
 
 # %% ../../nbs/masks/11_learner.ipynb #cell-28
+def _calls(learner: MaskLearner, data: list) -> list[Call]:
+    "The calls of a step, on a first draw."
+    copies = _first_copies(learner)
+    of = [s for _, s in learner.sets for _ in range(learner.samples)]
+    calls: list[Call] = []
+    for part in learner.parts(data):
+        mine = slice(part.first, part.first + part.count)
+        nets = of[mine] if len(learner.nets) > 1 else ()
+        calls.append(({n: leaf[mine] for n, leaf in copies.items()}, part.inputs, part.targets, nets))
+    return calls
+
+
 def _settle(learner: MaskLearner, data: list) -> None:
     "Choose route and memory order on a first batch, and make the optimizer."
     batched = learner.batched
@@ -216,11 +228,8 @@ def _settle(learner: MaskLearner, data: list) -> None:
     if batched.route == "loop":
         orders = {u.name: loop_order(batched, len(u.shape)) for u in learner.units}
     else:
-        part = learner.parts(data)[-1]
-        mine = slice(part.first, part.first + part.count)
-        nets = [s for _, s in learner.sets for _ in range(learner.samples)][mine] if len(learner.nets) > 1 else ()
-        copies = {n: leaf[mine] for n, leaf in _first_copies(learner).items()}
-        orders = batched.settle(copies, part.inputs, part.targets, nets, race=learner.steps >= 50)
+        *more, last = _calls(learner, data)
+        orders = batched.settle(*last, race=learner.steps >= 50, more=more)
     _arrange(learner, orders)
     _start_training(learner)
 
