@@ -217,6 +217,25 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     return d_x, d_ih, d_hh, d.sum(1) if need[3] else None, *back
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp09
+class _PackedBack(torch.autograd.Function):
+    "The way back of a packed layer: a function of its own, so that `vmap` has a rule for it, too."
+    @staticmethod
+    def forward(need, x, w_ih, w_hh, h0, c0, lengths, hidden, cells, gates, grad, grad_cells):
+        given = [x, w_ih, w_hh, h0, c0, lengths, hidden, cells, gates, grad, grad_cells]
+        single = x.dim() == 3
+        if single: given = [t if t is None else t[None] for t in given]
+        grads = _packed_gradients(need, *given[:6], given[6:9], given[9:])
+        return tuple(g if g is None or not single else g[0] for g in grads)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.mark_non_differentiable(*(g for g in output if g is not None))
+
+    @staticmethod
+    def vmap(info, in_dims, need, *args):
+        out = _PackedBack.apply(need, *in_front(info, in_dims[1:], args))
+        return out, tuple(None if g is None else 0 for g in out)
+
+
 class _PackedLayer(torch.autograd.Function):
     "A layer on the CPU in single precision; arguments and results with or without a leading axis of weight sets."
     @staticmethod
@@ -234,13 +253,11 @@ class _PackedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, grad_cells, *_):
-        single = ctx.saved_tensors[0].dim() == 3
-        saved = [t if t is None or not single else t[None] for t in (*ctx.saved_tensors, grad, grad_cells)]
-        *given, hidden, cells, hidden_packed, cells_packed, gates = saved[:-2]
+        *given, hidden, cells, hidden_packed, cells_packed, gates = ctx.saved_tensors
         states = hidden_packed, cells_packed, gates
-        if not hidden_packed.numel(): states = hidden.flatten(1, 2), cells.flatten(1, 2), gates
-        with torch.no_grad(): grads = _packed_gradients(ctx.needs_input_grad, *given, states, saved[-2:])
-        return *(g if g is None or not single else g[0] for g in grads), None
+        if not hidden_packed.numel(): states = hidden.flatten(-3, -2), cells.flatten(-3, -2), gates
+        need = tuple(ctx.needs_input_grad[:6])
+        return *_PackedBack.apply(need, *given, *states, grad, grad_cells), None
 
     @staticmethod
     def vmap(info, in_dims, *args): return _PackedLayer.apply(*in_front(info, in_dims, args)), (0,) * 5

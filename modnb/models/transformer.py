@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .feedforward import draw_, generator_for, init_linear
+from .norms import layer_norm
 from .seq2seq import check_batch, check_sizes
 
 # %% auto #0
@@ -33,7 +34,7 @@ class LayerNorm(nn.Module):
         self.beta = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor) -> Tensor: # [..., width]
-        return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + self.eps) * self.gamma + self.beta
+        return layer_norm(x, self.gamma, self.beta, self.eps)
 
 # %% ../../nbs/models/05_transformer.ipynb #bab98e79
 KeysValues = tuple[Tensor, Tensor] # [B, heads, T, width / heads] each
