@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from .routing import compared
-from .timing import interleaved
+from .timing import cpu_name, interleaved
 from ..files import write_whole
 from ..systems.rims import RIMCell
 from ..training.memory import kept_memory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['SIZES', 'LEAST', 'equal_lstm', 'passes', 'steps_of', 'processor', 'measure', 'table', 'main']
+__all__ = ['SIZES', 'LEAST', 'equal_lstm', 'passes', 'steps_of', 'measure', 'table', 'main']
 
 # %% ../../nbs/bench/07_recurrent.ipynb #a2d23f3c
 SIZES: dict[str, dict[str, Any]] = { # case -> options of `RIMCell`
@@ -61,14 +61,6 @@ def steps_of(case: str, n_inputs: int = 64, length: int = 50, batch: int = 64, s
 # %% ../../nbs/bench/07_recurrent.ipynb #13670cfd
 LEAST = {"paper": 1 / 3} # at most three times the time of the LSTM
 
-
-def processor() -> str:
-    "The name of the processor, where the system tells it."
-    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError: return ""
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else ""
-
 # %% ../../nbs/bench/07_recurrent.ipynb #26d651a2
 def measure(rounds: int = 9, least: float = 0.5) -> dict: # case -> ratio with quartiles, times, processor
     "Time both cases, with memory kept by the process as in training."
@@ -77,7 +69,7 @@ def measure(rounds: int = 9, least: float = 0.5) -> dict: # case -> ratio with q
         small = interleaved(steps_of("small", 6, 10, 32, 5), rounds, least)
     found = {"paper": compared(paper["nn.LSTM"], paper["ours"]),
              "small": compared([5 * t for t in small["nn.LSTM"]], small["ours"])}
-    return {case: values | {"cpu": processor()} for case, values in found.items()}
+    return {case: values | {"cpu": cpu_name()} for case, values in found.items()}
 
 # %% ../../nbs/bench/07_recurrent.ipynb #91975bd7
 def table(results: dict) -> pd.DataFrame:

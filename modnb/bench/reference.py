@@ -18,7 +18,7 @@ from ..models.transformer import LayerNorm
 from ..training.fit import call_net
 
 # %% auto #0
-__all__ = ['BATCHED', 'gumbel_sigmoid', 'batched_copy', 'ReferenceStep']
+__all__ = ['BATCHED', 'gumbel_sigmoid', 'FedBack', 'batched_copy', 'ReferenceStep']
 
 # %% ../../nbs/bench/00_reference.ipynb #87fe4a2a
 def gumbel_sigmoid(
@@ -102,6 +102,12 @@ class _LayerNorm(LayerNorm):
         return y * _per_chunk(y, self.gamma, 1) + _per_chunk(y, self.beta, 1)
 
 # %% ../../nbs/bench/00_reference.ipynb #6cad2729
+class FedBack(EncoderDecoderLSTM):
+    "An encoder-decoder whose decoder always feeds itself, as in half of the published training's batches."
+    def forward(self, source, source_lengths, decoder_inputs, free_running=True):
+        return super().forward(source, source_lengths, decoder_inputs, True)
+
+
 class _EncoderDecoder(EncoderDecoderLSTM):
     def _steps(self, x, cells, state):
         "Outputs of the last layer at all steps, and the states after each step."
@@ -115,19 +121,35 @@ class _EncoderDecoder(EncoderDecoderLSTM):
             states.append(state)
         return torch.stack(out, 1), states
 
-    def forward(self, source, source_lengths, decoder_inputs):
+    def _read(self, source, source_lengths):
+        "The states of the encoder's layers at each sequence's last step."
         zero = self.encoder_embedding.weight.new_zeros(len(source), self.encoder_cells[0].weight_hh.shape[-1])
         states = self._steps(self.encoder_embedding(source), self.encoder_cells,
                              [(zero, zero)] * len(self.encoder_cells))[1]
         last = (source_lengths - 1)[None, :, None].expand(1, -1, zero.shape[1])
-        at_end = [tuple(torch.stack([s[i][j] for s in states]).gather(0, last)[0] for j in (0, 1))
-                  for i in range(len(self.encoder_cells))]
+        return [tuple(torch.stack([s[i][j] for s in states]).gather(0, last)[0] for j in (0, 1))
+                for i in range(len(self.encoder_cells))]
+
+    def forward(self, source, source_lengths, decoder_inputs):
         shown = self.decoder_embedding(decoder_inputs.clamp_min(0))
-        return self.output_projection(self._steps(shown, self.decoder_cells, at_end)[0])
+        return self.output_projection(self._steps(shown, self.decoder_cells, self._read(source, source_lengths))[0])
+
+
+class _FedBack(_EncoderDecoder):
+    def forward(self, source, source_lengths, decoder_inputs):
+        state = self._read(source, source_lengths)
+        token = decoder_inputs[:, :1]
+        logits = []
+        for _ in range(decoder_inputs.shape[1]):
+            out, (state,) = self._steps(self.decoder_embedding(token), self.decoder_cells, state)
+            logits.append(self.output_projection(out))
+            token = logits[-1].argmax(-1)
+        return torch.cat(logits, 1)
 
 # %% ../../nbs/bench/00_reference.ipynb #293fdee3
 BATCHED = {nn.Linear: _Linear, nn.Conv2d: _Conv2d, nn.BatchNorm2d: _BatchNorm2d, nn.LSTM: _LSTM, LSTMCell: _LSTMCell,
-           LayerNorm: _LayerNorm, EncoderDecoderLSTM: _EncoderDecoder}
+           LayerNorm: _LayerNorm, EncoderDecoderLSTM: _EncoderDecoder,
+           FedBack: _FedBack}
 
 
 def batched_copy(net: nn.Module) -> nn.Module:

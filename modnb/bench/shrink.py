@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from .recurrent import processor
 from .routing import compared
-from .timing import command, interleaved
+from .timing import cpu_name, command, interleaved
 from ..masks.ablation import materialize
 from ..masks.algebra import Masks, masked
 from ..models.convolutional import CNN
@@ -65,7 +64,7 @@ def measure(case: str, rounds: int = 9, device: str = "cpu", batch: int = 128, l
     times = interleaved(passes(net, int(percent) / 100, x), rounds, least, device=device)
     of_masked = compared(times["masked"], times["small"])
     return compared(times["whole"], times["small"]) | {"masked_ratio": of_masked["ratio"],
-                                                       "masked_ms": of_masked["reference_ms"], "cpu": processor()}
+                                                       "masked_ms": of_masked["reference_ms"], "cpu": cpu_name()}
 
 # %% ../../nbs/bench/08_shrink.ipynb #fd90d4dc
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import statistics
 import subprocess
 import sys
@@ -18,10 +19,11 @@ from pathlib import Path
 import torch
 
 from ..files import write_whole
+from ..models.cells import has_native
 
 # %% auto #0
-__all__ = ['ENVIRONMENT', 'clock', 'seconds_per_call', 'interleaved', 'ratio', 'own_peak_mib', 'peak_mib', 'copy_ns', 'in_child',
-           'command']
+__all__ = ['ENVIRONMENT', 'clock', 'seconds_per_call', 'interleaved', 'ratio', 'own_peak_mib', 'peak_mib', 'copy_ns', 'cpu_name',
+           'product_gflops', 'machine', 'in_child', 'command']
 
 # %% ../../nbs/bench/01_timing.ipynb #c8ee6ef3
 def clock(device: str = "cpu") -> float: # seconds
@@ -89,13 +91,40 @@ def copy_ns(device: str = "cpu", megabytes: int = 256) -> float:
     b.copy_(a)
     return 1e9 * statistics.median(seconds_per_call(lambda: b.copy_(a), 1, device) for _ in range(7)) / a.numel()
 
+# %% ../../nbs/bench/01_timing.ipynb #b1machco
+def cpu_name() -> str:
+    "The processor, as the system calls it."
+    try: lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError: return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def product_gflops(device: str = "cpu", size: int = 1024) -> float: # billions of operations in a second
+    "Rate of a product of two square float32 matrices."
+    a = torch.ones(size, size, device=device)
+    out = torch.empty_like(a)
+    torch.mm(a, a, out=out)
+    seconds = statistics.median(seconds_per_call(lambda: torch.mm(a, a, out=out), 1, device) for _ in range(7))
+    return 2e-9 * size**3 / seconds
+
+
+def machine(device: str = "cpu") -> dict: # plain values
+    "What a timing depends on."
+    kind = torch.device(device).type
+    return {"cpu": cpu_name(), "instructions": torch.backends.cpu.get_cpu_capability(),
+            "threads": torch.get_num_threads(), "torch": torch.__version__,
+            "native kernels": kind == "cpu" and has_native(torch.ones(1)),
+            "device": torch.cuda.get_device_name(device) if kind == "cuda" else kind,
+            "product_gflops": round(product_gflops(device), 1), "copy_ns": round(copy_ns(device), 3)}
+
 # %% ../../nbs/bench/01_timing.ipynb #e505d337
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1", "THP_MEM_ALLOC_ENABLE": "1"}
 
 
 def in_child(module: str, case: str, rounds: int, device: str) -> dict: # module: one that has `measure`
-    "Measure a case in a fresh process. Raises `CalledProcessError` if it fails."
-    code = f"import json; from {module} import measure; print(json.dumps(measure({case!r}, {rounds}, {device!r})))"
+    "Measure a case in a fresh process, and the machine with it. Raises `CalledProcessError` if it fails."
+    code = (f"import json; from {module} import measure; from modnb.bench.timing import machine; "
+            f"print(json.dumps(measure({case!r}, {rounds}, {device!r}) | {{'machine': machine({device!r})}}))")
     done = subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True,
                           env=os.environ | ENVIRONMENT)
     return json.loads(done.stdout.splitlines()[-1])

@@ -302,7 +302,7 @@ def _backend(learner: MaskLearner, backend: str) -> str:
     "Kernels that are worth their compilation."
     if backend != "auto": return backend
     drawn = learner.steps * learner.samples * sum(logits.numel() for logits in learner.logits.values())
-    return "compiled" if drawn > 1e9 else "eager"
+    return "compiled" if drawn > (1e8 if learner.device.type == "cpu" else 1e9) else "eager"
 
 # %% ../../nbs/masks/11_learner.ipynb #cell-39
 Where = tuple[slice, slice, slice] # functions, networks and samples
