@@ -14,8 +14,8 @@ from ..models.lstm import batched_call, pull_gates, tanh_, tanh_gradient, with_s
 from .folded_mlp import rectified_
 
 # %% auto #0
-__all__ = ['Steps', 'empty_steps', 'score_maps', 'mean_of', 'propose', 'run_steps', 'gate_gradients', 'pull_step', 'score_back',
-           'weight_gradient', 'StepGradients', 'through_steps', 'module_layer']
+__all__ = ['Steps', 'empty_steps', 'score_maps', 'own_parts', 'mean_of', 'propose', 'run_steps', 'gate_gradients', 'pull_step',
+           'score_back', 'softmax_back', 'StepGradients', 'scores_of_step', 'through_steps', 'module_layer']
 
 # %% ../../nbs/systems/13_module_cells.ipynb #10c4ef23
 @dataclass
@@ -43,18 +43,26 @@ def empty_steps(x: Tensor, hidden: int, modules: int, p: Tensor | None) -> Steps
     return Steps(new(*lead, H), new(*lead, H), new(*lead, M) if p is None else p, new(*lead, x.shape[3] * scored),
                  new(*lead, 4, M, H), new(*lead, M, H), new(*lead, M, H))
 
-# %% ../../nbs/systems/13_module_cells.ipynb #d94ee749
+# %% ../../nbs/systems/13_module_cells.ipynb #bcb3b2c4
 def score_maps(
     weight: Tensor, # [K, 4MH], weights of rectified parts
     modules: int, # M
-) -> Tensor: # [K, 4MH, M]
+) -> Tensor: # [K, M, 4MH]
     "A map to the scores of modules: each reads its own parts."
     K = len(weight)
-    diagonal = weight.new_zeros(K, 4, modules, weight.shape[1] // (4 * modules), modules)
-    diagonal.diagonal(dim1=2, dim2=4).copy_(weight.view(K, 4, modules, -1).mT.reshape(K, 4, -1, modules))
-    return diagonal.flatten(1, 3)
+    maps = weight.new_zeros(K, modules, 4, modules, weight.shape[1] // (4 * modules))
+    maps.diagonal(dim1=1, dim2=3).copy_(weight.view(K, 4, modules, -1).permute(0, 1, 3, 2))
+    return maps.flatten(2)
 
-# %% ../../nbs/systems/13_module_cells.ipynb #66f4a768
+
+def own_parts(
+    maps: Tensor, # [K, M, 4MH]
+) -> Tensor: # [K, 4MH]
+    "Of each module's map the weights of its own parts."
+    K, M, _ = maps.shape
+    return maps.view(K, M, 4, M, -1).diagonal(dim1=1, dim2=3).permute(0, 1, 3, 2).flatten(1)
+
+# %% ../../nbs/systems/13_module_cells.ipynb #7f134a22
 def mean_of(
     p: Tensor, # [K, B, M]
     proposals: Tensor, # [K, B, M, H]
@@ -68,13 +76,10 @@ def mean_of(
 def propose(
     steps: Steps,
     t: int, # step
-    parts: Tensor, # [K, B, 4MH], sums of what input and state add
     room: Tensor, # [K, B, M, H], for intermediate results
 ):
-    "Fill in the proposals of a step, and the state that its gates make of them."
-    K, _, B, _, M, H = steps.gates.shape
+    "Activate the gates of a step; fill in its proposals, and the state that its gates of modules make of them."
     gates = steps.gates[:, t]
-    gates.copy_(parts.view(K, B, 4, M, H))
     gates[:, :, 2].mul_(2)
     i, f, g, o = gates.sigmoid_().unbind(2)
     g.mul_(2).sub_(1)
@@ -103,13 +108,14 @@ def run_steps(
         if t: torch.bmm(steps.hidden[:, t - 1], recurrent.mT, out=states)
         else: states.zero_()
         if maps:
-            scores = torch.bmm(torch.relu(x[:, t]), maps[0])
-            if t: scores.baddbmm_(torch.clamp(states, min=0, out=parts), maps[1])
-            torch.softmax(scores, -1, out=steps.p[:, t])
-        propose(steps, t, torch.add(x[:, t], states, out=parts), room)
+            scores = torch.bmm(maps[0], torch.clamp(x[:, t], min=0, out=parts).mT)
+            if t: scores.baddbmm_(maps[1], torch.clamp(states, min=0, out=parts).mT)
+            torch.softmax(scores.mT, -1, out=steps.p[:, t])
+        torch.add(x[:, t], states, out=steps.gates[:, t].view(K, B, n))
+        propose(steps, t, room)
     return steps
 
-# %% ../../nbs/systems/13_module_cells.ipynb #d5611971
+# %% ../../nbs/systems/13_module_cells.ipynb #c04c7880
 def gate_gradients(
     steps: Steps,
     t: int, # step
@@ -154,24 +160,38 @@ def score_back(
     return rectified_(room, parts)
 
 
-def weight_gradient(
-    parts: Tensor, # [K, T, B, 4MH]
-    scores: Tensor, # [K, T, B, M], gradients
-) -> Tensor: # [K, 4MH]
-    "The gradient of the weights of scores."
-    K, M = len(parts), scores.shape[-1]
-    every = torch.bmm(torch.relu(parts).flatten(1, 2).mT, scores.flatten(1, 2)).view(K, 4, M, -1, M)
-    return every.diagonal(dim1=2, dim2=4).mT.reshape(K, -1)
+def softmax_back(
+    grad: Tensor, # [..., M], gradient of a softmax; changed in place
+    p: Tensor, # [..., M], the softmax
+) -> Tensor:
+    "The gradient of what a softmax was taken of."
+    grad.mul_(p)
+    return grad.sub_(grad.sum(-1, keepdim=True) * p)
 
-# %% ../../nbs/systems/13_module_cells.ipynb #93750a83
+# %% ../../nbs/systems/13_module_cells.ipynb #310cb0e6
 @dataclass
 class StepGradients:
     "Gradients of what the steps read."
     x: Tensor # [K, T, B, 4MH]
     states: Tensor # [K, T, B, 4MH], of what the state adds
-    scores: Tensor # [K, T, B, M], of the scores, or of gates that are given
+    gates: Tensor # [K, T, B, M], of gates that are given
+    maps: list[Tensor] # [K, M, 4MH], of the scores' maps of input and state
 
 
+def scores_of_step(
+    found: StepGradients, # to add to
+    t: int, # step
+    scores: Tensor, # [K, B, M], gradient of its scores
+    weights: Tensor, # [K, 2, 4MH]
+    read: tuple[Tensor, Tensor], # [K, B, 4MH], what input and state add
+    room: Tensor, # [K, B, 4MH], for intermediate results
+):
+    "Add the gradients of what the scores of a step have read, and of their maps."
+    for j, (part, of) in enumerate(zip(read, (found.x, found.states))): # in this order: the state's is that before
+        found.maps[j].baddbmm_(scores.mT, torch.clamp(part, min=0, out=room))
+        torch.add(found.states[:, t], score_back(scores, weights[:, j], part, room), out=of[:, t])
+
+# %% ../../nbs/systems/13_module_cells.ipynb #af566181
 def through_steps(
     grad: Tensor, # [K, T, B, H], of the hidden states
     of_gates: Tensor | None, # [K, T, B, M]
@@ -179,8 +199,11 @@ def through_steps(
     steps: Steps,
 ) -> StepGradients:
     "All steps, backward."
-    found = StepGradients(torch.empty_like(x), torch.empty_like(x), torch.empty_like(steps.p))
     K, T, B, _, M, H = steps.gates.shape
+    maps = [x.new_zeros(K, M, x.shape[-1]) for _ in range(2)]
+    states = torch.empty_like(x)
+    of_x = states if weights is None else torch.empty_like(x) # the same, unless scores read them, too
+    found = StepGradients(of_x, states, torch.empty_like(steps.p), maps)
     room = x.new_empty(K, B, M, H)
     wide = x.new_empty(K, B, x.shape[-1])
     dc = x.new_zeros(K, B, H)
@@ -190,13 +213,8 @@ def through_steps(
         if of_gates is not None: dp += of_gates[:, t]
         d = found.states[:, t]
         pull_step(steps, t, dh, dc, d.view(K, B, 4, M, H))
-        found.x[:, t] = d
-        if weights is not None:
-            dp.mul_(steps.p[:, t])
-            dp.sub_(dp.sum(-1, keepdim=True) * steps.p[:, t])
-            found.x[:, t] += score_back(dp, weights[:, 0], x[:, t], wide)
-            d += score_back(dp, weights[:, 1], steps.states[:, t], wide)
-        found.scores[:, t] = dp
+        if weights is None: found.gates[:, t] = dp
+        else: scores_of_step(found, t, softmax_back(dp, steps.p[:, t]), weights, (x[:, t], steps.states[:, t]), wide)
         if t: dh = torch.baddbmm(grad[:, t - 1], d, recurrent)
     return found
 
@@ -209,9 +227,8 @@ def _backward(given, grad, of_gates, x, recurrent, weights, *kept): # given: whe
     H = recurrent.shape[-1]
     d_recurrent = torch.bmm(found.states[:, 1:].reshape(K, -1, n).mT, steps.hidden[:, :-1].reshape(K, -1, H))
     none = x.new_empty(K, 0)
-    if given: return found.x, d_recurrent, none, found.scores
-    of_state = weight_gradient(steps.states, found.scores)
-    return found.x, d_recurrent, torch.stack([weight_gradient(x, found.scores), of_state], 1), none
+    if given: return found.x, d_recurrent, none, found.gates
+    return found.x, d_recurrent, torch.stack([own_parts(maps) for maps in found.maps], 1), none
 
 # %% ../../nbs/systems/13_module_cells.ipynb #0d0d7cb9
 class _ModulesBackward(torch.autograd.Function):
