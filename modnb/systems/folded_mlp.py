@@ -226,7 +226,7 @@ def begin(
     return Pass(t, x, gating, encoders, outer_maps(t), blocks(S, B * d * x.element_size()), numbers, read,
                 x.new_empty(S, B, d), x.new_empty(S, B, e))
 
-# %% ../../nbs/systems/12_folded_mlp.ipynb #975ae828
+# %% ../../nbs/systems/12_folded_mlp.ipynb #eb4f1e31
 def trunk_rows(
     run: Pass,
     at: slice, # of members
@@ -251,7 +251,8 @@ def decoder_rows(
 ):
     "Fill in some members' hidden units of the decoder, and their outputs."
     outer = run.outer
-    if outer.gates is None or run.gates is None: torch.baddbmm(outer.constant[at], units, outer.units[at], out=run.out[at])
+    if outer.gates is None or run.gates is None:
+        torch.baddbmm(outer.constant[at], units, outer.units[at], out=run.out[at])
     else:
         torch.baddbmm(outer.constant[at], run.gates[at], outer.gates[at], out=run.out[at])
         run.out[at].baddbmm_(units, outer.units[at])
