@@ -98,7 +98,7 @@ def encoder_maps(
     joint = torch.cat([through.view(S, d, 2 * e), table], -1)
     return Encoders(folded, spread_map(t, folded), joint, digits, hidden, rules)
 
-# %% ../../nbs/systems/12_folded_mlp.ipynb #3f7341bb
+# %% ../../nbs/systems/12_folded_mlp.ipynb #13dc34ba
 @dataclass
 class EncoderGradients:
     "Gradients of the encoders' maps."
@@ -110,7 +110,7 @@ class EncoderGradients:
 
 def _digit_gradients(t: dict[str, Tensor], maps: Encoders, given: EncoderGradients, through: Tensor,
                      constant: Tensor) -> tuple[Tensor, dict[str, Tensor]]: # of `digits`; by name
-    "Gradients of the encoder of numbers, from those of its part of the joint map [S, 2d, e] and of its constant [S, d]."
+    "Gradients of the encoder of numbers, from those of its part of the joint map and of its constant."
     S, _, e = through.shape
     spread = given.spread
     found = {"digit.0.weight": (spread[:, 0, :e] + spread[:, 1, e:]).unsqueeze(-1),
