@@ -198,7 +198,7 @@ def sorted_products(
     out = torch.cat([torch.addmm(bias, part, weight) for bias, part, weight in maps])
     return torch.zeros_like(z).index_add(0, row, out)
 
-# %% ../../nbs/bench/06_routing.ipynb #eca1b724
+# %% ../../nbs/bench/06_routing.ipynb #c9d4e846
 def layer_steps(
     modules: int = 64, # M
     k: int = 2, # K
@@ -222,7 +222,8 @@ def layer_steps(
             return [out.detach(), *([z.grad, *(p.grad for p in layer.parameters())] if backward else [])]
         return one
 
-    return {"ours": step(lambda: layer(z, a=a)), "by hand": step(lambda: sorted_products(cast(MLPPool, layer.pool), z, a))}
+    pool = cast(MLPPool, layer.pool)
+    return {"ours": step(lambda: layer(z, a=a)), "by hand": step(lambda: sorted_products(pool, z, a))}
 
 # %% ../../nbs/bench/06_routing.ipynb #6a6080e2
 def compared(slow: list[float], fast: list[float], factor: float = 1.0) -> dict: # milliseconds, round by round

@@ -35,8 +35,10 @@ def recurrent_size(
     b = 4 * M * e + 1
     return (math.isqrt(b * b + 4 * (4 * M + 1) * (5 * h * h + h * (4 * e + 1))) - b) // (2 * (4 * M + 1))
 
-# %% ../../nbs/systems/04_gated_recurrent.ipynb #5bb6fd4d
-def is_autocast(x: Tensor) -> bool:
+# %% ../../nbs/systems/04_gated_recurrent.ipynb #e5aa00f3
+def is_autocast(
+    x: Tensor, # on any device
+) -> bool:
     "Whether products of such tensors are computed in another precision."
     return x.device.type in ("cpu", "cuda") and torch.is_autocast_enabled(x.device.type)
 
