@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor
 
-from .lstm import in_front
+from .lstm import batched_call
 from ..native import library_or_none
 
 # %% auto #0
@@ -126,7 +126,7 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, grad, gamma, normal, deviation, eps):
-        return _Back.apply(*in_front(info, in_dims[:4], (grad, gamma, normal, deviation)), eps), (0, 0, 0)
+        return _Back.apply(*batched_call(info, in_dims[:4], grad, gamma, normal, deviation), eps), (0, 0, 0)
 
 # %% ../../nbs/models/15_norms.ipynb #m15normf
 class _Normalized(torch.autograd.Function):
@@ -153,7 +153,7 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, x, gamma, beta, eps):
-        return _Normalized.apply(*in_front(info, in_dims[:3], (x, gamma, beta)), eps), (0, 0, 0)
+        return _Normalized.apply(*batched_call(info, in_dims[:3], x, gamma, beta), eps), (0, 0, 0)
 
 # %% ../../nbs/models/15_norms.ipynb #49eb20ea
 def layer_norm(

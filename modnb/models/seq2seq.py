@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..checks import check_counts
 from .cells import Rows, has_native, native_forward
 from .feedforward import draw_, generator_for, init_linear
-from .lstm import in_front, lstm_layer, picked
+from .lstm import batched_call, lstm_layer, picked
 from .recurrent import LSTMCell, cell_stack, init_cell, lstm_step
 
 # %% auto #0
@@ -128,7 +128,7 @@ class _Written(torch.autograd.Function):
     def backward(ctx, grad): return (None,) * 64
 
     @staticmethod
-    def vmap(info, in_dims, *args): return _Written.apply(*in_front(info, in_dims, args)), 0
+    def vmap(info, in_dims, *args): return _Written.apply(*batched_call(info, in_dims, *args)), 0
 
 # %% ../../nbs/models/04_seq2seq.ipynb #d0s2sfre
 def free_run(

@@ -16,8 +16,8 @@ from .router import across, check_routing, leaves, rows_of
 
 # %% auto #0
 __all__ = ['PATHS', 'START', 'together', 'dealt', 'run_parts', 'by_module', 'rows_at', 'inputs_at', 'grouped', 'weighted_sum',
-           'grouped_sum', 'picked', 'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'layer_weights',
-           'MLPPool', 'cheapest']
+           'grouped_sum', 'picked', 'side_by_side', 'naive', 'Pool', 'ModulePool', 'as_pool', 'feed', 'feed_rows',
+           'layer_weights', 'MLPPool', 'cheapest']
 
 # %% ../../nbs/routing/03_pools.ipynb #b62b0cdc
 def together(
@@ -239,6 +239,19 @@ def feed(
         if bias is not None: x = x + bias
     return x
 
+# %% ../../nbs/routing/03_pools.ipynb #a8adae8c
+def feed_rows(
+    x: Tensor, # [n, ..., d] rows
+    weights: list[tuple[Tensor, Tensor | None]], # of each layer of one module, [in, out] and [out]
+    activation: Callable, # between layers
+) -> Tensor:
+    "A multilayer perceptron; with its biases in the products where rows are vectors."
+    if x.dim() != 2: return feed(x, weights, torch.matmul, activation)
+    for i, (weight, bias) in enumerate(weights):
+        if i: x = activation(x)
+        x = x @ weight if bias is None else torch.addmm(bias, x, weight)
+    return x
+
 # %% ../../nbs/routing/03_pools.ipynb #5f04d3a4
 def layer_weights(
     layers: Iterable, # `GroupLinear`, weights [M, in, out]
@@ -254,7 +267,7 @@ def layer_weights(
         found.append((weight, None if bias is None else bias.view(shape)))
     return found
 
-# %% ../../nbs/routing/03_pools.ipynb #d2edf0f9
+# %% ../../nbs/routing/03_pools.ipynb #c178986f
 class MLPPool(Pool):
     "Multilayer perceptrons of one shape, their weights stacked."
     def __init__(self,
@@ -286,7 +299,7 @@ class MLPPool(Pool):
         split = [(weight.unbind(0), [None] * self.n_modules if bias is None else bias.unbind(0))
                  for weight, bias in layer_weights(self.layers, None, 0)]
         each = [[(w[m], b[m]) for w, b in split] for m in range(self.n_modules)]
-        return [lambda z, weights=weights: feed(z, weights, torch.matmul, self.activation) for weights in each]
+        return [lambda z, weights=weights: feed_rows(z, weights, self.activation) for weights in each]
 
     def all(self, z):
         def product(x, w): return torch.einsum("n...i,mio->nm...o" if x is z else "nm...i,mio->nm...o", x, w)

@@ -28,7 +28,7 @@ def gumbel_noise(
     u = torch.rand(*shape, generator=generator, device=device, dtype=dtype)
     return -torch.log(-torch.log(u.clamp(torch.finfo(dtype).tiny, 1 - torch.finfo(dtype).eps)))
 
-# %% ../../nbs/systems/01_gated_layers.ipynb #a8062787
+# %% ../../nbs/systems/01_gated_layers.ipynb #7969458e
 class Gate(nn.Module):
     "From scores of M modules to their shares, which sum to 1."
     def __init__(self,
@@ -46,6 +46,10 @@ class Gate(nn.Module):
         self.top_k = top_k
         self.gumbel = gumbel
         self.straight_through = straight_through
+
+    @property
+    def plain(self) -> bool: # whether it is a softmax and nothing else
+        return (self.temperature, self.top_k, self.gumbel, self.straight_through) == (1.0, None, 0.0, False)
 
     def forward(self,
         scores: Tensor, # [..., M]
