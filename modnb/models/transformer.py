@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .attention import attend
 from .feedforward import draw_, generator_for, init_linear
 from .norms import layer_norm
 from .seq2seq import check_batch, check_sizes
@@ -37,7 +38,7 @@ class LayerNorm(nn.Module):
         return layer_norm(x, self.gamma, self.beta, self.eps)
 
 # %% ../../nbs/models/05_transformer.ipynb #bab98e79
-KeysValues = tuple[Tensor, Tensor] # [B, heads, T, width / heads] each
+KeysValues = Tensor # [B, T, 2, heads, width / heads]
 
 
 class Attention(nn.Module):
@@ -53,23 +54,17 @@ class Attention(nn.Module):
         self.dropout = dropout
         self.query, self.key_value, self.merge = (nn.Linear(width, n * width, bias=False) for n in (1, 2, 1))
 
-    def _split(self, x: Tensor) -> Tensor: # [B, T, width] -> [B, heads, T, width / heads]
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
     def keys_values(self, memory: Tensor) -> KeysValues: # [B, T, width]
         "What can be attended to."
-        keys, values = self.key_value(memory).chunk(2, -1)
-        return self._split(keys), self._split(values)
+        return self.key_value(memory).unflatten(-1, (2, self.heads, -1))
 
     def forward(self,
         x: Tensor, # [B, T, width], asks
-        keys: Tensor, # [B, heads, S, width / heads]
-        values: Tensor, # [B, heads, S, width / heads]
-        mask: Tensor, # added to the logits; broadcast to [B, heads, T, S]
+        memory: KeysValues, # [B, S, 2, heads, width / heads]
+        mask: Tensor, # added to the logits; [T, S] or [B, T, S], or what broadcasts to it
     ) -> Tensor: # [B, T, width]
-        q = self._split(self.query(x)) * keys.shape[-1] ** -0.5
-        weights = F.dropout(torch.softmax(q @ keys.mT + mask, -1), self.dropout, self.training)
-        return self.merge((weights @ values).transpose(1, 2).flatten(2))
+        q = self.query(x).unflatten(-1, (1, self.heads, -1))
+        return self.merge(attend(q, memory, mask, self.dropout if self.training else 0.0).flatten(-2))
 
 # %% ../../nbs/models/05_transformer.ipynb #f05b8c9a
 def additive(
@@ -102,8 +97,8 @@ class EncoderLayer(nn.Module):
         self.norm2 = LayerNorm(width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor: # [B, T, width], additive [B, 1, 1, T]
-        x = self.norm1(x + self.dropout(self.attention(x, *self.attention.keys_values(x), mask)))
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor: # [B, T, width], additive [B, 1, T]
+        x = self.norm1(x + self.dropout(self.attention(x, self.attention.keys_values(x), mask)))
         return self.norm2(x + self.dropout(self.feedforward(x)))
 
 # %% ../../nbs/models/05_transformer.ipynb #81652b87
@@ -123,16 +118,14 @@ class DecoderLayer(nn.Module):
         x: Tensor, # [B, T, width]
         mask: Tensor, # additive [T, T], or [1, 1] for one step behind `past`
         source: KeysValues, # of the source
-        source_mask: Tensor, # additive [B, 1, 1, Ti]
+        source_mask: Tensor, # additive [B, 1, Ti]
         past: KeysValues | None = None, # of the positions before x
     ) -> tuple[Tensor, KeysValues]: # [B, T, width], and keys and values of all positions so far
-        keys, values = self.self_attention.keys_values(x)
-        if past is not None:
-            keys = torch.cat([past[0], keys], 2)
-            values = torch.cat([past[1], values], 2)
-        x = self.norm1(x + self.dropout(self.self_attention(x, keys, values, mask)))
-        x = self.norm2(x + self.dropout(self.source_attention(x, *source, source_mask)))
-        return self.norm3(x + self.dropout(self.feedforward(x))), (keys, values)
+        seen = self.self_attention.keys_values(x)
+        if past is not None: seen = torch.cat([past, seen], 1)
+        x = self.norm1(x + self.dropout(self.self_attention(x, seen, mask)))
+        x = self.norm2(x + self.dropout(self.source_attention(x, source, source_mask)))
+        return self.norm3(x + self.dropout(self.feedforward(x))), seen
 
 # %% ../../nbs/models/05_transformer.ipynb #d3319b4e
 def sinusoids(
@@ -242,10 +235,10 @@ def encode(
     net: Transformer,
     source: Tensor, # int64 [B, Ti]
     source_lengths: Tensor, # int64 [B]
-) -> tuple[list[KeysValues], Tensor]: # for each decoder layer; additive mask [B, 1, 1, Ti]
+) -> tuple[list[KeysValues], Tensor]: # for each decoder layer; additive mask [B, 1, Ti]
     "What the decoder may attend to."
     x = _embed(net, net.embedding if net.tied else net.encoder_embedding, source)
-    mask = additive(torch.arange(source.shape[1], device=source.device) >= source_lengths[:, None, None, None], x)
+    mask = additive(torch.arange(source.shape[1], device=source.device) >= source_lengths[:, None, None], x)
     for layer in net.encoder: x = layer(x, mask)
     return [layer.source_attention.keys_values(x) for layer in net.decoder if isinstance(layer, DecoderLayer)], mask
 
@@ -259,7 +252,7 @@ def decode(
 ) -> tuple[Tensor, list[KeysValues]]: # logits [B, T, n_outputs]; keys and values so far of each layer
     "Logits of the tokens that follow `tokens`."
     embedding = net.embedding if net.tied else net.decoder_embedding
-    x = _embed(net, embedding, tokens.clamp_min(0), past[0][0].shape[2] if past else 0)
+    x = _embed(net, embedding, tokens.clamp_min(0), past[0].shape[1] if past else 0)
     after = []
     T = tokens.shape[1]
     mask = additive(torch.ones(T, T, dtype=torch.bool, device=x.device).triu(1), x)

@@ -12,23 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from ..checks import check_choice
+from ..models.attention import attend
 from ..models.grouped import GroupLinear, initialize, two_layers
 from .gated_layers import GATINGS, Gated
 
 # %% auto #0
-__all__ = ['attention', 'attention_sizes', 'all_heads', 'attention_gates', 'GatedAttention']
+__all__ = ['itself', 'attention_sizes', 'all_heads', 'attention_gates', 'GatedAttention']
 
 # %% ../../nbs/systems/03_gated_attention.ipynb #1f0f53d8
-def attention(
-    q: Tensor, # [..., N, h] what each token asks
-    k: Tensor, # [..., N, h] what it is asked
-) -> Tensor: # [..., N, N]; rows sum to 1, the diagonal is 0
-    """Scaled attention of each token to the others.
-    Raises `ValueError` naming `q` for a single token, which has no other to attend to."""
-    if q.shape[-2] < 2:
-        raise ValueError(f"q: a sequence of {q.shape[-2]} given; need two tokens or more, since none attends to itself")
-    itself = torch.eye(q.shape[-2], dtype=torch.bool, device=q.device)
-    return (q @ k.mT * q.shape[-1] ** -0.5).masked_fill(itself, float("-inf")).softmax(-1)
+def itself(
+    tokens: int, # N
+    like: Tensor, # of the dtype and on the device wanted
+) -> Tensor: # [N, N], minus infinity on the diagonal, else 0
+    """What is added to the scores, so that no token attends to itself.
+    Raises `ValueError` naming `x` for a single token, which has no other to attend to."""
+    if tokens < 2:
+        raise ValueError(f"x: a sequence of {tokens} given; need two tokens or more, since none attends to itself")
+    diagonal = torch.eye(tokens, dtype=torch.bool, device=like.device)
+    return torch.zeros_like(diagonal, dtype=like.dtype).masked_fill(diagonal, float("-inf"))
 
 # %% ../../nbs/systems/03_gated_attention.ipynb #5d6ebba2
 def attention_sizes(
@@ -46,10 +47,9 @@ def attention_sizes(
     return h, hidden
 
 # %% ../../nbs/systems/03_gated_attention.ipynb #a3a9b40d
-def all_heads(x: Tensor, heads: int) -> Tensor: # queries, keys, values [B, N, 3 * 2M * h]; 2M -> [B, N, 2M, h]
+def all_heads(x: Tensor, heads: int) -> Tensor: # queries, keys, values [..., N, 3 * 2M * h]; 2M -> [..., N, 2M, h]
     "Outputs of all heads."
-    q, k, v = x.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)       # [B, 2M, N, h] each
-    return (attention(q, k) @ v).transpose(1, 2)
+    return attend(x.unflatten(-1, (3, heads, -1)), bias=itself(x.shape[-2], x))
 
 # %% ../../nbs/systems/03_gated_attention.ipynb #2611ecb1
 def attention_gates(
