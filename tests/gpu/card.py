@@ -120,8 +120,25 @@ def held(value):
     return value.held if isinstance(value, CardTensor) else value
 
 
+class Enough(Exception):
+    "As many operators as were allowed."
+
+
+left: int | None = None
+
+
+def limit(operators: int | None) -> None:
+    "How many operators may still run before `Enough` is raised; None: any number."
+    global left
+    left = operators
+
+
 def run(op, args, kwargs):
     "Compute on the CPU what an operator would on the card."
+    global left
+    if left is not None:
+        left -= 1
+        if left < 0: raise Enough
     leaves = tree_flatten((args, kwargs))[0]
     tensors = [t for t in leaves if isinstance(t, torch.Tensor)]
     cards = {id(t.held): t for t in tensors if isinstance(t, CardTensor)}
