@@ -223,8 +223,8 @@ def plugged():
     torch.Generator = Generator
     before = torch._C._only_lift_cpu_tensors()
     torch._C._set_only_lift_cpu_tensors(True) # so that the mode sees what `torch.tensor` moves
-    try:
-        with Factories(): yield torch.device(NAME, 0)
+    try: # backward passes stay in this thread, where they are seen
+        with Factories(), torch.autograd.set_multithreading_enabled(False): yield torch.device(NAME, 0)
     finally:
         torch._C._set_only_lift_cpu_tensors(before)
         torch.Generator = GENERATOR

@@ -48,6 +48,7 @@ class Reached:
         self.device_type = device_type
         self.names: set[str] = set()
         self.waiting: dict[types.CodeType, str] = {}
+        self.seen: dict[types.CodeType, int] = {} # calls without anything on the device
         self.classes: dict[type, str] = {}
         for name, thing in public().items():
             if inspect.isclass(thing): self.classes[thing] = name
@@ -79,6 +80,8 @@ class Reached:
     def see(self, frame, event, value):
         code = frame.f_code
         if code not in self.waiting or event not in ("call", "return"): return
+        self.seen[code] = self.seen.get(code, 0) + 1
+        if self.seen[code] > 20: return
         values = list(frame.f_locals.values()) if event == "call" else [value]
         sys.setprofile(None)
         try:
