@@ -221,8 +221,12 @@ def _found(loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
     learners = [loop.learner for loop in loops]
     first = learners[0]
-    logits = {f: l for learner in learners for f, l in learner.final_logits(net).items()}
-    masks = {f: m for learner in learners for f, m in learner.masks(net).items()}
+    logits: dict = {}
+    masks: dict = {}
+    for learner in learners:
+        final = learner.final_logits(net)
+        logits |= final
+        masks |= learner.masks(net, final)
     rows = [row[1:] for loop in loops for row in loop.rows if row[0] == net]
     weights = first.weights(net) if first.train_weights else None
     return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, weights)
@@ -312,6 +316,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
         if not loop.run(path, every): # nothing was left to do
             loop.notify("start", {})
             loop.notify("end", {})
+        loop.learner.close()
         loops.append(loop)
     found = [_found(loops, s) for s in range(len(loops[0].learner.nets))]
     return found[0] if isinstance(net, nn.Module) else found
