@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 
 NAME = "card"
 CPU = torch.device("cpu")
+AVAILABLE = hasattr(torch._C, "_acc") and hasattr(torch._C._acc, "create_empty_tensor") # PyTorch's backends in Python
 
 
 class MixedDevices(RuntimeError):
@@ -35,6 +36,16 @@ class CardTensor(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
     def tolist(self): return self.held.tolist()
+
+    def __reduce_ex__(self, protocol): return self.held.detach().__reduce_ex__(protocol) # a file has CPU tensors
+
+    @property
+    def data(self): return self.detach()
+
+    @data.setter
+    def data(self, value):
+        torch.Tensor.data.__set__(self, value)
+        self.held = value.held
 
     def __repr__(self, **_):
         return f"{self.held!r} on the card"
