@@ -37,6 +37,15 @@ class CardTensor(torch.Tensor):
 
     def tolist(self): return self.held.tolist()
 
+    def data_ptr(self): return self.held.data_ptr()
+
+    def __deepcopy__(self, memo):
+        if id(self) in memo: return memo[id(self)]
+        new = CardTensor(self.held.detach().clone(memory_format=torch.preserve_format)).requires_grad_(self.requires_grad)
+        if getattr(self, "_is_param", False): new._is_param = True
+        memo[id(self)] = new
+        return new
+
     def __reduce_ex__(self, protocol): return self.held.detach().__reduce_ex__(protocol) # a file has CPU tensors
 
     @property
