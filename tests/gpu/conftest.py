@@ -15,6 +15,7 @@ def device(request):
     import card
 
     name = request.config.getoption("--device")
+    if name == "fake": pytest.skip("of tests/gpu/test_fake_cuda.py")
     if name.startswith("cuda") and not torch.cuda.is_available(): pytest.skip(WHY)
     if name != card.NAME:
         yield torch.device(name)
