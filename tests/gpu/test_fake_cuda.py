@@ -48,10 +48,15 @@ def test_mask_estimators(fake, name):
     same(estimator.finish(logits), fake)
 
 
-@pytest.mark.parametrize("make, shape", [(lambda: FeedForward(6, (8,), 3, seed=0), (5, 6)), (lambda: CNN(10, seed=0), (2, 3, 32, 32))],
-                         ids=["feedforward", "cnn"])
-def test_masked_forward_passes(fake, make, shape):
-    net, weights = on(fake, make())
+# made outside of the mode, which networks cannot be built in
+NETS = {"feedforward": (FeedForward(6, (8,), 3, seed=0), (5, 6)), "cnn": (CNN(10, seed=0), (2, 3, 32, 32))}
+GATED = {gating: build("mlp", gating, rules=4, width=8, seed=0) for gating in ("monolithic", "modular")}
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_masked_forward_passes(fake, name):
+    net, shape = NETS[name]
+    net, weights = on(fake, net)
     masks = {n: torch.empty(t.shape, dtype=torch.bool, device=fake) for n, t in weights.items() if t.is_floating_point()}
     given = {n: t * masks[n] if n in masks else t for n, t in weights.items()}
     same(functional_call(net.eval(), given, (torch.empty(shape, device=fake),)), fake)
@@ -67,9 +72,9 @@ def test_laws(fake, name):
     for t in (law.mode(scores), law.inclusion(scores), law.counts(scores)): same(t, fake)
 
 
-@pytest.mark.parametrize("gating", ["monolithic", "modular"])
+@pytest.mark.parametrize("gating", GATED)
 def test_gated_networks(fake, gating):
-    net, weights = on(fake, build("mlp", gating, rules=4, width=8, seed=0))
+    net, weights = on(fake, GATED[gating])
     out, _ = functional_call(net, weights, (torch.empty(5, 2 + 4, device=fake),))
     same(out, fake)
 
