@@ -73,7 +73,8 @@ def large_step(rounds: int, device: str, sizes: tuple[int, ...] = (4000,) * 4) -
     times = sorted(interleaved({"step": step}, rounds, device=device)["step"])
     ms = times[len(times) // 2]
     share = copy_share(step_bytes(learner), ms, copy_ns(device))
-    return {"ms": round(ms, 4), "peak_mib": round(peak, 1), "copy_share": round(share, 3), "route": learner.batched.route}
+    return {"ms": round(ms, 4), "peak_mib": round(peak, 1), "copy_share": round(share, 6),
+            "route": learner.batched.route}
 
 # %% ../../nbs/bench/09_gpu.ipynb #28ad1ee9
 def capture(rounds: int, device: str, sizes: tuple[int, ...] = (64, 64)) -> dict[str, Any]:

@@ -145,7 +145,7 @@ def grid_of_many(
     folder: Path, # for the runs
     runs: int = 20_000,
 ) -> dict[str, float]: # seconds, and MB
-    "Seconds for planning, resuming and the tables of a grid whose results are synthetic."
+    "Seconds for planning, resuming and the tables of a synthetic grid. Raises `RuntimeError` if a run is not done."
     from modnb.runs.dispatch import runs_to_compute
 
     began = time.perf_counter()

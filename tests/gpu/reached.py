@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-import modnb
 
 PACKAGES = ("data", "masks", "metrics", "models", "programs", "routing", "systems", "training")
 

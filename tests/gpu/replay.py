@@ -15,13 +15,12 @@ import json
 import sys
 import types
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 
 import card
 import numpy as np
 import torch
-from reached import Reached, codes, public
+from reached import Reached, public
 from torch import nn
 
 ROOT = Path(__file__).parents[2]
@@ -180,7 +179,7 @@ class Replay:
         args, kwargs = shortened(function, args, kwargs)
         try:
             given, named = move(list(args)), {k: move(v) for k, v in kwargs.items()}
-        except Exception as error:
+        except Exception:
             return None
         if not (self.reached.holds(given) or self.reached.holds(named)): return None
         card.limit(self.most)
