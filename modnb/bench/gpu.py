@@ -99,7 +99,7 @@ def ensemble(rounds: int, device: str, members: int = 100, steps: int = 50) -> d
     return masks.result(times) | {"members": members, "steps": steps}
 
 # %% ../../nbs/bench/09_gpu.ipynb #60defed5
-def modular_layer(rounds: int, device: str, **sizes: int) -> dict[str, Any]: # sizes: of `modnb.bench.routing.setting`
+def modular_layer(rounds: int, device: str, **sizes: Any) -> dict[str, Any]: # sizes: of `modnb.bench.routing.setting`
     "A routed step against a loop over samples and modules."
     def made() -> tuple:
         net, estimator, batch = routing.setting(**sizes)
@@ -113,7 +113,7 @@ def modular_layer(rounds: int, device: str, **sizes: int) -> dict[str, Any]: # s
 # %% ../../nbs/bench/09_gpu.ipynb #8c4747fc
 OWN: dict[str, Callable[[int, str], dict]] = {"large_step": large_step, "capture": capture, "ensemble": ensemble,
                                         "modular_layer": modular_layer}
-BENCHES = {"masks": masks.SETTINGS, "gating": gating.CASES}
+BENCHES: dict[str, list[str]] = {"masks": list(masks.SETTINGS), "gating": list(gating.CASES)}
 CASES = [*OWN, *(f"{bench}/{case}" for bench, known in BENCHES.items() for case in known)]
 LEAST = {"capture": 10.0, "ensemble": 30.0} # ratios
 MOST = {"large_step": 1.4} # ms
