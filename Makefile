@@ -3,6 +3,7 @@
 # make export   notebooks -> modnb/, parameter cells, README.md      make docs   a site in _docs/
 # make results  runs studies whose committed results are out of date, or NAME="add_mul systems", and keeps rows and notebooks
 # make test-machines   the numeric tests as other processors, thread counts and base seeds would run them
+# make test-gpu   what a GPU is asked to do, on CUDA      make test-fake-cuda   forward passes on CUDA tensors without a GPU
 #
 # make test runs on every core, one thread each; WORKERS=1 on one, ARGS="-k masks" is pytest's.
 # PYTHON=/path/to/python chooses what .venv is made from (default: the first Python on PATH that is new enough).
@@ -19,7 +20,7 @@ WORKERS ?= $(shell n=$$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc 2>/dev/
 export OMP_WAIT_POLICY ?= PASSIVE
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: env report results test test-machines test-browser screenshots lint lab docs export clean-notebooks
+.PHONY: env report results test test-machines test-gpu test-fake-cuda test-browser screenshots lint lab docs export clean-notebooks
 .DEFAULT_GOAL := report
 
 env: $(STAMP)
@@ -50,11 +51,23 @@ results: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m compileall -q modnb
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
-		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder $(ARGS) tests
+		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder --device card $(ARGS) tests
 
 # MODES="avx2 seed-1" ARGS="-k masks" chooses; see tests/machines.py
 test-machines: $(STAMP)
 	@MPLBACKEND=Agg $(BIN)/python tests/machines.py --workers $(WORKERS) --args="$(ARGS)" $(MODES)
+
+# what a GPU is asked to do, on CUDA; skips without one. Needs PyTorch and pytest alone: GPU_PYTHON=python3 on a bare machine.
+# ARGS="--device cpu" runs the same tests on a CPU, "--device card --long" all of them on a device that follows a GPU's rules
+GPU_PYTHON ?= $(if $(wildcard $(BIN)/python),$(BIN)/python,python3)
+test-gpu:
+	@MPLBACKEND=Agg $(GPU_PYTHON) -m pytest -c tests/pytest.ini --rootdir . $(ARGS) tests/gpu
+
+# forward passes on CUDA tensors without numbers: a CUDA build of PyTorch (gigabytes) in .venv-cuda, and no GPU
+test-fake-cuda:
+	@[ -x .venv-cuda/bin/python ] || $(or $(PYTHON),python3) -m venv .venv-cuda
+	@PIP_EXTRA_INDEX_URL= .venv-cuda/bin/python -m pip install --quiet -e . pytest pytest-timeout
+	@MPLBACKEND=Agg .venv-cuda/bin/python -m pytest -c tests/pytest.ini --rootdir . --device fake $(ARGS) tests/gpu/test_fake_cuda.py
 
 # the explorers in JupyterLab and a headless Chromium (Debian: apt-get install --no-install-recommends chromium fonts-dejavu-core)
 test-browser: $(STAMP)

@@ -4,13 +4,18 @@ import sys
 
 import pytest
 import seeds
-from hypothesis import HealthCheck, settings
+
+try:
+    from hypothesis import HealthCheck, settings
+except ImportError: # tests/gpu runs on a bare machine, too
+    settings = None
 
 if seeds.BASE:
     seeds.shift()
 # random examples are the same everywhere, and nothing is too slow on a busy machine
-settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-settings.load_profile("everywhere")
+if settings:
+    settings.register_profile("everywhere", derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    settings.load_profile("everywhere")
 # PyTorch, IPython and matplotlib keep many objects alive; looking through them for cycles took 5 to 9 % of the time of two notebooks
 gc.set_threshold(100_000, 50, 100)
 
@@ -63,6 +68,7 @@ def place(tmp_path, monkeypatch):
 
 def pytest_addoption(parser):
     parser.addoption("--long", action="store_true", help="kill a hundred times instead of twenty")
+    parser.addoption("--device", default="cuda", help="of tests/gpu: cuda, cpu, or card (a device that follows a GPU's rules)")
 
 
 # tests that compute nothing: processes, files, texts. All others are `numeric`

@@ -323,3 +323,25 @@ def test_a_scheduler_that_runs_already(place):
     wait_for(lambda: holder(path / "lock") is None)
     again = Grid("toys.walk", seed=[4, 5], runs="runs").run(workers=1, progress=False)
     assert set(again.status().state) == {"done"}
+
+
+def test_a_client_looks_at_each_file_of_a_run_once(place, monkeypatch):
+    "Resuming, the states and the table cost a fixed number of files per run, and one look for the experiment's source."
+    import modnb.runs.grid
+    from modnb.runs import Grid, store, table
+    from modnb.runs.dispatch import runs_to_compute
+
+    grid = Grid("toys.walk", seed=range(6), runs=place / "runs")
+    for each in grid.runs:
+        each.compute(progress=False)
+    opened, sources = [], []
+    read, look = store.read_json, table.source_version
+    monkeypatch.setattr(store, "read_json", lambda path: opened.append(str(path)) or read(path))
+    for module in (modnb.runs.grid, table, sys.modules["modnb.runs.dispatch"]):
+        monkeypatch.setattr(module, "source_version", lambda name: sources.append(name) or look(name))
+    for work in (lambda: runs_to_compute(grid, False, False), grid.status, lambda: repr(grid), grid.to_frame):
+        opened.clear()
+        sources.clear()
+        work()
+        assert len(opened) == len(set(opened)) == 2 * len(grid)
+        assert sources == ["toys.walk"]

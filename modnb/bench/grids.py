@@ -20,7 +20,8 @@ from ..runs import Grid, Log, Params as Base, Result, Runs, param, plan
 from ..runs.store import begin, finish
 
 # %% auto #0
-__all__ = ['NAME', 'CASES', 'Params', 'run', 'compute_tier', 'report_tier', 'many_runs', 'table_of_many', 'main']
+__all__ = ['NAME', 'CASES', 'Params', 'run', 'compute_tier', 'report_tier', 'many_runs', 'table_of_many', 'timed', 'peak_mb',
+           'grid_of_many', 'main']
 
 # %% ../../nbs/bench/03_grids.ipynb #f33a4f0c
 NAME = "smoke"
@@ -121,9 +122,46 @@ def table_of_many(
         seconds[f"{name}_rows"] = len(frame)
     return {"runs": runs, **seconds}
 
+# %% ../../nbs/bench/03_grids.ipynb #1b3e7939
+def timed(steps: dict[str, Callable[[], Any]]) -> dict[str, float]: # name -> seconds
+    "Seconds that each step takes, in order."
+    seconds = {}
+    for name, step in steps.items():
+        began = time.perf_counter()
+        step()
+        seconds[f"{name}_s"] = round(time.perf_counter() - began, 2)
+    return seconds
+
+
+def peak_mb() -> float:
+    "The most memory that this process has held, in MB."
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+# %% ../../nbs/bench/03_grids.ipynb #a8975a93
+def grid_of_many(
+    folder: Path, # for the runs
+    runs: int = 20_000,
+) -> dict[str, float]: # seconds, and MB
+    "Seconds for planning, resuming and the tables of a synthetic grid. Raises `RuntimeError` if a run is not done."
+    from modnb.runs.dispatch import runs_to_compute
+
+    began = time.perf_counter()
+    grid = Grid("add_mul", seed=range(runs), runs=folder)
+    planning = {"plan_s": round(time.perf_counter() - began, 2)}
+    planning |= timed({"save": grid.save, "resume_all": lambda: runs_to_compute(grid, False, False)})
+    many_runs(folder, runs)
+    left, board = runs_to_compute(grid, False, False)
+    if left or board.found != runs: raise RuntimeError(f"runs: {board.found} of {runs} are done")
+    tables = timed({"resume_none": lambda: runs_to_compute(grid, False, False), "status": grid.status,
+                    "to_frame": grid.to_frame})
+    return {"runs": runs, **planning, **tables, "peak_mb": peak_mb()}
+
 # %% ../../nbs/bench/03_grids.ipynb #1a027e47
 CASES: dict[str, Callable[[Path], dict[str, float]]] = {"compute": compute_tier, "report": report_tier,
-                                                          "table": table_of_many}
+                                                          "table": table_of_many, "scale": grid_of_many}
 
 
 def main(argv: list[str] | None = None) -> None:

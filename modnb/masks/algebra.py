@@ -188,8 +188,8 @@ def scattered(
     generator: torch.Generator, # on the CPU, so that the places do not depend on the device
 ) -> Tensor: # bool, of the same shape
     "As many kept weights at uniformly random places."
-    flat = torch.zeros(mask.numel(), dtype=torch.bool)
-    flat[torch.randperm(mask.numel(), generator=generator)[:int(mask.sum())]] = True
+    flat = torch.zeros(mask.numel(), dtype=torch.bool, device="cpu") # where the generator draws
+    flat[torch.randperm(mask.numel(), generator=generator, device="cpu")[:int(mask.sum())]] = True
     return flat.view(mask.shape).to(mask.device)
 
 # %% ../../nbs/masks/05_algebra.ipynb #b9c584c3

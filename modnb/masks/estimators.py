@@ -85,10 +85,10 @@ class Gumbel(Estimator):
 
     def draw(self, weight, logits, keys, place, progress, backend, memory=None, keep=None):
         if self.noise == "reference": return super().draw(weight, logits, keys, place, progress, backend)
-        keep = torch.sigmoid(logits.detach()) if keep is None else keep
+        def probs(): return torch.sigmoid(logits.detach()) if keep is None else keep # not kept for the way back
         def back(grad, out, add=False, charge=None):
-            return pull(grad, weight, keep, keys, place, backend, charge, out, add)
-        return draw(weight, keep, keys, place, backend, memory), back
+            return pull(grad, weight, probs(), keys, place, backend, charge, out, add)
+        return draw(weight, probs(), keys, place, backend, memory), back
 
     def price(self, logits, progress): return logits
 
@@ -162,7 +162,7 @@ class EdgePopup(_FixedSize):
     "Top-k of learned scores, gradient straight through (Ramanujan et al. 2020, section 3)."
     def start(self, name, weight, init, generator):
         bound = 1 / math.sqrt(max(1, weight.shape[-1]))
-        noise = torch.rand(weight.shape, generator=generator, dtype=weight.dtype).to(weight.device)
+        noise = torch.rand(weight.shape, generator=generator, dtype=weight.dtype, device="cpu").to(weight.device)
         return bound * (2 * noise - 1)
 
     def apply(self, weight, logits, keys, place, progress, backend):
@@ -190,5 +190,5 @@ class Random(_FixedSize):
 
     def start(self, name, weight, init, generator):
         density = self.density if self.like is None else float(self.like[name].double().mean())
-        place = torch.randperm(len(weight), generator=generator).to(weight.device)
+        place = torch.randperm(len(weight), generator=generator, device="cpu").to(weight.device)
         return torch.where(place < round(density * len(weight)), 1.0, -1.0).to(weight.dtype)

@@ -157,13 +157,14 @@ class FunctionMasks(FunctionLogits):
     def price(self, progress: float) -> Tensor: # [F, S]
         "Sum of the prices of all units."
         price = self.estimator.price
-        priced = [price(self.logits[u.name].detach(), progress) * u.weights_per_unit() for u in self.units]
-        return functools.reduce(torch.add, (p.sum(-1) for p in priced))
+        def priced(u): return (price(self.logits[u.name].detach(), progress) * u.weights_per_unit()).sum(-1)
+        return functools.reduce(torch.add, map(priced, self.units))
 
     def kept(self) -> Tensor: # [F, S]
         "Share of the weights that the current masks keep."
-        kept = [u.weights_per_unit() * (logits > 0) for u, logits in zip(self.units, self.finished().values())]
-        return functools.reduce(torch.add, (k.sum(-1) for k in kept)) / sum(u.value.shape[1] for u in self.units)
+        finish = self.estimator.finish
+        def kept(u): return (u.weights_per_unit() * (finish(self.logits[u.name].detach()) > 0)).sum(-1)
+        return functools.reduce(torch.add, map(kept, self.units)) / sum(u.value.shape[1] for u in self.units)
 
     def final_logits(self, net: int = 0) -> dict[str, dict[str, Tensor]]: # function -> parameter -> logits of its shape
         "Float32 logits of one network in the common form. Raises `FloatingPointError` if one is not finite."
@@ -172,10 +173,11 @@ class FunctionMasks(FunctionLogits):
         return {f: {u.name: u.full(final[u.name][i, net]).clone() for u in self.units}
                 for i, f in enumerate(self.functions)}
 
-    def masks(self, net: int = 0) -> dict[str, Masks]:
-        "The current masks of one network's functions."
+    def masks(self, net: int = 0, final: dict[str, dict[str, Tensor]] | None = None) -> dict[str, Masks]:
+        "The current masks of one network's functions. `final`: what `final_logits` returned, if that is known."
         model = "" if self.train_weights else self.models[net]
-        return {f: Masks.from_logits(l, self.estimator.name, model) for f, l in self.final_logits(net).items()}
+        final = self.final_logits(net) if final is None else final
+        return {f: Masks.from_logits(l, self.estimator.name, model) for f, l in final.items()}
 
     def weights(self, net: int = 0, rounded: bool = True) -> dict[str, Tensor]: # parameter -> values
         "Current values of the masked parameters (`train_weights` trains them), in the network's dtype or as stored."
@@ -220,9 +222,11 @@ def _settle(learner: MaskLearner, data: list) -> None:
     "Choose route and memory order on a first batch, and make the optimizer."
     batched = learner.batched
     if learner.settings.memory == "low":
+        learner.lean = True
         batched.route = "loop"
         batched.reason = "memory='low'"
     elif learner.settings.memory == "auto" and batched.route is None and not _fits(learner):
+        learner.lean = True
         batched.route = "loop"
         batched.reason = "memory: the masked copies of one step do not fit into half of what is free"
     if batched.route == "loop":
@@ -350,7 +354,7 @@ def _leaf(learner: MaskLearner, unit: Units, now: StepState, where: Where, singl
                 now.progress, learner.backend)
     slope = _slope(learner, unit)
     charge = None if slope is None else slope * now.charge[sets]
-    if slope is not None: draw.keep = now.keep[unit.name][sets]
+    if unit.name in now.keep: draw.keep = now.keep[unit.name][sets]
     tap = _weight_gradient(learner, unit, now, where)
     return draw_copies(unit, learner.estimator, draw, unit.gradient[sets], add, charge, tap, single)
 
@@ -457,7 +461,7 @@ def _advance(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor:
     "What a step does on its device."
     if learner.train_weights:
         for u in learner.units: _grad(u).zero_()
-    for u in learner.units:
+    for u in learner.units if not learner.lean else ():
         if _slope(learner, u) is not None: now.keep[u.name] = torch.sigmoid(learner.logits[u.name].detach())
     run = _one_by_one if learner.batched.route == "loop" else _together
     losses = run(learner, parts, now).view(now.keys.shape[:3]).mean(-1)
@@ -520,6 +524,19 @@ def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
         _arrange(learner, state["orders"])
         _start_training(learner)
 
+# %% ../../nbs/masks/11_learner.ipynb #3e479728
+def _close(learner: MaskLearner) -> None:
+    "Free what only further steps would need."
+    learner.replayed = None
+    learner.piles = {}
+    if learner.settled: del learner.optimizer
+    for u in learner.units:
+        learner.logits[u.name] = learner.logits[u.name].detach()
+        learner.logits[u.name].grad = None
+        u.gradient = torch.empty(0)
+        u.memory = torch.empty(0)
+    learner.settled = False
+
 # %% ../../nbs/masks/11_learner.ipynb #cell-56
 class MaskLearner(FunctionMasks):
     "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
@@ -529,6 +546,7 @@ class MaskLearner(FunctionMasks):
         self.batched = Batched(_listed(net), loss, settings.batching)
         super().__init__(net, functions, settings)
         self.backend = _backend(self, settings.backend)
+        self.lean = False # memory matters more than time: keep probabilities are computed again where they are needed
         self.settled = False # whether route, memory order and optimizer are chosen
         self.optimizer: torch.optim.Optimizer # once that is settled
         self.moments: list[dict] | None = None # the optimizer's state in a checkpoint
@@ -561,6 +579,10 @@ class MaskLearner(FunctionMasks):
     def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
         "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
         return _step(self, step, data)
+
+    def close(self) -> None:
+        "Free what only further steps would need."
+        _close(self)
 
     def about(self) -> dict[str, Any]: return _about(self) # what must be equal for a checkpoint to belong here
     def state(self) -> dict[str, Any]: return _state(self) # all that the rest of the training depends on

@@ -23,6 +23,7 @@ from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
 from .learner import MaskLearner
+from .memory import check_memory
 from .settings import MaskSettings, plain_numbers, whole
 from .network import Where, unwrapped, weights_only
 from ..training.checkpoint import rng_state, set_rng_state
@@ -221,8 +222,12 @@ def _found(loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
     learners = [loop.learner for loop in loops]
     first = learners[0]
-    logits = {f: l for learner in learners for f, l in learner.final_logits(net).items()}
-    masks = {f: m for learner in learners for f, m in learner.masks(net).items()}
+    logits: dict = {}
+    masks: dict = {}
+    for learner in learners:
+        final = learner.final_logits(net)
+        logits |= final
+        masks |= learner.masks(net, final)
     rows = [row[1:] for loop in loops for row in loop.rows if row[0] == net]
     weights = first.weights(net) if first.train_weights else None
     return Found(logits, masks, rows, first.estimator, first.batched.chosen, first.batched.reason, weights)
@@ -296,7 +301,7 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     checkpoint=None, # file to continue from and to save to
 ) -> Found | list[Found]: # a list if a list of networks was given
     """Learn one mask per function on a frozen network (Csordás et al. 2021, section 3).
-    Raises `ValueError` or `TypeError` naming the argument that does not fit."""
+    Raises `ValueError` or `TypeError` naming the argument that does not fit, and `MemoryError` if a step cannot."""
     _check_nets(net)
     functions = functions_of(data, 1 if isinstance(net, nn.Module) else len(net))
     if not callable(loss):
@@ -306,12 +311,15 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     settings = MaskSettings(samples, beta, steps, lr, optimizer, init, fixed, estimator, where, granularity,
                             batching, backend, memory, by_length, clip, seed, train_weights)
     loops = []
-    for group in [functions] if together else [[f] for f in functions]:
+    groups = [functions] if together else [[f] for f in functions]
+    check_memory([net] if isinstance(net, nn.Module) else net, len(groups[0]), settings)
+    for group in groups:
         loop = MaskLoop(MaskLearner(net, group, loss, settings), data, evaluate, every, callbacks, autocast)
         path = None if checkpoint is None else checkpoint_path(checkpoint, None if together else group[0])
         if not loop.run(path, every): # nothing was left to do
             loop.notify("start", {})
             loop.notify("end", {})
+        loop.learner.close()
         loops.append(loop)
     found = [_found(loops, s) for s in range(len(loops[0].learner.nets))]
     return found[0] if isinstance(net, nn.Module) else found

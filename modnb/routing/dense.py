@@ -124,7 +124,8 @@ def stack_for(
     seeds: Sequence[int],
 ) -> DenseStack:
     "The networks of all seeds for a task."
-    return DenseStack(task.widths, task.modules, seeds, task.activation, task.reads, task.sees, task.x.shape[-1])
+    return DenseStack(task.widths, task.modules, seeds, task.activation, task.reads, task.sees, task.x.shape[-1],
+                      task.x.device)
 
 # %% ../../nbs/routing/16_dense.ipynb #3ae0592d
 def gaussian(sigma: float = 1.0) -> Callable: # (h [..., d], y [..., d]) -> [...]

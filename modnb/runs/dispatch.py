@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import functools
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
@@ -21,6 +22,7 @@ from .grid import Grid
 from .lock import holder
 from .params import ParameterError
 from .runner import Run
+from .catalog import source_version
 from .table import run_state
 from .work import Outcome, Work, compute, work_of
 
@@ -105,8 +107,9 @@ def runs_to_compute(
     "The runs of a grid that are still to be computed, and its board."
     todo: list[Run] = []
     board = Board(grid.name, len(grid.runs), names={r.signature: describe_run(r, grid.varied) for r in grid.runs})
+    version = functools.cache(source_version) # the source is looked for once
     for run in grid.runs:
-        state, _, status, _ = run_state(run.folder)
+        state, _, status, _ = run_state(run.folder, version)
         if state == "done" and not reports:
             board.found += 1
         elif state == "failed" and not retry:

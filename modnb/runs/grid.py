@@ -5,6 +5,7 @@
 # %% ../../nbs/runs/13_grid.ipynb #d1a2245f
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import itertools
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..files import write_whole
-from .catalog import catalog
+from .catalog import catalog, source_version
 from .draws import Distribution, draw
 from .params import ParameterError, Spec, known, one_preset, read, specs
 from .runner import Experiment, Run, experiment, run_of
@@ -169,9 +170,10 @@ def status_of(
     "The state of each run of a grid."
     import pandas as pd
 
+    version = functools.cache(source_version)
     rows = []
     for run in runs:
-        state, problem, status, _ = run_state(run.folder)
+        state, problem, status, _ = run_state(run.folder, version)
         error = status.get("error", "").strip().splitlines()[-1:] if state in ("failed", "interrupted") else []
         given = [plain_value(getattr(run.params, n)) for n in varied]
         ended = [status.get("attempts"), status.get("wall_s"), problem or "".join(error)]
@@ -186,8 +188,9 @@ def describe_states(
 ) -> str:
     "The number of runs in each state."
     merged = combinations - len(runs)
+    version = functools.cache(source_version) # the source is looked for once
     also = f"; {merged:,} of {combinations:,} combinations are the same run as another" if merged else ""
-    return f"{count_states(run_state(r.folder).state for r in runs)}{also}"
+    return f"{count_states(run_state(r.folder, version).state for r in runs)}{also}"
 
 # %% ../../nbs/runs/13_grid.ipynb #4a9a178b
 def grid_folder(
