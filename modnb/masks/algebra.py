@@ -215,7 +215,10 @@ class Masks(Mapping[str, Tensor]):
     def random_like(masks: Mapping[str, Tensor], seed: int = 0) -> Masks:
         "Masks with the same number of kept weights in each layer, at random places; equal seeds give equal masks."
         generator = torch.Generator().manual_seed(seed)
-        return Masks({n: scattered(t, generator) for n, t in masks.items()}, "random", getattr(masks, "model", ""))
+        tensors = {n: scattered(t, generator) for n, t in masks.items()}
+        found = masks._like(tensors) if isinstance(masks, Masks) else Masks(tensors)
+        found.estimator = "random"
+        return found
 
     @staticmethod
     def load(

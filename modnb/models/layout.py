@@ -197,7 +197,13 @@ def attention_of(
 # %% ../../nbs/models/14_layout.ipynb #d812876e
 @ATTENTIONS.register("fused")
 def fused_attention(net: nn.Module, path: str, module: nn.Module) -> Attention | None:
-    "One projection whose outputs are queries, keys and values, one after the other."
+    "One projection of queries, keys and values; in the cross-attention of GPT-2, queries have their own, `q_attn`."
+    asks = child(module, "q_attn")
+    if asks is not None:
+        size = size_of(asks, True)
+        units = blocks_of(size, head_count(module, size) or size)
+        inputs = [(joined(path, "q_attn"), units), (joined(path, "c_attn"), units.repeat(2))]
+        return attention_of(net, path, inputs, int(units.max()) + 1)
     for name in FUSED:
         projection = child(module, name)
         if projection is None or outputs_axis(projection) is None or size_of(projection, True) % 3: continue
