@@ -28,7 +28,9 @@ def attend(
     split = [t.unflatten(-1, (-1, d)).transpose(1, 2) for t in (q, k, v)]
     each = split[0].shape[1] // split[1].shape[1]
     k, v = (t.repeat_interleave(each, 1) for t in split[1:])
-    return F.scaled_dot_product_attention(split[0], k, v, is_causal=causal).transpose(1, 2).flatten(2)
+    logits = split[0] @ k.mT * d**-0.5
+    if causal: logits = logits + torch.full_like(logits[0, 0], -torch.inf).triu(1)
+    return (logits.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 # %% ../../nbs/models/13_standins.ipynb #ace3cbc5
 def seeded(
