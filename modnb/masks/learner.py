@@ -32,7 +32,7 @@ from ..training.fit import OPTIMIZERS, make_optimizer, set_rate
 from ..training.groups import ELEMENTWISE
 
 # %% auto #0
-__all__ = ['Where', 'FunctionLogits', 'FunctionMasks', 'StepState', 'add_price', 'MaskLearner']
+__all__ = ['Where', 'FunctionLogits', 'FunctionMasks', 'StepState', 'add_price', 'natural_moments', 'StepLearner', 'MaskLearner']
 
 # %% ../../nbs/masks/11_learner.ipynb #13b1cfcb
 def _listed(net: nn.Module | Iterable[nn.Module]) -> list[nn.Module]:
@@ -279,8 +279,8 @@ def _may_be_captured(optimizer: str | Callable) -> bool:
     "Whether an optimizer given by name can be part of a recorded step."
     return isinstance(optimizer, str) and "capturable" in inspect.signature(OPTIMIZERS[optimizer]).parameters
 
-# %% ../../nbs/masks/11_learner.ipynb #044f0dad
-def _start_training(learner: MaskLearner) -> None:
+# %% ../../nbs/masks/11_learner.ipynb #47178acf
+def _start_training(learner: StepLearner) -> None:
     "The optimizer, over logits (and weights, if they are trained too) in their memory order."
     for p in learner.pools:
         logits = learner.logits[p.name].requires_grad_()
@@ -304,23 +304,23 @@ def _start_training(learner: MaskLearner) -> None:
     learner.replayed = Replayed(lambda *given: _replay(learner, *given)) if capturable and steady else None
     learner.settled = True
 
-# %% ../../nbs/masks/11_learner.ipynb #562ed7a3
-def _turned_moments(learner: MaskLearner, moments: Iterable[dict], turn: str) -> list[dict]: # one per parameter
+# %% ../../nbs/masks/11_learner.ipynb #d9b66590
+def _turned_moments(learner: StepLearner, moments: Iterable[dict], turn: str) -> list[dict]: # one per parameter
     "The optimizer's state, what it holds for each logit turned by `Units.pack` or `Units.unpack`."
     def turned(of, t): return getattr(of, turn)(t) if isinstance(t, Tensor) and t.dim() else t
     trained = [*learner.pools, *learner.units]
     return [{n: turned(of, t) for n, t in m.items()} for of, m in zip(trained, moments)]
 
-# %% ../../nbs/masks/11_learner.ipynb #cell-36
-def _block_of_keys(learner: MaskLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
+# %% ../../nbs/masks/11_learner.ipynb #de57a456
+def _block_of_keys(learner: StepLearner, block: int) -> Tensor: # int32 [64, F, S, K, 2]
     "Keys of 64 steps."
     made = [make_keys(learner.seeds[s], learner.functions[f], step, samples=learner.samples)
             for step in range(64 * block, 64 * block + 64) for f, s in learner.sets]
     shape = 64, len(learner.functions), len(learner.seeds), learner.samples, 2
     return torch.stack(made).view(shape).to(learner.device)
 
-# %% ../../nbs/masks/11_learner.ipynb #cell-37
-def _backend(learner: MaskLearner, backend: str) -> str:
+# %% ../../nbs/masks/11_learner.ipynb #6bac598f
+def _backend(learner: StepLearner, backend: str) -> str:
     "Kernels that are worth their compilation."
     if backend != "auto": return backend
     drawn = learner.steps * learner.samples * sum(logits.numel() for logits in learner.logits.values())
@@ -419,8 +419,8 @@ def _one_by_one(learner: MaskLearner, parts: list[Part], now: StepState) -> Tens
             losses.append(loss.detach().float())
     return torch.stack(losses)
 
-# %% ../../nbs/masks/11_learner.ipynb #cell-46
-def _charges(learner: MaskLearner, data: list) -> Tensor: # float32 [F, S]
+# %% ../../nbs/masks/11_learner.ipynb #484f1fa0
+def _charges(learner: StepLearner, data: list) -> Tensor: # float32 [F, S]
     "beta / batch size: what one unit of price adds to the loss of each function."
     one_each = len(learner.nets) > 1
     rows = tuple(len(tree_flatten(b[0] if isinstance(b, list) and one_each else b)[0][0]) for b in data)
@@ -448,8 +448,8 @@ def _complete(learner: MaskLearner, now: StepState) -> None:
             p.gradient[f, s] = 0.0 if slope is None else slope * now.charge[f, s]
         if slope is None: add_price(learner, p, now.charge, now.progress)
 
-# %% ../../nbs/masks/11_learner.ipynb #cell-48
-def _check_losses(learner: MaskLearner, losses: Tensor) -> None:
+# %% ../../nbs/masks/11_learner.ipynb #aa43c626
+def _check_losses(learner: StepLearner, losses: Tensor) -> None:
     "Raises `FloatingPointError` if a loss is not finite."
     for f, values in zip(learner.functions, losses.tolist()):
         for v in values:
@@ -457,8 +457,8 @@ def _check_losses(learner: MaskLearner, losses: Tensor) -> None:
                 raise FloatingPointError(f"loss: {v} for function {f!r} at step {learner.at}; "
                                          "look at the data and the loss, or lower lr")
 
-# %% ../../nbs/masks/11_learner.ipynb #84f31727
-def _accumulate(learner: MaskLearner) -> None:
+# %% ../../nbs/masks/11_learner.ipynb #ffc5945b
+def _accumulate(learner: StepLearner) -> None:
     "Add the gradient of fixed logits to its pile, as the published clipping counts it."
     for p in learner.pools:
         if p.name not in learner.fixed: continue
@@ -466,7 +466,7 @@ def _accumulate(learner: MaskLearner) -> None:
         p.gradient.zero_()
 
 
-def _clip(learner: MaskLearner) -> None:
+def _clip(learner: StepLearner) -> None:
     "Scale each function's gradient, and the piles with it, to a global norm of at most `clip`."
     grads = {f"the logits of {p.name!r}": p.gradient for p in learner.pools}
     if learner.train_weights: grads |= {f"the weights {u.name!r}": _grad(u)[None] for u in learner.units}
@@ -498,8 +498,8 @@ def _advance(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor:
     learner.optimizer.step()
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #cell-51
-def _replay(learner: MaskLearner, keys: Tensor, pieces: list, charge: Tensor) -> Tensor: # losses [F, S]
+# %% ../../nbs/masks/11_learner.ipynb #ef5d4da1
+def _replay(learner: Any, keys: Tensor, pieces: list, charge: Tensor) -> Tensor: # losses [F, S]
     "A step in the form that can be recorded."
     return _advance(learner, [Part(*p) for p in pieces], StepState(keys, charge, 0.0))
 
@@ -518,12 +518,17 @@ def _step(learner: MaskLearner, step: int, data: list) -> Tensor: # losses [F, S
         learner.check()
     return losses
 
-# %% ../../nbs/masks/11_learner.ipynb #71b3044f
+# %% ../../nbs/masks/11_learner.ipynb #3f45e8b1
+def natural_moments(learner: StepLearner) -> list[dict] | None: # one per parameter; None before the first step
+    "The optimizer's state, in the parameters' own order."
+    moments = learner.optimizer.state_dict()["state"]
+    return _turned_moments(learner, [moments[i] for i in sorted(moments)], "unpack") if moments else None
+
+# %% ../../nbs/masks/11_learner.ipynb #cab4b32c
 def _state(learner: MaskLearner) -> dict[str, Any]:
     "All that the rest of the training depends on, in the parameters' own order."
-    natural = None if learner.settled else learner.moments
-    moments = learner.optimizer.state_dict()["state"] if learner.settled else {}
-    if moments: natural = _turned_moments(learner, [moments[i] for i in sorted(moments)], "unpack")
+    natural = learner.moments
+    if learner.settled: natural = natural_moments(learner)
     batched = learner.batched
     nets = range(len(learner.nets))
     return {"moments": natural,
@@ -547,16 +552,13 @@ def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
         _arrange(learner, state["orders"])
         _start_training(learner)
 
-# %% ../../nbs/masks/11_learner.ipynb #1355c211
-class MaskLearner(FunctionMasks):
-    "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
-    def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, loss: Callable,
-                 settings: MaskSettings | None = None, **options: Any) -> None: # options: single settings, by name
-        settings = replace(settings or MaskSettings(), **options)
-        self.batched = Batched(_listed(net), loss, settings.batching)
+# %% ../../nbs/masks/11_learner.ipynb #4c71e631
+class StepLearner(FunctionMasks):
+    "Logits that are trained step by step; a subclass says how the network runs."
+    def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, settings: MaskSettings) -> None:
         super().__init__(net, functions, settings)
-        self.backend = _backend(self, settings.backend)
         self.pool_of = {p.name: p for p in self.pools}
+        self.backend = _backend(self, settings.backend)
         self.settled = False # whether route, memory order and optimizer are chosen
         self.optimizer: torch.optim.Optimizer # once that is settled
         self.moments: list[dict] | None = None # the optimizer's state in a checkpoint
@@ -574,13 +576,30 @@ class MaskLearner(FunctionMasks):
             self.block = block
         return self.block_keys[i]
 
-    def parts(self, data: list) -> list[Part]:
-        "The calls of a step. `data`: a batch per function, or a list of S batches for each."
+    def batches(self, data: list) -> list: # one per function and network
+        "The batches of a step. `data`: a batch per function, or a list of S batches for each."
         nets = len(self.nets)
         several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
-        batches = [several[f][s] for f, s in self.sets]
+        return [several[f][s] for f, s in self.sets]
+
+    def step(self, step: int, data: list) -> Tensor: raise NotImplementedError # losses [F, S], detached
+    def about(self) -> dict[str, Any]: return _about(self) # what must be equal for a checkpoint to belong here
+    def state(self) -> dict[str, Any]: raise NotImplementedError # all that the rest of the training depends on
+    def restore(self, state: Mapping[str, Any]) -> None: raise NotImplementedError
+
+# %% ../../nbs/masks/11_learner.ipynb #4c2b8be6
+class MaskLearner(StepLearner):
+    "Logits of several functions on one frozen network, or on several of one architecture, trained side by side."
+    def __init__(self, net: nn.Module | Sequence[nn.Module], functions: Sequence, loss: Callable,
+                 settings: MaskSettings | None = None, **options: Any) -> None: # options: single settings, by name
+        settings = replace(settings or MaskSettings(), **options)
+        self.batched = Batched(_listed(net), loss, settings.batching)
+        super().__init__(net, functions, settings)
+
+    def parts(self, data: list) -> list[Part]:
+        "The calls of a step. `data`: a batch per function, or a list of S batches for each."
         names = [self.functions[f] for f, _ in self.sets]
-        return parts_of(batches, self.samples, names, self.settings.by_length)
+        return parts_of(self.batches(data), self.samples, names, self.settings.by_length)
 
     def settle(self, data: list) -> None:
         "Choose route and memory order on a first batch, and make the optimizer."
@@ -590,6 +609,5 @@ class MaskLearner(FunctionMasks):
         "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
         return _step(self, step, data)
 
-    def about(self) -> dict[str, Any]: return _about(self) # what must be equal for a checkpoint to belong here
     def state(self) -> dict[str, Any]: return _state(self) # all that the rest of the training depends on
     def restore(self, state: Mapping[str, Any]) -> None: _restore(self, state)

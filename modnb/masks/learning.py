@@ -22,7 +22,7 @@ from .algebra import Masks
 from .batching import check_shapes
 from .chunks import ByLength
 from .estimators import Estimator
-from .learner import FunctionMasks, MaskLearner
+from .learner import FunctionMasks, MaskLearner, StepLearner
 from .settings import MaskSettings, plain_numbers, whole
 from .network import Where, unwrapped, weights_only
 from .units import Granularity, UnitMasks
@@ -50,7 +50,7 @@ def split_name(key: object, functions: Sequence) -> tuple[Any, str]: # function,
                      f"such as '{functions[0]}/accuracy'")
 
 # %% ../../nbs/masks/12_learning.ipynb #168a1190
-def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
+def evaluated(learner: StepLearner, evaluate: Callable) -> dict[tuple, float]: # (network, function, metric) -> number
     """What `evaluate` returns for the current masks (and weights, if they are trained, too). Raises `TypeError` or
     `ValueError` naming `evaluate`."""
     nets = range(len(learner.nets))
@@ -66,14 +66,14 @@ def evaluated(learner: MaskLearner, evaluate: Callable) -> dict[tuple, float]: #
     return found
 
 # %% ../../nbs/masks/12_learning.ipynb #f85a3ed8
-def progress_values(learner: MaskLearner, step: int, losses: Tensor) -> dict[tuple, float]: # as `evaluated`
+def progress_values(learner: StepLearner, step: int, losses: Tensor) -> dict[tuple, float]: # as `evaluated`
     "Loss, price and share of weights kept after a step."
     price = learner.charge * learner.price((step - 1) / learner.steps)
     numbers = {"loss": losses.tolist(), "price": price.tolist(), "kept": learner.kept().tolist()}
     return {(s, learner.functions[f], m): v[f][s] for f, s in learner.sets for m, v in numbers.items()}
 
 # %% ../../nbs/masks/12_learning.ipynb #2fa9b624
-def streams_of(learner: MaskLearner, data, start: int) -> list:
+def streams_of(learner: StepLearner, data, start: int) -> list:
     "Batches of each function on the network's device; with a mapping per network, lists of one batch per network."
     def ready(of, f):
         try: yield from map(lambda batch: move(batch, learner.device), batches(of[f], start))
@@ -87,7 +87,7 @@ class MaskLoop(Loop):
     in_place = False
     instead = "remove it"
 
-    def __init__(self, learner: MaskLearner, data, evaluate: Callable | None = None, every: int = 1000,
+    def __init__(self, learner: StepLearner, data, evaluate: Callable | None = None, every: int = 1000,
                  callbacks: Iterable[Callable] = (), autocast: torch.dtype | None = None) -> None: # as in `learn_masks`
         super().__init__(learner.steps if learner.estimator.learned else 0, every, callbacks, stage="masks")
         self.learner = learner
@@ -266,9 +266,8 @@ def found_units(learners: Sequence[FunctionMasks], net: int) -> FoundUnits | Non
     return FoundUnits(logits, masks, {p.name: p.weights_per_unit() for p in pools}, learners[0].estimator)
 
 # %% ../../nbs/masks/12_learning.ipynb #3d102076
-def _found(loops: list[MaskLoop], net: int) -> Found:
+def _found(learners: list[MaskLearner], loops: list[MaskLoop], net: int) -> Found:
     "What the learners found on one network."
-    learners = [loop.learner for loop in loops]
     first = learners[0]
     logits = {f: l for learner in learners for f, l in learner.final_logits(net).items()}
     masks = {f: m for learner in learners for f, m in learner.masks(net).items()}
@@ -356,12 +355,14 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     settings = MaskSettings(samples, beta, steps, lr, optimizer, init, fixed, estimator, where, granularity,
                             batching, backend, memory, by_length, clip, seed, train_weights)
     loops = []
+    learners = []
     for group in [functions] if together else [[f] for f in functions]:
-        loop = MaskLoop(MaskLearner(net, group, loss, settings), data, evaluate, every, callbacks, autocast)
+        learners.append(MaskLearner(net, group, loss, settings))
+        loop = MaskLoop(learners[-1], data, evaluate, every, callbacks, autocast)
         path = None if checkpoint is None else checkpoint_path(checkpoint, None if together else group[0])
         if not loop.run(path, every): # nothing was left to do
             loop.notify("start", {})
             loop.notify("end", {})
         loops.append(loop)
-    found = [_found(loops, s) for s in range(len(loops[0].learner.nets))]
+    found = [_found(learners, loops, s) for s in range(len(learners[0].nets))]
     return found[0] if isinstance(net, nn.Module) else found
