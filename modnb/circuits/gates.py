@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -85,7 +85,7 @@ class Pass:
     gates: Mapping[str, Tensor] | None = None # pool -> [B or 1, units]; None: nothing is gated
     instead: list[list[Tensor]] | None = None # per site, per call: replacement; None: zero
     kept: list[list[Tensor]] | None = None # per site, per call: outputs [B, ..., width], if they are recorded
-    calls: list[int] | None = None # per site
+    calls: list[int] = field(default_factory=list) # per site
 
 # %% ../../nbs/circuits/02_gates.ipynb #3ac43bbc
 def next_instead(network: GatedNetwork, number: int, like: Tensor) -> Tensor | None: # broadcast to `like`

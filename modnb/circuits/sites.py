@@ -79,7 +79,8 @@ def sublayer_sites(net: nn.Module) -> list[Site]:
 
 def rows_axis(layer: Layer) -> int:
     "Axis of a layer's activations that counts the examples of a batch."
-    return next((part.rows for part in (*layer.attentions, *layer.feedforwards)), 0)
+    every = [a.rows for a in layer.attentions] + [f.rows for f in layer.feedforwards]
+    return every[0] if every else 0
 
 
 @SITES.register("layer")

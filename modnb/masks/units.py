@@ -287,7 +287,7 @@ def assigned(
     chosen: Mapping[str, Tensor], # the parameters that are selected
 ) -> dict[str, Assigned]: # parameter -> its units, in the network's order
     "Which unit each weight belongs to. Raises `ValueError` naming `granularity`."
-    found = {}
+    found: dict[str, Assigned] = {}
     if isinstance(granularity, str) and granularity in UNITS:
         for group in named_units(net, granularity):
             found |= {n: Assigned(group.name, index, group.labels) for n, index in group.members.items()}
@@ -425,8 +425,7 @@ def plot_units(masks: UnitMasks, ax: Axes | None = None, **imshow: Any) -> Axes:
     ax.imshow(grid.numpy(), **(options | imshow))
     ax.set_yticks(range(len(masks)), list(masks))
     ax.set(xlabel="unit (blue: kept)")
-    if width > 1: ax.xaxis.get_major_locator().set_params(integer=True)
-    else: ax.set_xticks([0])
+    ax.set_xticks(range(0, width, max(1, width // 8)))
     return ax
 
 # %% ../../nbs/masks/07_units.ipynb #70c03efc

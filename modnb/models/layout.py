@@ -476,7 +476,9 @@ def stream_part(path: str, module: nn.Module, width: int) -> list[Part]:
 @UNITS.register("dimension")
 def dimensions(net: nn.Module) -> list[Group]:
     "Dimensions of the residual stream (and so of the embeddings), all in one group."
-    inner = [part for layer in find_layers(net) for of in (*layer.attentions, *layer.feedforwards) for part in of.stream]
+    found = find_layers(net)
+    inner = [part for layer in found for attention in layer.attentions for part in attention.stream]
+    inner += [part for layer in found for wide in layer.feedforwards for part in wide.stream]
     if not inner: return []
     width = max(len(part.units) for part in inner[:1])
     inner = [part for part in inner if len(part.units) == width]

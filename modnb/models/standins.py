@@ -63,7 +63,8 @@ class GPT2Attention(nn.Module):
         self.c_proj = Conv1D(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.c_proj(attend(*self.c_attn(x).chunk(3, -1), x.shape[-1] // self.num_heads, causal=True))
+        q, k, v = self.c_attn(x).chunk(3, -1)
+        return self.c_proj(attend(q, k, v, x.shape[-1] // self.num_heads, causal=True))
 
 
 class GPT2Block(nn.Module):
@@ -146,7 +147,7 @@ class BertLike(nn.Module):
         positions = torch.arange(tokens.shape[1], device=tokens.device)
         x = self.embeddings["word_embeddings"](tokens) + self.embeddings["position_embeddings"](positions)
         x = self.embeddings["LayerNorm"](x)
-        for layer in self.encoder["layer"]: x = layer(x)
+        for layer in self.encoder.get_submodule("layer").children(): x = layer(x)
         return x
 
 # %% ../../nbs/models/13_standins.ipynb #a508b6f4
@@ -238,12 +239,13 @@ class T5Block(nn.Module):
         self.layer = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:
-        y = self.layer[0]["layer_norm"](x)
-        x = x + self.layer[0]["SelfAttention"](y, y, self.causal)
-        if memory is not None:
-            x = x + self.layer[1]["EncDecAttention"](self.layer[1]["layer_norm"](x), memory, False)
-        dense = self.layer[-1]["DenseReluDense"]
-        return x + dense["wo"](torch.relu(dense["wi"](self.layer[-1]["layer_norm"](x))))
+        of = self.layer.get_submodule
+        y = of("0.layer_norm")(x)
+        x = x + of("0.SelfAttention")(y, y, self.causal)
+        if memory is not None: x = x + of("1.EncDecAttention")(of("1.layer_norm")(x), memory, False)
+        last = self.layer[-1].get_submodule
+        y = torch.relu(last("DenseReluDense.wi")(last("layer_norm")(x)))
+        return x + last("DenseReluDense.wo")(y)
 
 # %% ../../nbs/models/13_standins.ipynb #9bf6f826
 class T5Like(nn.Module):
