@@ -143,7 +143,8 @@ def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame: # seconds, forwar
 
     frame = pd.DataFrame(results).T.drop(index="network")[["seconds", "memory"]].astype(float)
     frame.insert(1, "forward passes", frame.seconds / frame.seconds["forward"])
-    return frame.rename(columns={"memory": "memory (MiB)"}).round({"seconds": 2, "forward passes": 2, "memory (MiB)": 0})
+    digits = {"seconds": 2, "forward passes": 2, "memory (MiB)": 0}
+    return frame.rename(columns={"memory": "memory (MiB)"}).round(digits)
 
 # %% ../../nbs/bench/10_circuits.ipynb #927a6086
 def main(argv: list[str] | None = None) -> None:

@@ -7,9 +7,11 @@ __all__ = ['REPLACEMENTS', 'GatedNetwork', 'Mean', 'Replacement', 'Resample', 'Z
            'SITES', 'Site']
 
 # %% ../../nbs/circuits/00_circuits.ipynb #3a8e370d
-from .gates import REPLACEMENTS, GatedNetwork, Mean, Replacement, Resample, Zero, gated
-from .learning import FoundGates, learn_gates
-from .sites import SITES, Site
+from modnb.circuits.gates import (  # noqa: F401
+    REPLACEMENTS, GatedNetwork, Mean, Replacement, Resample, Zero, gated,
+)
+from .learning import FoundGates, learn_gates  # noqa: F401
+from .sites import SITES, Site  # noqa: F401
 
-_all_ = ["REPLACEMENTS", "GatedNetwork", "Mean", "Replacement", "Resample", "Zero", "gated", "FoundGates", "learn_gates",
-         "SITES", "Site"]
+_all_ = ["REPLACEMENTS", "GatedNetwork", "Mean", "Replacement", "Resample", "Zero", "gated", "FoundGates",
+         "learn_gates", "SITES", "Site"]

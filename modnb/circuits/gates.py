@@ -43,7 +43,7 @@ def rows_back(x: Tensor, like: Tensor, site: Site) -> Tensor: # of the shape of 
     "The way back of `rows_first`."
     return x.transpose(0, site.rows) if x.dim() == like.dim() else x.flatten(0, 1)
 
-
+# %% ../../nbs/circuits/02_gates.ipynb #8e9d9a9a
 def blend(
     x: Tensor, # [B, ..., width], outputs of units side by side
     gates: Tensor, # [B or 1, units]
@@ -61,7 +61,7 @@ def first_tensor(*given: Any) -> Tensor:
     "The first tensor among arguments or results."
     return next(t for t in tree_leaves(given) if isinstance(t, Tensor) and t.is_floating_point())
 
-
+# %% ../../nbs/circuits/02_gates.ipynb #d488c7ef
 def with_first(value: Any, new: Tensor) -> Any:
     "A result of a module with its first element (or itself, if it is a tensor) exchanged."
     if isinstance(value, Tensor): return new
@@ -101,7 +101,7 @@ def next_instead(network: GatedNetwork, number: int, like: Tensor) -> Tensor | N
                          "corrupted inputs must have the shape of the inputs")
     return value
 
-
+# %% ../../nbs/circuits/02_gates.ipynb #bc6bef52
 def gated_value(
     network: GatedNetwork,
     number: int, # of the site
@@ -141,7 +141,7 @@ def rows_of(inputs: Any) -> int:
     if not found: raise ValueError(f"data: the inputs hold no tensor with rows, but a {type(inputs).__name__}")
     return found[0]
 
-
+# %% ../../nbs/circuits/02_gates.ipynb #ee887ab5
 def first_call(network: GatedNetwork, inputs: Any) -> None:
     "Watch one forward pass. Raises `ValueError` naming `net` if it writes into a parameter, which is shared."
     try:
@@ -233,7 +233,7 @@ def inputs_of(data: Iterable[Any], limit: int) -> list[Any]:
     if not found: raise ValueError("replacement: its data hold no batches")
     return found
 
-
+# %% ../../nbs/circuits/02_gates.ipynb #f99bac00
 @REPLACEMENTS.register("mean")
 @dataclass
 class Mean(Replacement):
@@ -292,7 +292,8 @@ class gated:
             if pool not in self.network.labels:
                 raise ValueError(f"masks: the network has no units {pool!r}{nearest(pool, self.network.labels)}")
             if mask.numel() != len(self.network.labels[pool]):
-                raise ValueError(f"masks: {mask.numel()} given for the {len(self.network.labels[pool])} units of {pool!r}")
+                count = len(self.network.labels[pool])
+                raise ValueError(f"masks: {mask.numel()} given for the {count} units of {pool!r}")
         self.prepared = self.replacement.prepare(self.network, []) if prepared is None else prepared
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

@@ -47,7 +47,7 @@ def drawn_gates(learner: GateLearner, step: int) -> Drawn:
         drawn[p.name] = learner.estimator.draw(ones, logits, keys, p.place, progress, learner.backend)
     return drawn
 
-
+# %% ../../nbs/circuits/03_learning.ipynb #b92ff50c
 def row_gates(gates: Tensor, rows: int) -> Tensor: # [K, units] -> [rows, units]
     "The gates of each row: the first chunk of rows runs under the first sample."
     return gates.repeat_interleave(rows // len(gates), 0) if len(gates) > 1 else gates
@@ -162,7 +162,8 @@ class GateLearner(StepLearner):
 
     def about(self) -> dict[str, Any]:
         kind = self.kind if isinstance(self.kind, str) else "a function"
-        return super().about() | {"gates": kind, "replacement": self.replacement.name or type(self.replacement).__name__}
+        instead = self.replacement.name or type(self.replacement).__name__
+        return super().about() | {"gates": kind, "replacement": instead}
 
     def state(self) -> dict[str, Any]:
         moments = natural_moments(self) if self.settled else self.moments
@@ -241,13 +242,13 @@ def learn_gates( # type: ignore[misc] # mypy does not match these options with t
     loss: Callable, # loss(outputs, targets) -> scalar, the mean over the rows
     *,
     units: Kind = "head", # "head", "neuron", "sublayer", "layer", or a function net -> list of `Site`
-    replacement: str | Replacement = "zero", # of what is cut: "zero", "mean", "resample", `Mean(data)`, `Resample(corrupt)`
+    replacement: str | Replacement = "zero", # for what is cut: "zero", "mean", "resample", `Mean(data)`, ...
     samples: int = 4, # K: samples of the gates per step; must divide the rows of a batch
     beta: float = 1.0, # price of keeping: beta / batch size * sum of the logits
     steps: int = 1000, # updates
     lr: float | Callable[[int], float] = 5e-2, # learning rate, or a function from updates done to the rate
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam", # lowercase name, or callable(logits) -> Optimizer
-    init: float | Mapping[str, Tensor] = 2.0, # first logit of every unit (2 keeps 88 %), or pool -> first logits [units]
+    init: float | Mapping[str, Tensor] = 2.0, # first logit of every unit (2 keeps 88 %), or pool -> first logits
     fixed: Iterable[str] = (), # pools whose gates are drawn, but whose logits stay as they begin
     estimator: str | Estimator = "gumbel", # how logits become gates: a name, or an instance with options
     clip: float | None = 1.0, # largest norm of a function's gradient

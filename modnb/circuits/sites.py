@@ -52,7 +52,7 @@ def head_sites(net: nn.Module) -> list[Site]:
             sites.append(Site(name, labels, a.output, "input", a.rows))
     return sites
 
-
+# %% ../../nbs/circuits/01_sites.ipynb #2899605d
 @SITES.register("neuron")
 def neuron_sites(net: nn.Module) -> list[Site]:
     "Activations of the neurons of feed-forward parts."
@@ -107,7 +107,7 @@ def sites_of(
         if site.module not in paths: raise ValueError(f"units: the network has no module {site.module!r}")
     return sites
 
-
+# %% ../../nbs/circuits/01_sites.ipynb #2ad86a1e
 def pool_labels(sites: Sequence[Site]) -> dict[str, list[str]]: # pool -> a name for each unit
     "The units of all sites by pool."
     found: dict[str, list[str]] = {}

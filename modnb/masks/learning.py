@@ -167,7 +167,7 @@ class Found:
     route: str # "vmap", "loop" or "channels-last": the value of `batching` that takes the same route again
     reason: str = "" # why they were looped
     weights: dict[str, Tensor] | None = None # parameter -> values, where the weights were trained, too
-    of_units: FoundUnits | None = field(default=None, repr=False) # the view of units; None where they are single weights
+    of_units: FoundUnits | None = field(default=None, repr=False) # None where units are single weights
 
     def units(self, function: str) -> UnitMasks:
         "The units that a function keeps. Raises `ValueError` if they are single weights."
@@ -325,8 +325,8 @@ def learn_masks( # type: ignore[misc] # mypy does not match these options with t
     steps: int = 20_000, # updates
     lr: float | Callable[[int], float] = 1e-2, # learning rate, or a function from updates done to the rate
     optimizer: str | Callable[..., torch.optim.Optimizer] = "adam", # lowercase name, or callable(logits) -> Optimizer
-    init: float | Mapping[str, Tensor] = 2.0, # first logit of every weight (2 keeps 88 %), or parameter -> first logits
-    fixed: Iterable[str] = (), # parameters whose masks are drawn, but whose logits stay as they begin
+    init: float | Mapping[str, Tensor] = 2.0, # first logit of every unit (2 keeps 88 %), or pool -> first logits
+    fixed: Iterable[str] = (), # parameters (pools) whose masks are drawn, but whose logits stay as they begin
     estimator: str | Estimator = "gumbel", # how logits become masks: a name, or an instance with options
     where: Where = weights_only, # which parameters are masked: predicate(name, param), or several
     granularity: Granularity = "weight", # of a logit: "weight", "row", "head", ...; see below

@@ -101,7 +101,7 @@ def per_weight(
 # %% ../../nbs/masks/10_settings.ipynb #7c969b75
 def per_unit(
     argument: str, # its name, for errors
-    values: Mapping[str, Tensor], # pool -> numbers [units], or stacked for several networks; single weights: by parameter
+    values: Mapping[str, Tensor], # pool -> numbers [units], or stacked for several networks; see `per_weight`
     pools: list[Pool],
     nets: int = 1, # number of networks
 ) -> dict[str, Tensor]: # pool -> [1 or S, units], in their own order

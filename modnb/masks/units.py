@@ -140,7 +140,7 @@ def fold(unit: Units, t: Tensor) -> Tensor: # [..., N] in the parameter's order 
     t = t.reshape(*t.shape[:lead], index.numel())
     return t.new_zeros(*t.shape[:lead], unit.size).index_add_(lead, index.reshape(-1), t)
 
-
+# %% ../../nbs/masks/07_units.ipynb #aad95790
 def weights_per_unit(unit: Units) -> Tensor: # float32 [units]; a single 1 if every weight is its own unit
     "How many weights of a parameter each unit has."
     if unit.index is None: return torch.ones((), device=unit.value.device)
@@ -191,7 +191,7 @@ def dense(grad: Tensor) -> Tensor: # of any shape
     "A gradient with all its zeros: embeddings with `sparse=True` leave them out."
     return grad.to_dense() if grad.is_sparse else grad
 
-
+# %% ../../nbs/masks/07_units.ipynb #147393e3
 def gates(
     unit: Units,
     estimator: Estimator,
@@ -224,7 +224,7 @@ def _room(unit: Units, lead: Sequence[int], device: torch.device) -> Tensor:
     if unit.memory.shape != shape: unit.memory = torch.empty(shape, dtype=unit.dtype, device=device)
     return unit.memory
 
-
+# %% ../../nbs/masks/07_units.ipynb #b9763a66
 def _drawn_groups(unit: Units, estimator: Estimator, draw: Draw, value: Tensor) -> tuple[Tensor, Callable]:
     "Masked weights [F, S, K, N] of groups, and the way back: gates are drawn per unit, and spread."
     ones = torch.ones(draw.logits.shape[1], unit.size, device=draw.logits.device)
@@ -280,7 +280,7 @@ class Assigned:
     index: Tensor | None # int64, broadcast to the shape; None if every weight is its own unit
     labels: list[str] | None = None # names of the pool's units; None: made from the pool's name
 
-
+# %% ../../nbs/masks/07_units.ipynb #6b28a5b7
 def assigned(
     net: nn.Module,
     granularity: Granularity, # as `learn_masks` takes it
@@ -295,8 +295,10 @@ def assigned(
         if not kept: raise ValueError(f"where: selects no parameter that has units of the kind {granularity!r}")
         return kept
     for name, param in chosen.items():
-        if isinstance(granularity, str): pool, index = None, group_index(granularity, param)
-        else: pool, index = own_groups(granularity, name, param)
+        if isinstance(granularity, str):
+            found[name] = Assigned(name, group_index(granularity, param))
+            continue
+        pool, index = own_groups(granularity, name, param)
         found[name] = Assigned(pool or name, index)
     return found
 
@@ -307,7 +309,7 @@ def unit_labels(pool: str, granularity: Granularity, units: Sequence[int]) -> li
     kind = granularity if isinstance(granularity, str) else "unit"
     return [f"{pool}, {kind} {i}" for i in units]
 
-
+# %% ../../nbs/masks/07_units.ipynb #0570d26a
 def renumbered(found: Mapping[str, Assigned], granularity: Granularity) -> dict[str, Assigned]:
     "The same with the units of each pool numbered without gaps, and with their names."
     together: dict[str, list[Tensor]] = {}
@@ -402,7 +404,7 @@ def kept_labels(masks: UnitMasks) -> list[str]:
     "Names of the units that are kept."
     return [label for pool, t in masks.items() for label, kept in zip(masks.labels[pool], t.tolist()) if kept]
 
-
+# %% ../../nbs/masks/07_units.ipynb #66c4a654
 def unit_frame(masks: UnitMasks) -> pd.DataFrame: # pool, index, unit, kept
     "One row per unit."
     import pandas as pd

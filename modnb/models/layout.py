@@ -51,7 +51,7 @@ def child(
         found = getattr(found, name, None)
     return found if isinstance(found, nn.Module) else None
 
-
+# %% ../../nbs/models/14_layout.ipynb #cf377586
 def joined(*names: str) -> str:
     "The path through several modules; empty names are left out."
     return ".".join(n for n in names if n)
@@ -63,7 +63,7 @@ def size_of(module: nn.Module, outputs: bool) -> int:
     assert axis is not None and isinstance(module.weight, Tensor)
     return module.weight.shape[axis if outputs else 1 - axis]
 
-
+# %% ../../nbs/models/14_layout.ipynb #0bff3432
 def linear_parts(
     path: str, # of the linear map in its network
     module: nn.Module, # the linear map
@@ -99,7 +99,7 @@ class Attention:
         "Names of the heads."
         return [f"head {i}" for i in range(self.heads)] + [f"key-value head {i}" for i in range(self.shared)]
 
-
+# %% ../../nbs/models/14_layout.ipynb #b3ed2ccf
 def blocks_of(size: int, count: int) -> Tensor: # int64 [size]
     "Numbers from 0 to count - 1, each for size / count consecutive positions."
     return torch.arange(size) // (size // count)
@@ -130,7 +130,7 @@ def _torch_weights(module: nn.MultiheadAttention, units: Tensor) -> list[tuple[s
     names = [n for n in ("q_proj_weight", "k_proj_weight", "v_proj_weight") if getattr(module, n) is not None]
     return [(n, units) for n in names] or [("in_proj_weight", units.repeat(3))]
 
-
+# %% ../../nbs/models/14_layout.ipynb #29d2442b
 @ATTENTIONS.register("torch")
 def torch_attention(net: nn.Module, path: str, module: nn.Module) -> Attention | None:
     "`nn.MultiheadAttention`."
@@ -220,7 +220,7 @@ def _separate_names(module: nn.Module) -> tuple[str, str, str] | None:
         if all(m is not None and outputs_axis(m) is not None for m in found): return names
     return None
 
-
+# %% ../../nbs/models/14_layout.ipynb #7fc4e2ee
 @ATTENTIONS.register("separate")
 def separate_attention(net: nn.Module, path: str, module: nn.Module) -> Attention | None:
     "Three projections; there may be fewer key-value heads than query heads."
@@ -298,7 +298,7 @@ def _named_feedforward(net: nn.Module, path: str, names: tuple[str, ...], last: 
     torch_own = [m for m in module.children() if isinstance(m, nn.MultiheadAttention)]
     return Feedforward(path, neurons, parts, stream, output, int(any(not m.batch_first for m in torch_own)))
 
-
+# %% ../../nbs/models/14_layout.ipynb #88d49292
 def find_feedforward(net: nn.Module, path: str, module: nn.Module) -> Feedforward | None:
     "What is known about a feed-forward part; None if the module is not one."
     every = (_named_feedforward(net, path, names, last) for names, last in FEEDFORWARDS)
@@ -313,7 +313,7 @@ class Layer:
     attentions: list[Attention]
     feedforwards: list[Feedforward]
 
-
+# %% ../../nbs/models/14_layout.ipynb #1d72c7f5
 def within(path: str, outer: str) -> bool:
     "Whether a module is inside of another, or is it."
     return not outer or path == outer or path.startswith(outer + ".")
@@ -377,13 +377,13 @@ class Group:
     labels: list[str] # a name for each unit: "layer 3, head 5"
     members: dict[str, Tensor] # parameter -> int64, broadcast to its shape: unit of each weight
 
-
+# %% ../../nbs/models/14_layout.ipynb #ae982158
 def first_names(net: nn.Module) -> dict[str, str]:
     "Every name of a parameter -> its first one; a tied parameter has several."
     first = {id(p): n for n, p in net.named_parameters()}
     return {n: first[id(p)] for n, p in net.named_parameters(remove_duplicate=False)}
 
-
+# %% ../../nbs/models/14_layout.ipynb #8202efae
 def spread(part: Part, dims: int) -> Tensor:
     "The units along one axis, in a shape with so many axes."
     return part.units.view([-1 if axis == part.axis else 1 for axis in range(dims)])
@@ -414,7 +414,7 @@ def group_name(layer: Layer, attention: Attention) -> str:
     selves = [a for a in layer.attentions if not a.cross]
     return layer.name if len(selves) == 1 else f"{layer.name}, {attention.path}"
 
-
+# %% ../../nbs/models/14_layout.ipynb #814e1cb7
 @UNITS.register("head")
 def heads(net: nn.Module) -> list[Group]:
     "Attention heads: their parts of the projections of queries, keys and values, and of the output projection."
@@ -472,7 +472,7 @@ def stream_part(path: str, module: nn.Module, width: int) -> list[Part]:
         return linear_parts(path, module, everything, False)
     return []
 
-
+# %% ../../nbs/models/14_layout.ipynb #da4271c5
 @UNITS.register("dimension")
 def dimensions(net: nn.Module) -> list[Group]:
     "Dimensions of the residual stream (and so of the embeddings), all in one group."
