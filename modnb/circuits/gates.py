@@ -63,7 +63,7 @@ def first_tensor(*given: Any) -> Tensor:
 
 # %% ../../nbs/circuits/02_gates.ipynb #d488c7ef
 def with_first(value: Any, new: Tensor) -> Any:
-    "A result of a module with its first element (or itself, if it is a tensor) exchanged."
+    "A result of a module with its first element (or itself, a tensor) exchanged. Raises `ValueError` naming `net`."
     if isinstance(value, Tensor): return new
     if isinstance(value, tuple) and not hasattr(value, "_fields"): return (new, *value[1:])
     raise ValueError(f"net: a module returns a {type(value).__name__}, of which it is not known how to gate it; "
@@ -227,7 +227,8 @@ class Zero(Replacement):
 
 # %% ../../nbs/circuits/02_gates.ipynb #56101ca9
 def inputs_of(data: Iterable[Any], limit: int) -> list[Any]:
-    "Inputs of the first batches of a data set, whose batches are pairs (inputs, targets) or inputs alone."
+    """Inputs of the first batches of a data set, whose batches are pairs (inputs, targets) or inputs alone.
+    Raises `ValueError` naming `replacement` if there are none."""
     found = [batch[0] if isinstance(batch, (tuple, list)) and len(batch) == 2 else batch
              for batch in islice(iter(data), limit)]
     if not found: raise ValueError("replacement: its data hold no batches")

@@ -71,7 +71,8 @@ def gated_loss(
 
 # %% ../../nbs/circuits/03_learning.ipynb #a85291ff
 def gate_gradients(learner: GateLearner, drawn: Drawn, batches: list) -> tuple[Tensor, dict[str, Tensor]]:
-    "Losses [F, S], and the gradients of the gates: pool -> [F, S, K, units]."
+    """Losses [F, S], and the gradients of the gates: pool -> [F, S, K, units].
+    Raises `ValueError` naming `loss` if no unit reaches it."""
     grads = {pool: torch.zeros_like(gates) for pool, (gates, _) in drawn.items()}
     losses = []
     for (f, s), batch in zip(learner.sets, batches):
