@@ -90,27 +90,39 @@ def training_pass(net: nn.Module, batch: tuple) -> Step:
 
 # %% ../../nbs/bench/10_circuits.ipynb #638c8376
 @CASES.register("head gates, 1 sample")
-def one_sample(net: nn.Module, batch: tuple) -> Step: return gate_steps(net, batch, "head", 1)
+def one_sample(net: nn.Module, batch: tuple) -> Step:
+    "Gates on heads, one sample."
+    return gate_steps(net, batch, "head", 1)
 
 
 @CASES.register("head gates, 4 samples")
-def four_samples(net: nn.Module, batch: tuple) -> Step: return gate_steps(net, batch, "head", 4)
+def four_samples(net: nn.Module, batch: tuple) -> Step:
+    "Gates on heads, four samples."
+    return gate_steps(net, batch, "head", 4)
 
 
 @CASES.register("head gates, 8 samples")
-def eight_samples(net: nn.Module, batch: tuple) -> Step: return gate_steps(net, batch, "head", 8)
+def eight_samples(net: nn.Module, batch: tuple) -> Step:
+    "Gates on heads, eight samples."
+    return gate_steps(net, batch, "head", 8)
 
 
 @CASES.register("neuron gates, 4 samples")
-def neurons(net: nn.Module, batch: tuple) -> Step: return gate_steps(net, batch, "neuron", 4)
+def neurons(net: nn.Module, batch: tuple) -> Step:
+    "Gates on neurons, four samples."
+    return gate_steps(net, batch, "neuron", 4)
 
 
 @CASES.register("head masks, 4 samples, low memory")
-def low_memory(net: nn.Module, batch: tuple) -> Step: return head_mask_steps(net, batch, "low")
+def low_memory(net: nn.Module, batch: tuple) -> Step:
+    "Masks of heads, one copy at a time."
+    return head_mask_steps(net, batch, "low")
 
 
 @CASES.register("head masks, 4 samples at once")
-def at_once(net: nn.Module, batch: tuple) -> Step: return head_mask_steps(net, batch, "fast")
+def at_once(net: nn.Module, batch: tuple) -> Step:
+    "Masks of heads, four copies at once."
+    return head_mask_steps(net, batch, "fast")
 
 # %% ../../nbs/bench/10_circuits.ipynb #ec9e231f
 def one_case(name: str, size: dict[str, int], rounds: int = 3) -> dict[str, Any]: # seconds, peak in MiB
