@@ -62,7 +62,7 @@ def first_tensor(*given: Any) -> Tensor:
     return next(t for t in tree_leaves(given) if isinstance(t, Tensor) and t.is_floating_point())
 
 # %% ../../nbs/circuits/02_gates.ipynb #d488c7ef
-def with_first(value: Any, new: Tensor) -> Any:
+def with_first(value: Any, new: Tensor) -> Any: # new: of the shape of the first element
     "A result of a module with its first element (or itself, a tensor) exchanged. Raises `ValueError` naming `net`."
     if isinstance(value, Tensor): return new
     if isinstance(value, tuple) and not hasattr(value, "_fields"): return (new, *value[1:])
