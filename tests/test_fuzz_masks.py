@@ -11,6 +11,7 @@ from torch import nn
 
 from modnb.masks.learner import MaskLearner
 from modnb.masks.sampling import mix, to_uniform
+from modnb.masks.units import weights_per_unit
 
 TOLERANCE = {
     torch.float64: 1e-5,
@@ -128,7 +129,7 @@ def plain(net, learner, f, s, x, y, exact=True):
     for u in learner.units:
         start = u.unpack(learner.logits[u.name].detach())[f, s].double()
         leaf = leaves[u.name] = start.clone().requires_grad_()
-        count = torch.ones(()) if u.index is None else torch.bincount(u.index)
+        count = weights_per_unit(u)
         cost = (
             leaf
             if learner.estimator.name == "gumbel"
@@ -140,8 +141,8 @@ def plain(net, learner, f, s, x, y, exact=True):
                 mix(torch.arange(u.offset, u.offset + u.size, dtype=torch.int32), key[0], key[1])
             ).double()
             gates = gate(learner.estimator.name, leaf, noise)
-            gates = gates if u.index is None else gates[u.index]
-            drawn[k][u.name] = parameters[u.name].detach() * gates.view(u.shape).to(kind)
+            gates = gates if u.index is None else u.spread(gates)
+            drawn[k][u.name] = parameters[u.name].detach() * gates.reshape(u.shape).to(kind)
     total = (
         sum(
             loss(torch.func.functional_call(net, drawn[k], xk), yk)
@@ -215,13 +216,13 @@ def check(case):
         }
         learner.step(0, [batches[i] for i in group])
         for (f, s), expected in truth.items():
-            mine = torch.cat([u.unpack(u.gradient)[f, s].double() for u in learner.units])
+            mine = torch.cat([p.unpack(p.gradient)[f, s].double() for p in learner.pools])
             gap = float((mine - expected).norm() / expected.norm().clamp_min(1e-6))
             if gap > TOLERANCE[dtype]:  # where rounding itself is amplified, as by layer norm of equal numbers
                 rounded = plain(nets[s], learner, f, s, *batches[group[f]], exact=False)
                 gap -= 10 * float((rounded - expected).norm() / expected.norm().clamp_min(1e-6))
             assert mine.isfinite().all() and gap < TOLERANCE[dtype], (gap, f, s)
-        assert all(l.dtype == u.gradient.dtype == torch.float32 for l, u in zip(learner.logits.values(), learner.units))
+        assert all(l.dtype == p.gradient.dtype == torch.float32 for l, p in zip(learner.logits.values(), learner.pools))
     assert all(torch.equal(t, b[n]) for net, b in zip(nets, before) for n, t in net.state_dict().items())
 
 

@@ -76,11 +76,11 @@ def follow(learner, drivers, batches, norm, steps=5):
             f, s = driver.of
             before, truth = driver.step(step, *batches[f][step % len(batches[f])], norm)
             norms.append(before)
-            for u in learner.units:
-                if u.name in learner.fixed:
+            for p in learner.pools:
+                if p.name in learner.fixed:
                     continue
-                mine = u.unpack(u.gradient)[f : f + 1, s : s + 1]
-                worst = max(worst, float((mine - truth[u.name]).abs().max() / truth[u.name].abs().max()))
+                mine = p.unpack(p.gradient)[f : f + 1, s : s + 1]
+                worst = max(worst, float((mine - truth[p.name]).abs().max() / truth[p.name].abs().max()))
     return worst, norms
 
 

@@ -14,14 +14,14 @@ from modnb.masks.ablation import ablate, materialize, pruned, variants
 from modnb.masks.algebra import check_model, masked
 from modnb.masks.batching import Batched, check_shapes
 from modnb.masks.choice import choose_beta
-from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner
+from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner, StepLearner
 from modnb.masks.learning import learn_masks
 from modnb.masks.callbacks import MaskTracker
 from modnb.masks.network import masked_parameters, model_hash, select, unwrapped
 from modnb.masks.pruning import prune_masks, with_prune
 from modnb.masks.settings import MaskSettings
 from modnb.masks.study import learn_each, named_tensors
-from modnb.masks.units import frozen_parameters, make_units
+from modnb.masks.units import assigned, frozen_parameters, make_pools, make_units
 from modnb.models.copies import full_copy, structural_copy
 from modnb.models.shrink import shrink
 from modnb.training.ensembles import fit_ensemble
@@ -114,9 +114,12 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
     MaskLearner: [one_step], Batched: [both_ways],
     FunctionLogits: [lambda net, batch: FunctionLogits(net, ["a"], MaskSettings(clip="published"))],
+    StepLearner: [lambda net, batch: StepLearner(net, ["a"], MaskSettings(where=linear)).keys(0)],
     FunctionMasks: [lambda net, batch: FunctionMasks(net, ["a"], MaskSettings(where=linear)).masks()],
     select: [lambda net, batch: select(net)], model_hash: [lambda net, batch: model_hash(net)], unwrapped: [lambda net, batch: unwrapped(net)],
     make_units: [lambda net, batch: make_units([net], linear, "row")],
+    make_pools: [lambda net, batch: make_pools(net, make_units([net], linear, "row"), "row")],
+    assigned: [lambda net, batch: assigned(net, "row", dict(net.named_parameters()))],
     frozen_parameters: [lambda net, batch: frozen_parameters([net], make_units([net], linear, "weight"))],
     check_model: [lambda net, batch: check_model(model_hash(net), net)],
     check_shapes: [lambda net, batch: check_shapes([net, setting()[0]])],
@@ -127,7 +130,7 @@ CALLS = {    # public function -> ways to call it with a network and a batch
 }
 TRAINED = {    # function -> why a network that it is given may change
     "fit": "trains it", "train_classifier": "trains it", "Learner": "trains it", "Member": "trains it", "Fit": "holds it", "trainable": "gives its parameters",
-    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode",
+    "call_net": "is a call of it", "Twin": "Batched watches it", "seeds_of": "is given their number", "per_unit": "is given their number", "found_units": "is given its number", "measure": "calls it, in eval mode", "in_mode": "is about its mode", "predict": "calls it, in eval mode",
     "fit_network": "trains it", "fit_classifier": "trains it", "FunctionStudy": "trains it", "accuracies": "calls it",
     "learn_functions": "gives it to learn_masks", "learn_classes": "gives it to learn_masks", "seed_result": "keeps its tensors", "loaded": "compares its hash"}
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ablate', 'halves', 'materialize', 'pruned', 'variants', 'THRESHOLD', 'Masks', 'masked', 'ByLength', 'ESTIMATORS',
            'ContinuousSparsification', 'EdgePopup', 'Estimator', 'Gumbel', 'HardConcrete', 'Magnitude', 'Random',
-           'register', 'Found', 'learn_masks', 'no_embeddings', 'no_normalization', 'weights_only']
+           'register', 'Found', 'learn_masks', 'no_embeddings', 'no_normalization', 'weights_only', 'UnitMasks']
 
 # %% ../../nbs/masks/00_masks.ipynb #98359db0
 from .ablation import ablate, halves, materialize, pruned, variants
@@ -16,7 +16,9 @@ from modnb.masks.estimators import (
 )
 from .learning import Found, learn_masks
 from .network import no_embeddings, no_normalization, weights_only
+from .units import UnitMasks
 
 _all_ = ["ablate", "halves", "materialize", "pruned", "variants", "THRESHOLD", "Masks", "masked", "ByLength",
          "ESTIMATORS", "ContinuousSparsification", "EdgePopup", "Estimator", "Gumbel", "HardConcrete",
-         "Magnitude", "Random", "register", "Found", "learn_masks", "no_embeddings", "no_normalization", "weights_only"]
+         "Magnitude", "Random", "register", "Found", "learn_masks", "no_embeddings", "no_normalization", "weights_only",
+         "UnitMasks"]

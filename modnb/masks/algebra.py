@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 # %% auto #0
 __all__ = ['THRESHOLD', 'FORMAT', 'check_bool', 'check_match', 'combine', 'is_equal', 'chosen', 'count_frame', 'summary',
            'count_html', 'plot_counts', 'storable', 'write_masks', 'read_masks', 'check_model', 'loaded', 'scattered',
-           'Masks', 'own_copy', 'watched_call', 'masked']
+           'random_masks', 'Masks', 'own_copy', 'watched_call', 'masked']
 
 # %% ../../nbs/masks/05_algebra.ipynb #262bba7a
 THRESHOLD = 0.0     # a weight is kept if its logit is greater than this
@@ -192,6 +192,15 @@ def scattered(
     flat[torch.randperm(mask.numel(), generator=generator, device="cpu")[:int(mask.sum())]] = True
     return flat.view(mask.shape).to(mask.device)
 
+# %% ../../nbs/masks/05_algebra.ipynb #5f1a77c2
+def random_masks(masks: Mapping[str, Tensor], seed: int) -> Masks: # of the class of `masks`
+    "As many kept weights in each tensor, at random places."
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {n: scattered(t, generator) for n, t in masks.items()}
+    found = masks._like(tensors) if isinstance(masks, Masks) else Masks(tensors)
+    found.estimator = "random"
+    return found
+
 # %% ../../nbs/masks/05_algebra.ipynb #b9c584c3
 class Masks(Mapping[str, Tensor]):
     "Named boolean tensors, one per masked parameter: a set of weights."
@@ -214,8 +223,7 @@ class Masks(Mapping[str, Tensor]):
     @staticmethod
     def random_like(masks: Mapping[str, Tensor], seed: int = 0) -> Masks:
         "Masks with the same number of kept weights in each layer, at random places; equal seeds give equal masks."
-        generator = torch.Generator().manual_seed(seed)
-        return Masks({n: scattered(t, generator) for n, t in masks.items()}, "random", getattr(masks, "model", ""))
+        return random_masks(masks, seed)
 
     @staticmethod
     def load(

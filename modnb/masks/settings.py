@@ -19,12 +19,12 @@ from ..checks import check_choice, nearest
 from .chunks import ByLength
 from .estimators import Estimator
 from .network import Where, weights_only
-from .units import Units
+from .units import Granularity, Pool, Units
 from ..training.fit import OPTIMIZERS
 
 # %% auto #0
-__all__ = ['CLIPPINGS', 'plain', 'number', 'whole', 'seeds_of', 'plain_numbers', 'per_weight', 'checksums', 'clipping',
-           'MaskSettings']
+__all__ = ['CLIPPINGS', 'plain', 'number', 'whole', 'seeds_of', 'plain_numbers', 'per_weight', 'per_unit', 'checksums',
+           'clipping', 'MaskSettings']
 
 # %% ../../nbs/masks/10_settings.ipynb #c572a0b7
 def plain(value: Any) -> Any:
@@ -98,6 +98,26 @@ def per_weight(
         found[u.name] = given.detach().reshape(-1, u.value.shape[1]).to(u.value.device)
     return found
 
+# %% ../../nbs/masks/10_settings.ipynb #7c969b75
+def per_unit(
+    argument: str, # its name, for errors
+    values: Mapping[str, Tensor], # pool -> numbers [units], or stacked for several networks; see `per_weight`
+    pools: list[Pool],
+    nets: int = 1, # number of networks
+) -> dict[str, Tensor]: # pool -> [1 or S, units], in their own order
+    "Numbers for units. Raises `ValueError` naming the argument if a pool has none that fit."
+    if all(p.single for p in pools): return per_weight(argument, values, [p.members[0] for p in pools])
+    found = {}
+    for p in pools:
+        if p.name not in values: raise ValueError(f"{argument}: has nothing for {p.name!r}")
+        given = torch.as_tensor(values[p.name])
+        if not given.isfinite().all(): raise ValueError(f"{argument}: some numbers for {p.name!r} are not finite")
+        if tuple(given.shape) not in ((p.size,), (nets, p.size)):
+            raise ValueError(f"{argument}: shape {tuple(given.shape)} given for the units of {p.name!r}; "
+                             f"it takes {(p.size,)}, or {(nets, p.size)} with numbers for each network")
+        found[p.name] = given.detach().reshape(-1, p.size).to(p.device)
+    return found
+
 # %% ../../nbs/masks/10_settings.ipynb #2d980313
 def checksums(value: float | Mapping[str, Tensor]) -> float | dict[str, str]:
     "What a checkpoint compares: a number, or a checksum for each tensor [*shape] of a mapping."
@@ -134,7 +154,7 @@ class MaskSettings:
     fixed: Iterable[str] = () # parameters whose logits are not trained
     estimator: str | Estimator = "gumbel" # how logits become masks
     where: Where = weights_only # which parameters are masked
-    granularity: str | Callable = "weight" # what one logit decides about
+    granularity: Granularity = "weight" # what one logit decides about
     batching: str = "auto" # route of a step
     backend: str = "auto" # mask kernels
     memory: str = "auto" # "fast", "low", "auto"
