@@ -18,7 +18,7 @@ from .streams import Stream, read_stream
 
 # %% auto #0
 __all__ = ['MEASURES', 'EdgeBatch', 'over', 'divergence', 'accuracy', 'logit_difference', 'Passes', 'narrowed', 'check_batch',
-           'EdgeTask', 'measured']
+           'replacements', 'EdgeTask', 'measured']
 
 # %% ../../nbs/circuits/12_tasks.ipynb #477b9729
 class EdgeBatch(NamedTuple):
@@ -80,6 +80,15 @@ def check_batch(batch: EdgeBatch, how: str) -> None:
         raise ValueError("batches: `corrupted` needs other inputs in each batch")
 
 # %% ../../nbs/circuits/12_tasks.ipynb #8f0d0d03
+def replacements(stream: Stream, how: str, batches: Sequence[EdgeBatch]) -> list[Tensor]: # [writers, B or 1, T or 1, width] each
+    "What cut edges carry in each batch; `mean` is the mean over all batches, whose lengths may differ."
+    inputs = [b.other if how == "corrupted" and b.other is not None else b.tokens for b in batches]
+    found = [replacement(stream, how, tokens) for tokens in inputs]
+    if how != "mean": return found
+    pooled = sum(r * tokens.numel() for r, tokens in zip(found, inputs)) / sum(tokens.numel() for tokens in inputs)
+    return [pooled] * len(found) # type: ignore[list-item]
+
+
 class EdgeTask:
     "What a circuit of a network must do. Raises `ValueError` naming `net`, `batches` or `how`."
     def __init__(self,
@@ -94,7 +103,7 @@ class EdgeTask:
         self.graph = EdgeGraph(self.stream)
         self.batches = list(batches)
         self.how = how
-        self.replaced = [replacement(self.stream, how, b.other if how == "corrupted" else b.tokens) for b in batches] # type: ignore[arg-type]
+        self.replaced = replacements(self.stream, how, batches)
         self.passes = Passes(forward=(1 if how == "zero" else 2) * len(batches))
         every = torch.ones(1, len(self.graph), device=self.stream.device)
         with torch.no_grad():
