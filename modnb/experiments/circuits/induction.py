@@ -43,7 +43,7 @@ class Params(CircuitParams):
     decay: float = param(1.0, "weight decay of the network", min=0)
 
     presets = {
-        "quick": dict(vocab=32, length=24, shortest=5, longest=12, width=32, heads=4, steps=600, mask_steps=300, samples=4,
+        "quick": dict(vocab=32, length=32, shortest=6, longest=16, width=48, heads=4, steps=900, mask_steps=300, samples=4,
                       batches=8, batch_size=16, tests=128, seeds=5),
         "paper": dict(vocab=64, length=48, shortest=8, longest=24, width=64, heads=8, steps=3000, mask_steps=2000, samples=8,
                       batches=32, batch_size=32, tests=512, seeds=10),
