@@ -31,29 +31,33 @@ __all__ = ['CASES', 'InputFirst', 'JointAttention', 'GPT2Block', 'GPT2Like', 'st
 # %% ../../nbs/bench/11_edges.ipynb #2730d656
 class InputFirst(nn.Module):
     "A linear map whose weight is stored inputs first."
+
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(0.02 * torch.randn(inputs, outputs))
         self.bias = nn.Parameter(torch.zeros(outputs))
 
-    def forward(self, x: Tensor) -> Tensor: return x @ self.weight + self.bias # [..., inputs] -> [..., outputs]
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight + self.bias  # [..., inputs] -> [..., outputs]
 
 
 class JointAttention(nn.Module):
     "Causal attention with one matrix for all heads."
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.num_heads = heads
         self.c_attn = InputFirst(width, 3 * width)
         self.c_proj = InputFirst(width, width)
 
-    def forward(self, x: Tensor) -> Tensor: # [B, T, width] -> [B, T, width]
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, width] -> [B, T, width]
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in self.c_attn(x).chunk(3, -1))
         return self.c_proj(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
 
 
 class GPT2Block(nn.Module):
     "Attention, then a feed-forward part of four times the width."
+
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.ln_1 = nn.LayerNorm(width)
@@ -61,14 +65,17 @@ class GPT2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(width)
         self.mlp = nn.Sequential(InputFirst(width, 4 * width), nn.GELU("tanh"), InputFirst(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor: # [B, T, width] -> [B, T, width]
+    def forward(self, x: Tensor) -> Tensor:  # [B, T, width] -> [B, T, width]
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
 class GPT2Like(nn.Module):
     "A network with the layout of GPT-2 and random weights; embedding and output share a matrix."
-    def __init__(self, vocab: int = 50257, length: int = 1024, width: int = 768, heads: int = 12, layers: int = 12) -> None:
+
+    def __init__(
+        self, vocab: int = 50257, length: int = 1024, width: int = 768, heads: int = 12, layers: int = 12
+    ) -> None:
         super().__init__()
         self.wte = nn.Embedding(vocab, width)
         self.wpe = nn.Embedding(length, width)
@@ -76,11 +83,13 @@ class GPT2Like(nn.Module):
         self.ln_f = nn.LayerNorm(width)
         self.lm_head = nn.Linear(width, vocab, bias=False)
         self.lm_head.weight = self.wte.weight
-        for table in (self.wte, self.wpe): nn.init.normal_(table.weight, std=0.02)
+        for table in (self.wte, self.wpe):
+            nn.init.normal_(table.weight, std=0.02)
 
-    def forward(self, tokens: Tensor) -> Tensor: # int64 [B, T] -> logits [B, T, vocab]
+    def forward(self, tokens: Tensor) -> Tensor:  # int64 [B, T] -> logits [B, T, vocab]
         x = self.wte(tokens) + self.wpe(torch.arange(tokens.shape[1], device=tokens.device))
-        for block in self.h: x = block(x)
+        for block in self.h:
+            x = block(x)
         return self.lm_head(self.ln_f(x))
 
 # %% ../../nbs/bench/11_edges.ipynb #50ea25a6
@@ -107,7 +116,9 @@ def steps_of(net: nn.Module, samples: int, rows: int = 1, length: int = 64) -> d
     return {"network": plain, "mask": lambda: loop.step(0, None)}
 
 # %% ../../nbs/bench/11_edges.ipynb #fe5b29d8
-def measure(case: str, rounds: int = 3, device: str = "cpu", least: float = 0.3, **sizes: int) -> dict[str, Any]: # sizes: of `GPT2Like`
+def measure(
+    case: str, rounds: int = 3, device: str = "cpu", least: float = 0.3, **sizes: int
+) -> dict[str, Any]:  # sizes: of `GPT2Like`
     "Milliseconds of a mask step and of a plain pass, their ratio, and peak memory in MiB beyond the network."
     torch.manual_seed(0)
     net = GPT2Like(**sizes).eval().to(device)
@@ -119,19 +130,33 @@ def measure(case: str, rounds: int = 3, device: str = "cpu", least: float = 0.3,
     plain = own_peak_mib()
     times = interleaved(steps, min(rounds, 3), least, warmup=1, device=device)
     found = compared(times["network"], times["mask"])
-    return found | {"network_mib": round(base), "plain_mib": round(plain - base), "mask_mib": round(own_peak_mib() - base),
-                    "samples": samples, "cpu": processor()}
+    return found | {
+        "network_mib": round(base),
+        "plain_mib": round(plain - base),
+        "mask_mib": round(own_peak_mib() - base),
+        "samples": samples,
+        "cpu": processor(),
+    }
 
 
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     "A row per case."
     import pandas as pd
+
     frame = pd.DataFrame(results).T
     shown = frame[["samples", "ours_ms", "reference_ms", "ratio", "mask_mib", "plain_mib", "network_mib"]]
     shown = shown.assign(each=[round(1 / r / s, 2) for r, s in zip(frame["ratio"], frame["samples"])])
-    return shown.rename(columns={"ours_ms": "mask step, ms", "reference_ms": "plain pass, ms", "ratio": "plain / mask",
-                                 "each": "passes per sample", "mask_mib": "mask step, MiB", "plain_mib": "plain pass, MiB",
-                                 "network_mib": "network, MiB"})
+    return shown.rename(
+        columns={
+            "ours_ms": "mask step, ms",
+            "reference_ms": "plain pass, ms",
+            "ratio": "plain / mask",
+            "each": "passes per sample",
+            "mask_mib": "mask step, MiB",
+            "plain_mib": "plain pass, MiB",
+            "network_mib": "network, MiB",
+        }
+    )
 
 # %% ../../nbs/bench/11_edges.ipynb #4c04c19d
 def main(argv: list[str] | None = None) -> None:

@@ -48,49 +48,60 @@ def blocks_of(stream: Stream) -> list[Block]:
 # %% ../../nbs/circuits/11_edges.ipynb #2989219f
 class EdgeGraph:
     "All edges of a stream, numbered block by block, within a block reader by reader."
+
     def __init__(self, stream: Stream) -> None:
         self.writers = tuple(writers(stream))
         self.blocks = blocks_of(stream)
         self.readers = tuple(reader for block in self.blocks for reader in block.readers)
 
-    def __len__(self) -> int: return sum(block.size for block in self.blocks)
+    def __len__(self) -> int:
+        return sum(block.size for block in self.blocks)
 
     @cached_property
-    def pairs(self) -> list[tuple[str, str]]: # of each edge
+    def pairs(self) -> list[tuple[str, str]]:  # of each edge
         "Writer and reader of every edge."
-        return [(writer, reader) for block in self.blocks for reader in block.readers
-                for writer in self.writers[:block.writers]]
+        return [
+            (writer, reader)
+            for block in self.blocks
+            for reader in block.readers
+            for writer in self.writers[: block.writers]
+        ]
 
     @cached_property
-    def numbers(self) -> dict[tuple[str, str], int]: return {pair: i for i, pair in enumerate(self.pairs)}
+    def numbers(self) -> dict[tuple[str, str], int]:
+        return {pair: i for i, pair in enumerate(self.pairs)}
 
     def index(self, writer: str, reader: str) -> int:
         "The number of an edge. Raises `ValueError` naming `writer` or `reader`, also if the writer comes too late."
         check_choice("writer", writer, self.writers)
         check_choice("reader", reader, self.readers)
-        if (writer, reader) in self.numbers: return self.numbers[writer, reader]
+        if (writer, reader) in self.numbers:
+            return self.numbers[writer, reader]
         raise ValueError(f"writer: {writer!r} writes after {reader!r} has read")
 
-    def select(self, pairs: Sequence[tuple[str, str]]) -> Tensor: # bool [edges]
+    def select(self, pairs: Sequence[tuple[str, str]]) -> Tensor:  # bool [edges]
         "The set of some edges. Raises `ValueError` as `index` does."
         chosen = torch.zeros(len(self), dtype=torch.bool)
-        for writer, reader in pairs: chosen[self.index(writer, reader)] = True
+        for writer, reader in pairs:
+            chosen[self.index(writer, reader)] = True
         return chosen
 
-    def split(self, gates: Tensor) -> list[Tensor]: # [K, edges] -> [K, readers, writers] for each block
+    def split(self, gates: Tensor) -> list[Tensor]:  # [K, edges] -> [K, readers, writers] for each block
         "Gates block by block. Raises `ValueError` naming `gates`."
         if gates.dim() != 2 or gates.shape[1] != len(self):
             raise ValueError(f"gates: {tuple(gates.shape)} given; need [K, {len(self)}], one for each edge")
         parts = gates.split([block.size for block in self.blocks], 1)
         return [part.unflatten(1, (len(b.readers), b.writers)) for part, b in zip(parts, self.blocks)]
 
-    def to_frame(self, **columns: Tensor) -> pd.DataFrame: # writer, reader; columns: [edges] each
+    def to_frame(self, **columns: Tensor) -> pd.DataFrame:  # writer, reader; columns: [edges] each
         "A row for each edge."
         import pandas as pd
+
         frame = pd.DataFrame(self.pairs, columns=["writer", "reader"])
         return frame.assign(**{name: values.tolist() for name, values in columns.items()})
 
-    def __repr__(self) -> str: return f"EdgeGraph({len(self)} edges, {len(self.writers)} writers, {len(self.readers)} readers)"
+    def __repr__(self) -> str:
+        return f"EdgeGraph({len(self)} edges, {len(self.writers)} writers, {len(self.readers)} readers)"
 
 # %% ../../nbs/circuits/11_edges.ipynb #0bca015c
 REPLACEMENTS = ("zero", "mean", "position mean", "corrupted")
@@ -99,14 +110,16 @@ REPLACEMENTS = ("zero", "mean", "position mean", "corrupted")
 @torch.no_grad()
 def replacement(
     stream: Stream,
-    how: str, # one of `REPLACEMENTS`
-    tokens: Tensor, # int64 [B, T]; for `corrupted` the other input
-) -> Tensor: # [writers, B or 1, T or 1, width]
+    how: str,  # one of `REPLACEMENTS`
+    tokens: Tensor,  # int64 [B, T]; for `corrupted` the other input
+) -> Tensor:  # [writers, B or 1, T or 1, width]
     "What cut edges carry. Raises `ValueError` naming `how`."
     check_choice("how", how, REPLACEMENTS)
-    if how == "zero": return torch.zeros(len(writers(stream)), 1, 1, stream.width, dtype=stream.dtype, device=stream.device)
+    if how == "zero":
+        return torch.zeros(len(writers(stream)), 1, 1, stream.width, dtype=stream.dtype, device=stream.device)
     said = written(stream, tokens)
-    if how == "corrupted": return said
+    if how == "corrupted":
+        return said
     return said.mean((1, 2) if how == "mean" else 1, keepdim=True)
 
 # %% ../../nbs/circuits/11_edges.ipynb #15bf59d8

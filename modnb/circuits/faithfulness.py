@@ -57,23 +57,35 @@ def areas(curve: pd.DataFrame) -> dict[str, float]: # of `faithfulness` -> measu
 # %% ../../nbs/circuits/14_faithfulness.ipynb #2e2064b9
 def judged(
     found: FoundEdges,
-    truth: Tensor, # bool [edges]
-) -> dict[str, float]: # measure -> number
+    truth: Tensor,  # bool [edges]
+) -> dict[str, float]:  # measure -> number
     "How a ranking meets the true circuit."
     scores = found.scores.numpy()
     true = truth.numpy()
     n = int(true.sum())
     twice = first_of(scores, min(2 * n, len(true)))
-    values = {"AUC": roc_auc(scores, true), "average precision": average_precision(scores, true),
-              "precision at the true size": set_score(first_of(scores, n), true).precision,
-              "found": float(n > 0 and (twice | ~true).all()),
-              "forward passes": float(found.passes.forward), "backward passes": float(found.passes.backward)}
-    if found.chosen is None: return values
+    values = {
+        "AUC": roc_auc(scores, true),
+        "average precision": average_precision(scores, true),
+        "precision at the true size": set_score(first_of(scores, n), true).precision,
+        "found": float(n > 0 and (twice | ~true).all()),
+        "forward passes": float(found.passes.forward),
+        "backward passes": float(found.passes.backward),
+    }
+    if found.chosen is None:
+        return values
     chosen = set_score(found.chosen.numpy(), true)
-    return values | {"precision": chosen.precision, "recall": chosen.recall, "f1": chosen.f1, "chosen": float(found.chosen.sum())}
+    return values | {
+        "precision": chosen.precision,
+        "recall": chosen.recall,
+        "f1": chosen.f1,
+        "chosen": float(found.chosen.sum()),
+    }
 
 # %% ../../nbs/circuits/14_faithfulness.ipynb #ce391344
-def sufficiency(task: EdgeTask, circuit: Tensor) -> dict[str, dict[str, float]]: # bool [edges] -> part -> measure -> number
+def sufficiency(
+    task: EdgeTask, circuit: Tensor
+) -> dict[str, dict[str, float]]:  # bool [edges] -> part -> measure -> number
     "Measures of the whole network, of the circuit alone, of the rest, and of nothing."
     sets = torch.stack([torch.ones_like(circuit), circuit, ~circuit, torch.zeros_like(circuit)])
     found = measured(task, sets.to(task.stream.device, task.stream.dtype))
@@ -83,13 +95,18 @@ def sufficiency(task: EdgeTask, circuit: Tensor) -> dict[str, dict[str, float]]:
 
 def necessity(
     task: EdgeTask,
-    circuit: Tensor, # bool [edges]
-    groups: dict[str, Tensor], # name -> bool [edges], edges that are cut together
-) -> pd.DataFrame: # index: the groups; accuracy and divergence, of the circuit and of the whole network without them
+    circuit: Tensor,  # bool [edges]
+    groups: dict[str, Tensor],  # name -> bool [edges], edges that are cut together
+) -> pd.DataFrame:  # index: the groups; accuracy and divergence, of the circuit and of the whole network without them
     "What is lost when groups of edges are cut."
     import pandas as pd
+
     cut = torch.stack(list(groups.values()))
     sets = torch.cat([circuit & ~cut, ~cut]).to(task.stream.device, task.stream.dtype)
     found = measured(task, sets)
-    columns = {f"{name}, {base}": values.view(2, -1)[i].tolist() for name, values in found.items() for i, base in enumerate(("circuit", "whole"))}
+    columns = {
+        f"{name}, {base}": values.view(2, -1)[i].tolist()
+        for name, values in found.items()
+        for i, base in enumerate(("circuit", "whole"))
+    }
     return pd.DataFrame(columns, index=list(groups))

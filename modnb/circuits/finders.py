@@ -29,15 +29,16 @@ __all__ = ['FINDERS', 'register', 'EdgeFinder', 'FoundEdges', 'get_finder', 'fin
 
 # %% ../../nbs/circuits/13_finders.ipynb #e729cba8
 FINDERS = Registry("finder")
-register = FINDERS.register    # makes a class known by a name, `find_edges(task, name)`
+register = FINDERS.register  # makes a class known by a name, `find_edges(task, name)`
 
 
 @dataclass
 class EdgeFinder:
     "Base of the methods: a class with options and one method."
-    name: ClassVar[str] = "" # by which it is registered
 
-    def scores(self, task: EdgeTask, seed: int) -> Tensor: # [edges]
+    name: ClassVar[str] = ""  # by which it is registered
+
+    def scores(self, task: EdgeTask, seed: int) -> Tensor:  # [edges]
         "The higher, the more an edge is needed."
         raise NotImplementedError
 
@@ -45,13 +46,15 @@ class EdgeFinder:
 @dataclass
 class FoundEdges:
     "What a finder says about a task."
-    scores: Tensor # float64 [edges]
-    passes: Passes # what it cost, without what a task costs itself
-    chosen: Tensor | None = None # bool [edges], where a method has a threshold of its own
+
+    scores: Tensor  # float64 [edges]
+    passes: Passes  # what it cost, without what a task costs itself
+    chosen: Tensor | None = None  # bool [edges], where a method has a threshold of its own
 
     def __repr__(self) -> str:
         kept = "" if self.chosen is None else f", {int(self.chosen.sum())} chosen"
-        return f"FoundEdges({len(self.scores)} edges{kept}, {self.passes.forward:,} forward, {self.passes.backward:,} backward)"
+        cost = f"{self.passes.forward:,} forward, {self.passes.backward:,} backward"
+        return f"FoundEdges({len(self.scores)} edges{kept}, {cost})"
 
 # %% ../../nbs/circuits/13_finders.ipynb #ed8ef27b
 def get_finder(
@@ -175,9 +178,10 @@ class Greedy(EdgeFinder):
 # %% ../../nbs/circuits/13_finders.ipynb #736c6aa9
 class EdgeMaskLoop(Loop):
     "The training of one mask of edges."
+
     instead = "choose another path"
 
-    def __init__(self, task: EdgeTask, options: LearnedEdges, seed: int, **more: Any) -> None: # more: of `Loop`
+    def __init__(self, task: EdgeTask, options: LearnedEdges, seed: int, **more: Any) -> None:  # more: of `Loop`
         super().__init__(options.steps, stage="edges", **more)
         self.task = task
         self.options = options
@@ -190,11 +194,13 @@ class EdgeMaskLoop(Loop):
         self.logits = start.clone().requires_grad_()
         self.optimizer = make_optimizer([self.logits], "adam", options.lr)
 
-    def gates(self, i: int) -> Tensor: # [K, edges]
+    def gates(self, i: int) -> Tensor:  # [K, edges]
         "The gates of a step."
         keys = make_keys(self.seed, "edges", i, samples=self.samples, device=self.ones.device)
         progress = i / max(self.steps - 1, 1)
-        return self.estimator.apply(self.ones, self.logits[None, None], keys[None, None], None, progress, "eager")[0, 0]
+        return self.estimator.apply(self.ones, self.logits[None, None], keys[None, None], None, progress, "eager")[
+            0, 0
+        ]
 
     def step(self, i: int, batch: None) -> dict:
         gates = self.gates(i)
@@ -206,10 +212,17 @@ class EdgeMaskLoop(Loop):
         self.optimizer.step()
         return {"divergence": float(losses.detach().mean())}
 
-    def evaluate(self) -> dict: return {"kept": int((self.finished() > 0).sum())}
-    def finished(self) -> Tensor: return self.estimator.finish(self.logits.detach())
-    def state(self) -> dict: return {"logits": self.logits.detach(), "optimizer": self.optimizer.state_dict()}
-    def about(self) -> dict: return super().about() | {"options": repr(self.options), "seed": self.seed, "edges": len(self.task.graph)}
+    def evaluate(self) -> dict:
+        return {"kept": int((self.finished() > 0).sum())}
+
+    def finished(self) -> Tensor:
+        return self.estimator.finish(self.logits.detach())
+
+    def state(self) -> dict:
+        return {"logits": self.logits.detach(), "optimizer": self.optimizer.state_dict()}
+
+    def about(self) -> dict:
+        return super().about() | {"options": repr(self.options), "seed": self.seed, "edges": len(self.task.graph)}
 
     def restore(self, state: dict) -> None:
         self.logits.data.copy_(state["logits"])

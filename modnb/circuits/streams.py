@@ -56,22 +56,34 @@ class Stream:
     def dtype(self) -> torch.dtype: return self.layers[0].merge.dtype
 
 # %% ../../nbs/circuits/10_streams.ipynb #4e28b345
-LAYOUTS = Registry("layout") # name -> function from a network to its stream, or None if the network is of another layout
+LAYOUTS = Registry(
+    "layout"
+)  # name -> function from a network to its stream, or None if the network is of another layout
 register_layout = LAYOUTS.register
 
 
 @register_layout("decoder")
-def decoder_stream(net: nn.Module) -> Stream | None: # None: not a `Decoder`
+def decoder_stream(net: nn.Module) -> Stream | None:  # None: not a `Decoder`
     "The stream of a decoder of this package."
-    if not isinstance(net, Decoder): return None
+    if not isinstance(net, Decoder):
+        return None
     layers = []
     for layer in net.layers:
         a: Any = layer.attention
         weights = torch.stack([a.query, a.key, a.value])
         biases = torch.stack([a.query_bias, a.key_bias, a.value_bias])
         norms: Any = layer.norm1, layer.norm2
-        layers.append(StreamLayer(norms[0], weights.detach(), biases.detach(), a.merge.detach(),
-                                  a.merge_bias.detach(), norms[1], layer.mlp)) # type: ignore[arg-type]
+        layers.append(
+            StreamLayer(
+                norms[0],
+                weights.detach(),
+                biases.detach(),
+                a.merge.detach(),
+                a.merge_bias.detach(),
+                norms[1],
+                layer.mlp,
+            )
+        )  # type: ignore[arg-type]
     causal: Any = net.layers[0].attention
     return Stream(("tokens", "positions"), net.embed, layers, lambda x: net.norm(x) @ net.unembed, causal.causal)
 
@@ -127,9 +139,9 @@ def read_stream(
 # %% ../../nbs/circuits/10_streams.ipynb #5ae8cdf5
 def run_heads(
     layer: StreamLayer,
-    inputs: Tensor, # [..., 3, H, B, T, width], what queries, keys and values of heads read; [1, 1, B, T, width]: the same
-    causal: bool, # whether later positions are hidden
-) -> Tensor: # [..., H, B, T, width]
+    inputs: Tensor,  # [..., 3, H, B, T, width], what heads read by their ports; [1, 1, B, T, width]: all the same
+    causal: bool,  # whether later positions are hidden
+) -> Tensor:  # [..., H, B, T, width]
     "What each head writes."
     x = layer.norm(inputs)
     x = x.expand(*x.shape[:-5], 3, layer.heads, -1, -1, -1)

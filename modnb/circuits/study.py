@@ -15,14 +15,24 @@ from torch import Tensor
 from ..checks import check_choice
 from .faithfulness import areas, faithfulness, judged, sufficiency
 from modnb.circuits.finders import (
-    Attribution, ContinuousEdges, EdgeFinder, FoundEdges, Greedy, GumbelEdges, HardConcreteEdges, Integrated, OneAtATime,
-    RandomEdges, WriterMagnitude, find_edges,
+    Attribution,
+    ContinuousEdges,
+    EdgeFinder,
+    FoundEdges,
+    Greedy,
+    GumbelEdges,
+    HardConcreteEdges,
+    Integrated,
+    OneAtATime,
+    RandomEdges,
+    WriterMagnitude,
+    find_edges,
 )
 from .tasks import EdgeTask, Passes
 from ..metrics.claims import part, rows as tidy
 from ..metrics.statistics import interval
 from ..runs.log import Log
-from ..runs.params import DeviceParams, SeedParams, ThreadParams, param
+from ..runs.params import SeedParams, ThreadParams, param
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +42,7 @@ __all__ = ['METHODS', 'MASKS', 'CircuitParams', 'mask_options', 'Method', 'chose
            'circuit_frame', 'scores', 'check', 'untrained', 'cell_text', 'method_table']
 
 # %% ../../nbs/circuits/16_study.ipynb #bf0c5d93
-class CircuitParams(SeedParams, DeviceParams, ThreadParams):
+class CircuitParams(SeedParams, ThreadParams):
     "Settings of an experiment on circuits."
     rows: tuple[str, ...] = param(("all",), "methods; `all` for all of them")
     mask_steps: int = param(4, "updates of learned masks", min=1)

@@ -62,43 +62,54 @@ MEASURES: dict[str, Callable] = {"divergence": divergence, "accuracy": accuracy,
 @dataclass
 class Passes:
     "Passes through the network over one batch, for one set of gates."
+
     forward: int = 0
     backward: int = 0
 
 
 def narrowed(stream: Stream, outputs: slice) -> Stream:
     "A stream that is read by some of its outputs."
-    return Stream(stream.embeddings, stream.embed, stream.layers, lambda x: stream.readout(x)[..., outputs], stream.causal)
+    return Stream(
+        stream.embeddings, stream.embed, stream.layers, lambda x: stream.readout(x)[..., outputs], stream.causal
+    )
 
 
 def check_batch(batch: EdgeBatch, how: str) -> None:
     "Raises `ValueError` naming `batches` if the parts of a batch do not fit."
     if len({tuple(t.shape) for t in batch if t is not None}) > 1:
         raise ValueError("batches: tokens, answers, where and other of a batch must have one shape, [B, T]")
-    if not batch.where.any(): raise ValueError("batches: nothing counts in a batch; set some of `where`")
+    if not batch.where.any():
+        raise ValueError("batches: nothing counts in a batch; set some of `where`")
     if how == "corrupted" and batch.other is None:
         raise ValueError("batches: `corrupted` needs other inputs in each batch")
 
 # %% ../../nbs/circuits/12_tasks.ipynb #8f0d0d03
-def replacements(stream: Stream, how: str, batches: Sequence[EdgeBatch]) -> list[Tensor]: # [writers, B or 1, T or 1, width] each
+def replacements(
+    stream: Stream, how: str, batches: Sequence[EdgeBatch]
+) -> list[Tensor]:  # [writers, B or 1, T or 1, width] each
     "What cut edges carry in each batch; `mean` is the mean over all batches, whose lengths may differ."
     inputs = [b.other if how == "corrupted" and b.other is not None else b.tokens for b in batches]
     found = [replacement(stream, how, tokens) for tokens in inputs]
-    if how != "mean": return found
+    if how != "mean":
+        return found
     pooled = sum(r * tokens.numel() for r, tokens in zip(found, inputs)) / sum(tokens.numel() for tokens in inputs)
-    return [pooled] * len(found) # type: ignore[list-item]
+    return [pooled] * len(found)  # type: ignore[list-item]
 
 
 class EdgeTask:
     "What a circuit of a network must do. Raises `ValueError` naming `net`, `batches` or `how`."
-    def __init__(self,
-        net: nn.Module | Stream, # of a layout that `read_stream` knows; it stays as it is
-        batches: Sequence[EdgeBatch], # some examples
-        how: str = "mean", # what cut edges carry, one of `REPLACEMENTS`
-        outputs: slice | None = None, # logits that count; None: all
+
+    def __init__(
+        self,
+        net: nn.Module | Stream,  # of a layout that `read_stream` knows; it stays as it is
+        batches: Sequence[EdgeBatch],  # some examples
+        how: str = "mean",  # what cut edges carry, one of `REPLACEMENTS`
+        outputs: slice | None = None,  # logits that count; None: all
     ) -> None:
-        if not batches: raise ValueError("batches: none given")
-        for batch in batches: check_batch(batch, how)
+        if not batches:
+            raise ValueError("batches: none given")
+        for batch in batches:
+            check_batch(batch, how)
         self.stream = read_stream(net) if outputs is None else narrowed(read_stream(net), outputs)
         self.graph = EdgeGraph(self.stream)
         self.batches = list(batches)
@@ -107,22 +118,23 @@ class EdgeTask:
         self.passes = Passes(forward=(1 if how == "zero" else 2) * len(batches))
         every = torch.ones(1, len(self.graph), device=self.stream.device)
         with torch.no_grad():
-            self.reference = [run_edges(self.stream, self.graph, b.tokens, every, r)[0]
-                              for b, r in zip(self.batches, self.replaced)]
+            self.reference = [
+                run_edges(self.stream, self.graph, b.tokens, every, r)[0] for b, r in zip(self.batches, self.replaced)
+            ]
 
-    def logits(self, gates: Tensor, batch: int = 0) -> Tensor: # [K, edges] -> [K, B, T, outputs]
+    def logits(self, gates: Tensor, batch: int = 0) -> Tensor:  # [K, edges] -> [K, B, T, outputs]
         "Logits under K sets of gates, on a batch by its number; they go round."
         i = batch % len(self.batches)
         self.passes.forward += len(gates)
         return run_edges(self.stream, self.graph, self.batches[i].tokens, gates, self.replaced[i])
 
-    def measure(self, gates: Tensor, name: str = "divergence", batch: int = 0) -> Tensor: # [K, edges] -> [K]
+    def measure(self, gates: Tensor, name: str = "divergence", batch: int = 0) -> Tensor:  # [K, edges] -> [K]
         "One of `MEASURES` under K sets of gates, differentiable in them. Raises `ValueError` naming `name`."
         check_choice("name", name, MEASURES)
         i = batch % len(self.batches)
         return MEASURES[name](self.logits(gates, i), self.reference[i], self.batches[i])
 
-    def backward(self, loss: Tensor, gates: Tensor) -> Tensor: # scalar, [K, edges] -> [K, edges]
+    def backward(self, loss: Tensor, gates: Tensor) -> Tensor:  # scalar, [K, edges] -> [K, edges]
         "The gradient of a loss with respect to gates."
         self.passes.backward += len(gates)
         return torch.autograd.grad(loss, gates)[0]

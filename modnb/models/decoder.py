@@ -103,23 +103,26 @@ def init_decoder(net: Decoder, generator: torch.Generator) -> None:
 # %% ../../nbs/models/13_decoder.ipynb #f757bb4c
 class Decoder(nn.Module):
     "A pre-norm transformer of one stream. Raises `ValueError` naming the argument that is not allowed."
-    def __init__(self,
-        vocab: int, # tokens
-        length: int, # positions
-        width: int = 48, # features of the stream
-        heads: int = 4, # of each layer
+
+    def __init__(
+        self,
+        vocab: int,  # tokens
+        length: int,  # positions
+        width: int = 48,  # features of the stream
+        heads: int = 4,  # of each layer
         layers: int = 2,
-        ff: int = 0, # hidden units of the feed-forward parts; 0: attention only
-        outputs: int | None = None, # logits; None: one for each token
-        size: int | None = None, # features of a head; None: width / heads
-        causal: bool = True, # whether later positions are hidden
-        norm: bool = True, # layer normalization before each part and before the output
-        seed: int = 0, # of the first weights
+        ff: int = 0,  # hidden units of the feed-forward parts; 0: attention only
+        outputs: int | None = None,  # logits; None: one for each token
+        size: int | None = None,  # features of a head; None: width / heads
+        causal: bool = True,  # whether later positions are hidden
+        norm: bool = True,  # layer normalization before each part and before the output
+        seed: int = 0,  # of the first weights
     ) -> None:
         super().__init__()
         check_counts(vocab=vocab, length=length, width=width, heads=heads, layers=layers)
         check_count("ff", ff, 0)
-        if size is None and width % heads: raise ValueError(f"heads: {heads} given; need a divisor of the width {width}")
+        if size is None and width % heads:
+            raise ValueError(f"heads: {heads} given; need a divisor of the width {width}")
         size = width // heads if size is None else size
         outputs = vocab if outputs is None else outputs
         check_counts(size=size, outputs=outputs)
@@ -131,16 +134,19 @@ class Decoder(nn.Module):
         self.unembed = nn.Parameter(torch.empty(width, outputs))
         init_decoder(self, generator_for(seed))
 
-    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]: # int64 [B, T] -> [B, T, width] each
+    def embed(self, tokens: Tensor) -> tuple[Tensor, Tensor]:  # int64 [B, T] -> [B, T, width] each
         "Embeddings of tokens and of their positions. Raises `ValueError` naming `tokens`."
-        if tokens.dim() != 2: raise ValueError(f"tokens: need [batch, time], not {tuple(tokens.shape)}")
+        if tokens.dim() != 2:
+            raise ValueError(f"tokens: need [batch, time], not {tuple(tokens.shape)}")
         T = tokens.shape[1]
-        if T > len(self.position): raise ValueError(f"tokens: {T} positions given, length is {len(self.position)}")
+        if T > len(self.position):
+            raise ValueError(f"tokens: {T} positions given, length is {len(self.position)}")
         return self.token[tokens], self.position[:T].expand(len(tokens), -1, -1)
 
-    def forward(self, tokens: Tensor) -> Tensor: # int64 [B, T] -> logits [B, T, outputs]
+    def forward(self, tokens: Tensor) -> Tensor:  # int64 [B, T] -> logits [B, T, outputs]
         x = sum(self.embed(tokens))
-        for layer in self.layers: x = layer(x)
+        for layer in self.layers:
+            x = layer(x)
         return self.norm(x) @ self.unembed
 
 # %% ../../nbs/models/13_decoder.ipynb #50200d0b

@@ -27,30 +27,35 @@ __all__ = ['READS', 'METHOD_COLORS', 'part_places', 'reader_part', 'circuit_grap
 READS = {"query": PALETTE[0], "key": PALETTE[1], "value": PALETTE[2], "mlp": PALETTE[3], "output": "#555555"}
 
 
-def part_places(graph: EdgeGraph) -> dict[str, tuple[float, float]]: # part -> x, y
-    "Where parts are drawn: a row for the embeddings, for the heads and the feed-forward part of each layer, and for the output."
+def part_places(graph: EdgeGraph) -> dict[str, tuple[float, float]]:  # part -> x, y
+    "Where parts are drawn: a row for the embeddings, the heads of each layer, its feed-forward part, and the output."
     rows: dict[tuple[int, int], list[str]] = {}
     for name in (*graph.writers, "output"):
         kind, _, number = name.partition(" ")
         layer = int(number.split(".")[0]) if number else (-1 if name != "output" else 10**6)
         rows.setdefault((layer, int(kind == "mlp")), []).append(name)
-    return {name: ((i + 1) / (len(names) + 1), float(y))
-            for y, (_, names) in enumerate(sorted(rows.items())) for i, name in enumerate(names)}
+    return {
+        name: ((i + 1) / (len(names) + 1), float(y))
+        for y, (_, names) in enumerate(sorted(rows.items()))
+        for i, name in enumerate(names)
+    }
 
 
-def reader_part(reader: str) -> tuple[str, str]: # part of the network, what it does with what it reads
+def reader_part(reader: str) -> tuple[str, str]:  # part of the network, what it does with what it reads
     "The part that a reader belongs to, and the kind of its edges."
-    if reader == "output": return reader, "output"
-    if reader.startswith("mlp"): return reader, "mlp"
+    if reader == "output":
+        return reader, "output"
+    if reader.startswith("mlp"):
+        return reader, "mlp"
     owner, _, port = reader.rpartition(" ")
     return owner, port
 
 
 def circuit_graph(
     graph: EdgeGraph,
-    chosen: Tensor, # bool [edges], those that are drawn
-    truth: Tensor | None = None, # bool [edges]; edges that are not true are dotted, true ones that are missing gray
-    ax: Any = None, # `Axes`
+    chosen: Tensor,  # bool [edges], those that are drawn
+    truth: Tensor | None = None,  # bool [edges]; edges that are not true are dotted, true ones that are missing gray
+    ax: Any = None,  # `Axes`
 ):
     "The parts of a network and some of its edges; returns the `Axes`."
     ax = axes_of(ax, 5.0, 4.0)
@@ -65,8 +70,16 @@ def circuit_graph(
         color = READS[kind] if chosen[i] else "#CCCCCC"
         ax.plot([x0, x1 + bend.get(kind, 0.0)], [y0 + 0.13, y1 - 0.13], style, color=color, lw=1.4, zorder=1)
     for name, (x, y) in places.items():
-        ax.text(x, y, name.removeprefix("head "), ha="center", va="center", fontsize="small", zorder=2,
-                bbox=dict(boxstyle="round", facecolor="white", edgecolor="0.6"))
+        ax.text(
+            x,
+            y,
+            name.removeprefix("head "),
+            ha="center",
+            va="center",
+            fontsize="small",
+            zorder=2,
+            bbox=dict(boxstyle="round", facecolor="white", edgecolor="0.6"),
+        )
     kinds = [kind for kind in READS if any(reader_part(r)[1] == kind for r in graph.readers)]
     handles = [Line2D([], [], color=READS[kind], label=kind) for kind in kinds]
     ax.legend(handles=handles, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))

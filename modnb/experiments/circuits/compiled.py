@@ -19,40 +19,51 @@ from ...runs.params import seeds_of
 
 # %% auto #0
 __all__ = ['VERSION', 'GATE', 'NAMES', 'BEST', 'PARTS', 'Params', 'draw_inputs', 'program_batch', 'program_batches', 'circuit_of',
-           'run', 'mean_value', 'mean_check', 'truth_claims', 'mask_claims', 'method_claims', 'missed', 'claims',
-           'verdict', 'summary', 'headline']
+           'run', 'programs_of', 'mean_value', 'least_check', 'truth_claims', 'mask_claims', 'method_claims', 'missed',
+           'claims', 'verdict', 'summary', 'headline']
 
 # %% ../../../nbs/experiments/circuits/compiled.ipynb #87536f86
 VERSION = 1
-GATE = 0.999 # least accuracy of the network, which is exact
+GATE = 0.999  # least accuracy of the network, which is exact
 NAMES = ("reverse", "histogram", "sort")
 
 
 class Params(CircuitParams):
     "Settings of the study of compiled programs."
-    programs: tuple[str, ...] = param(NAMES, "programs of the network, and circuits that are looked for", choices=NAMES)
+
+    programs: tuple[str, ...] = param(
+        NAMES, "programs of the network, and circuits that are looked for", choices=NAMES
+    )
     vocab: int = param(3, "tokens", min=2)
     length: int = param(3, "longest input", min=2)
-    heads: int = param(3, "heads of each layer, at least", min=0)
+    heads: int = param(3, "fewest heads of a layer", min=0)
     batches: int = 2
     mask_steps: int = 2
 
     presets = {
-        "quick": dict(vocab=5, length=4, heads=4, mask_steps=300, samples=4, batches=9, batch_size=12, tests=64, seeds=5),
-        "paper": dict(vocab=8, length=8, heads=8, mask_steps=2000, samples=8, batches=30, batch_size=32, tests=256, seeds=10),
+        "quick": dict(
+            vocab=5, length=4, heads=3, mask_steps=300, samples=4, batches=9, batch_size=8, tests=48, seeds=5
+        ),
+        "paper": dict(
+            vocab=8, length=8, heads=8, mask_steps=2000, samples=8, batches=30, batch_size=32, tests=256, seeds=10
+        ),
     }
 
     def check(self) -> None:
-        if self.vocab < self.length: raise ValueError(f"vocab: {self.vocab} given; sorting {self.length} distinct tokens needs as many")
+        if self.vocab < self.length:
+            raise ValueError(f"vocab: {self.vocab} given; sorting {self.length} distinct tokens needs as many")
 
 # %% ../../../nbs/experiments/circuits/compiled.ipynb #034b118b
-def draw_inputs(program: str, n: int, vocab: int, length: int, generator: torch.Generator) -> Tensor: # int64 [n, length]
+def draw_inputs(
+    program: str, n: int, vocab: int, length: int, generator: torch.Generator
+) -> Tensor:  # int64 [n, length]
     "Random tokens, for `sort` distinct ones."
-    if program == "sort": return torch.rand(n, vocab, generator=generator).argsort(1)[:, :length]
+    if program == "sort":
+        return torch.rand(n, vocab, generator=generator).argsort(1)[:, :length]
     return torch.randint(vocab, (n, length), generator=generator)
 
 
-def program_batch(compiled: Compiled, program: str, tokens: Tensor) -> EdgeBatch: # tokens: int64 [n, length]
+def program_batch(compiled: Compiled, program: str, tokens: Tensor) -> EdgeBatch:  # tokens: int64 [n, length]
     "Inputs of the network and the classes that the interpreter says; `other` are the inputs in reverse order of rows."
     values = compiled.programs[program].values
     rows = [[0, *(values.index(v) for v in interpret(compiled.programs[program], row)[1:])] for row in tokens.tolist()]
@@ -63,7 +74,9 @@ def program_batch(compiled: Compiled, program: str, tokens: Tensor) -> EdgeBatch
     return EdgeBatch(inputs, answers, where, inputs.flip(0))
 
 
-def program_batches(compiled: Compiled, program: str, params: Any, count: int, rows: int, seed: int) -> list[EdgeBatch]:
+def program_batches(
+    compiled: Compiled, program: str, params: Any, count: int, rows: int, seed: int
+) -> list[EdgeBatch]:
     "Batches of inputs whose lengths differ."
     generator = torch.Generator().manual_seed(seed)
     lengths = [params.length - i % min(3, params.length - 1) for i in range(count)]
@@ -76,12 +89,15 @@ def circuit_of(compiled: Compiled, program: str, params: Any, seed: int) -> Circ
     new = program_batches(compiled, program, params, 3, params.tests, 2 * seed + 1)
     columns = compiled.outputs[program]
     task = EdgeTask(compiled.net, seen, params.how, columns)
-    return Circuit(program, task, EdgeTask(compiled.net, new, params.how, columns), task.graph.select(compiled.edges[program]))
+    return Circuit(
+        program, task, EdgeTask(compiled.net, new, params.how, columns), task.graph.select(compiled.edges[program])
+    )
 
 
 def run(params: Params, log: Log) -> Result:
     "Every method on every program and seed."
     import pandas as pd
+
     compiled = compile_programs(params.programs, params.vocab, params.length, params.heads)
     frames: list = []
     tensors: dict[str, Tensor] = {}
@@ -89,55 +105,65 @@ def run(params: Params, log: Log) -> Result:
         for program in params.programs:
             frame, kept = circuit_frame(circuit_of(compiled, program, params, seed), params, seed, log)
             frames.append(frame)
-            if seed == params.seed: tensors |= kept
+            if seed == params.seed:
+                tensors |= kept
     return Result(pd.concat(frames, ignore_index=True), tensors, {})
 
 # %% ../../../nbs/experiments/circuits/compiled.ipynb #02bbce62
 BEST = "hard-concrete masks"
 
 
+def programs_of(frame) -> list[str]:
+    "The programs whose circuits were looked for."
+    return [name for name in NAMES if name in set(frame.layer)]
+
+
 def mean_value(frame, metric: str, method: str): # Series by seed
     "A measure of a method, the mean over programs."
-    names = [name for name in NAMES if name in set(frame.layer)]
+    names = programs_of(frame)
     return sum(scores(frame, metric, method, name) for name in names) / len(names)
 
 
-def mean_check(frame, metric: str): # Series by seed
+def least_check(frame, metric: str): # Series by seed
     "A fact about the circuits, the least of all programs."
-    names = [name for name in NAMES if name in set(frame.layer)]
     import pandas as pd
-    return pd.concat([check(frame, metric, name) for name in names], axis=1).min(axis=1)
+    return pd.concat([check(frame, metric, name) for name in programs_of(frame)], axis=1).min(axis=1)
 
 
 def truth_claims(frame) -> list[Claim]:
     "What the known circuits are."
     return [Claim("each circuit alone is exact", "by construction", "least accuracy of a circuit", ">= 0.999",
-                  mean_check(frame, "circuit, accuracy"), "worst", ("truth",))]
+                  least_check(frame, "circuit, accuracy"), "worst", ("truth",))]
 
 
 def mask_claims(frame) -> list[Claim]:
     "What learned masks find."
     def ap(method): return mean_value(frame, "average precision", method)
-    return [Claim("hard-concrete masks rank the edges", "not measured", "average precision", ">= 0.95", ap(BEST), "mean", (BEST,)),
-            Claim("what they keep is true", "not measured", "precision at their threshold", ">= 0.9", mean_value(frame, "precision", BEST),
+    return [Claim("hard-concrete masks rank the edges", "not measured", "average precision", ">= 0.95", ap(BEST),
                   "mean", (BEST,)),
-            Claim("they keep what is true", "not measured", "recall at their threshold", ">= 0.8", mean_value(frame, "recall", BEST),
-                  "mean", (BEST,)),
-            Claim("hard samples find less than gates in between", "not measured", "average precision, hard-concrete less gumbel", "> 0",
-                  ap(BEST) - ap("gumbel masks"), "interval", (BEST,))]
+            Claim("what they keep is true", "not measured", "precision at their threshold", ">= 0.9",
+                  mean_value(frame, "precision", BEST), "mean", (BEST,)),
+            Claim("they keep what is true", "not measured", "recall at their threshold", ">= 0.8",
+                  mean_value(frame, "recall", BEST), "mean", (BEST,)),
+            Claim("hard samples find less than gates in between", "not measured",
+                  "average precision, hard-concrete less gumbel", "> 0", ap(BEST) - ap("gumbel masks"), "interval",
+                  (BEST,))]
 
 
 def method_claims(frame) -> list[Claim]:
     "What the other methods find."
     def ap(method): return mean_value(frame, "average precision", method)
-    return [Claim("cutting one edge after the other finds all", "not measured", "average precision, one at a time", ">= 0.99", ap("one at a time"), "mean",
-                  ("one at a time",)),
-            Claim("one gradient finds less than eight", "known (Hanna et al. 2024)", "average precision, difference", "> 0",
-                  ap("integrated attribution") - ap("attribution"), "interval", ("attribution",))]
+    return [Claim("cutting one edge after the other finds all", "not measured", "average precision, one at a time",
+                  ">= 0.99", ap("one at a time"), "mean", ("one at a time",)),
+            Claim("one gradient finds less than eight", "known (Hanna et al. 2024)", "average precision, difference",
+                  "> 0", ap("integrated attribution") - ap("attribution"), "interval", ("attribution",))]
 
 # %% ../../../nbs/experiments/circuits/compiled.ipynb #531ebca3
-PARTS = ((truth_claims, ("truth",)), (mask_claims, (BEST, "gumbel masks")),
-         (method_claims, ("one at a time", "attribution", "integrated attribution")))
+PARTS = (
+    (truth_claims, ("truth",)),
+    (mask_claims, (BEST, "gumbel masks")),
+    (method_claims, ("one at a time", "attribution", "integrated attribution")),
+)
 
 
 def missed(frame) -> list[str]:
@@ -145,7 +171,7 @@ def missed(frame) -> list[str]:
     return untrained(frame, GATE, [name for name in NAMES if name in set(frame.layer)])
 
 
-def claims(frame): # DataFrame of `judge_claims`
+def claims(frame):  # DataFrame of `judge_claims`
     "The claims about rows that were run."
     return judge_claims(claims_there(frame, PARTS), missed(frame))
 
@@ -163,7 +189,10 @@ def summary(result: Result):
     return method_table(result.frame, result.frame.layer.iloc[0], {"average precision": 2, "forward passes": 0})
 
 
-def headline(frame) -> dict[str, float]: # name -> number
+def headline(frame) -> dict[str, float]:  # name -> number
     "Mean average precision of each method, over programs and seeds."
     final = part(frame, "final", "average precision")
-    return {f"{name}, average precision": float(v) for name, v in final.groupby("function", sort=False).value.mean().items()}
+    return {
+        f"{name}, average precision": float(v)
+        for name, v in final.groupby("function", sort=False).value.mean().items()
+    }

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...circuits.induction import RepeatTask, head_roles, induction_truth, train_repeater
 from ...circuits.faithfulness import necessity
-from ...circuits.study import Circuit, CircuitParams, MASKS, check, circuit_frame, method_table, scores, untrained
+from ...circuits.induction import RepeatTask, head_roles, induction_truth, train_repeater
+from ...circuits.study import Circuit, CircuitParams, check, circuit_frame, method_table, scores, untrained
 from ...circuits.tasks import EdgeTask
 from ...metrics.claims import Claim, claims_there, judge_claims, judgment, part, rows as tidy
 from ...models.decoder import Decoder
@@ -27,11 +27,12 @@ __all__ = ['VERSION', 'NAME', 'GATE', 'BEST', 'PARTS', 'Params', 'repeat_task', 
 # %% ../../../nbs/experiments/circuits/induction.ipynb #46ae4213
 VERSION = 1
 NAME = "induction"
-GATE = 0.95 # least median accuracy of the networks
+GATE = 0.95  # least median accuracy of the networks
 
 
 class Params(CircuitParams):
     "Settings of the study of induction."
+
     vocab: int = param(8, "tokens", min=3)
     length: int = param(9, "tokens of a sequence", min=4)
     shortest: int = param(3, "shortest period", min=2)
@@ -43,10 +44,36 @@ class Params(CircuitParams):
     decay: float = param(1.0, "weight decay of the network", min=0)
 
     presets = {
-        "quick": dict(vocab=32, length=32, shortest=6, longest=16, width=48, heads=4, steps=900, mask_steps=300, samples=4,
-                      batches=8, batch_size=16, tests=128, seeds=5),
-        "paper": dict(vocab=64, length=48, shortest=8, longest=24, width=64, heads=8, steps=3000, mask_steps=2000, samples=8,
-                      batches=32, batch_size=32, tests=512, seeds=10),
+        "quick": dict(
+            vocab=32,
+            length=32,
+            shortest=6,
+            longest=16,
+            width=48,
+            heads=4,
+            steps=900,
+            mask_steps=300,
+            samples=4,
+            batches=8,
+            batch_size=16,
+            tests=128,
+            seeds=5,
+        ),
+        "paper": dict(
+            vocab=64,
+            length=48,
+            shortest=8,
+            longest=24,
+            width=64,
+            heads=8,
+            steps=3000,
+            mask_steps=2000,
+            samples=8,
+            batches=32,
+            batch_size=32,
+            tests=512,
+            seeds=10,
+        ),
     }
 
 # %% ../../../nbs/experiments/circuits/induction.ipynb #26b89dc6
@@ -57,12 +84,22 @@ def repeat_task(params: Any) -> RepeatTask:
 
 def trained_net(params: Any, seed: int, log: Log) -> Decoder:
     "The network of a seed, from its checkpoint if there is one."
-    net, _ = train_repeater(repeat_task(params), seed, params.steps, params.lr, params.decay, every=params.steps,
-                            checkpoint=log.path(f"network {seed}.pt"), callbacks=[log.callback(f"network, seed {seed}")])
+    net, _ = train_repeater(
+        repeat_task(params),
+        seed,
+        params.steps,
+        params.lr,
+        params.decay,
+        every=params.steps,
+        checkpoint=log.path(f"network {seed}.pt"),
+        callbacks=[log.callback(f"network, seed {seed}")],
+    )
     return net
 
 
-def circuit_of(net: Decoder, params: Any, seed: int) -> tuple[Circuit, dict[str, Tensor]]: # circuit; kind -> bool [edges]
+def circuit_of(
+    net: Decoder, params: Any, seed: int
+) -> tuple[Circuit, dict[str, Tensor]]:  # circuit; kind -> bool [edges]
     "The true circuit of a network, with what methods see and what they are judged by."
     data = repeat_task(params)
     batches = [data.batch(params.batch_size, 1000 * seed + i) for i in range(params.batches)]
@@ -72,21 +109,29 @@ def circuit_of(net: Decoder, params: Any, seed: int) -> tuple[Circuit, dict[str,
     return Circuit(NAME, task, test, torch.stack(list(kinds.values())).any(0)), kinds
 
 # %% ../../../nbs/experiments/circuits/induction.ipynb #10395392
-def kind_rows(circuit: Circuit, kinds: dict[str, Tensor]) -> Any: # DataFrame: step is the number of edges
+def kind_rows(circuit: Circuit, kinds: dict[str, Tensor]) -> Any:  # DataFrame: step is the number of edges
     "Accuracy of the circuit without the edges of each kind."
     import pandas as pd
+
     found = necessity(circuit.test, circuit.truth, kinds)
-    listed = [(f"without: {kind}", int(edges.sum()), found.loc[kind, "accuracy, circuit"]) for kind, edges in kinds.items()]
+    listed = [
+        (f"without: {kind}", int(edges.sum()), found.loc[kind, "accuracy, circuit"]) for kind, edges in kinds.items()
+    ]
     frame = pd.DataFrame(listed, columns=["metric", "step", "value"])
     return tidy("check", frame, ["seed"], layer=circuit.name, function="truth", mask="oracle")
 
 
-def role_rows(net: Decoder, params: Any, seed: int) -> Any: # DataFrame: function is the head
+def role_rows(net: Decoder, params: Any, seed: int) -> Any:  # DataFrame: function is the head
     "Where each head looks."
     import pandas as pd
+
     roles = head_roles(net, repeat_task(params).draw(4 * params.tests, 1000 * seed + 998))
-    listed = [(name, f"head {i}.{h}", float(share[i, h])) for name, share in roles.items()
-              for i in range(share.shape[0]) for h in range(share.shape[1])]
+    listed = [
+        (name, f"head {i}.{h}", float(share[i, h]))
+        for name, share in roles.items()
+        for i in range(share.shape[0])
+        for h in range(share.shape[1])
+    ]
     frame = pd.DataFrame(listed, columns=["metric", "function", "value"])
     return tidy("heads", frame, ["seed"], layer=NAME, mask="")
 
@@ -120,8 +165,8 @@ def is_found(frame, method: str): # Series by seed, 1 or 0
 
 def truth_claims(frame) -> list[Claim]:
     "What the known circuit is."
-    return [Claim("the circuit alone does the work", "known for two layers (Olsson et al. 2022)", "accuracy of the circuit", ">= 0.85",
-                  check(frame, "circuit, accuracy", NAME), "mean", ("truth",)),
+    return [Claim("the circuit alone does the work", "known for two layers (Olsson et al. 2022)",
+                  "accuracy of the circuit", ">= 0.85", check(frame, "circuit, accuracy", NAME), "mean", ("truth",)),
             Claim("nothing is left without it", "not measured", "accuracy without its edges", "<= 0.2",
                   check(frame, "without, accuracy", NAME), "worst", ("truth",))]
 
@@ -130,27 +175,33 @@ def mask_claims(frame) -> list[Claim]:
     "What learned masks find."
     less = value(frame, "average precision", BEST) - value(frame, "average precision", "attribution")
     area = value(frame, "area, accuracy", BEST) - value(frame, "area, accuracy", "random")
-    return [Claim("masks find the circuit", "not measured", "share of seeds: every true edge is kept, half of what is kept is true",
-                  ">= 0.8", is_found(frame, BEST), "share", (BEST,)),
+    return [Claim("masks find the circuit", "not measured",
+                  "share of seeds: every true edge is kept, half of what is kept is true", ">= 0.8",
+                  is_found(frame, BEST), "share", (BEST,)),
             Claim("they rank the edges", "not measured", "average precision of gumbel masks", ">= 0.9",
                   value(frame, "average precision", BEST), "mean", (BEST,)),
-            Claim("they rank better than attribution", "masks are better (Bhaskar et al. 2024)", "average precision, difference", "> 0",
-                  less, "interval", (BEST,)),
-            Claim("their circuits are more faithful than random ones", "known", "area under accuracy, difference", "> 0", area,
-                  "interval", (BEST,))]
+            Claim("they rank better than attribution", "masks are better (Bhaskar et al. 2024)",
+                  "average precision, difference", "> 0", less, "interval", (BEST,)),
+            Claim("their circuits are more faithful than random ones", "known", "area under accuracy, difference",
+                  "> 0", area, "interval", (BEST,))]
 
 
 def price_claims(frame) -> list[Claim]:
     "What the methods cost."
     ratio = value(frame, "forward passes", BEST) / value(frame, "forward passes", "integrated attribution")
-    gap = value(frame, "average precision", "integrated attribution") - value(frame, "average precision", "attribution")
-    return [Claim("eight gradients rank better than one", "known (Hanna et al. 2024)", "average precision, difference", "> 0", gap, "interval",
-                  ("attribution",)),
-            Claim("masks cost ten times as many passes as eight gradients", "known", "forward passes, ratio", ">= 10", ratio, "worst", (BEST,))]
+    integrated = value(frame, "average precision", "integrated attribution")
+    gap = integrated - value(frame, "average precision", "attribution")
+    return [Claim("eight gradients rank better than one", "known (Hanna et al. 2024)",
+                  "average precision, difference", "> 0", gap, "interval", ("attribution",)),
+            Claim("masks cost ten times as many passes as eight gradients", "known", "forward passes, ratio",
+                  ">= 10", ratio, "worst", (BEST,))]
 
 # %% ../../../nbs/experiments/circuits/induction.ipynb #14228607
-PARTS = ((truth_claims, ("truth",)), (mask_claims, ("truth", "random", "attribution", BEST)),
-         (price_claims, ("attribution", "integrated attribution", BEST)))
+PARTS = (
+    (truth_claims, ("truth",)),
+    (mask_claims, ("truth", "random", "attribution", BEST)),
+    (price_claims, ("attribution", "integrated attribution", BEST)),
+)
 
 
 def missed(frame) -> list[str]:
@@ -158,7 +209,7 @@ def missed(frame) -> list[str]:
     return untrained(frame, GATE, [NAME])
 
 
-def claims(frame): # DataFrame of `judge_claims`
+def claims(frame):  # DataFrame of `judge_claims`
     "The claims about rows that were run."
     return judge_claims(claims_there(frame, PARTS), missed(frame))
 
@@ -173,10 +224,15 @@ def verdict(frame) -> str:
 
 def summary(result: Result):
     "The table that the command line prints."
-    return method_table(result.frame, NAME, {"average precision": 2, "precision at the true size": 2, "forward passes": 0})
+    return method_table(
+        result.frame, NAME, {"average precision": 2, "precision at the true size": 2, "forward passes": 0}
+    )
 
 
-def headline(frame) -> dict[str, float]: # name -> number
+def headline(frame) -> dict[str, float]:  # name -> number
     "Mean average precision of each method."
     final = part(frame, "final", "average precision")
-    return {f"{name}, average precision": float(v) for name, v in final.groupby("function", sort=False).value.mean().items()}
+    return {
+        f"{name}, average precision": float(v)
+        for name, v in final.groupby("function", sort=False).value.mean().items()
+    }

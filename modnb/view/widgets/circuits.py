@@ -102,10 +102,13 @@ def circuit_text(circuit: RankedCircuit, size: int, cut: int | None = None) -> s
 # %% ../../../nbs/view/widgets/14_circuits.ipynb #9222c643
 class CircuitExplorer(Explorer):
     "A circuit, how many edges it has, and one that is cut. Displays itself."
-    def __init__(self, circuit: RankedCircuit, size: int) -> None: # size: edges that are kept at first
+
+    def __init__(self, circuit: RankedCircuit, size: int) -> None:  # size: edges that are kept at first
         super().__init__()
         self.circuit = circuit
-        self.size = control(w.IntSlider, "edges kept", 420, "the first edges of the ranking", min=0, max=circuit.most, value=size)
+        self.size = control(
+            w.IntSlider, "edges kept", 420, "the first edges of the ranking", min=0, max=circuit.most, value=size
+        )
         self.cut = control(w.Dropdown, "cut", 300, "one edge of the circuit", options=[("nothing", -1)])
         self.graph = Picture(render_circuit, "circuit", "520px")
         self.losses = Picture(render_losses, "losses", "460px")
@@ -119,31 +122,39 @@ class CircuitExplorer(Explorer):
         self.draw_losses()
 
     @property
-    def chosen(self) -> int | None: return None if self.cut.value < 0 else self.cut.value
+    def chosen(self) -> int | None:
+        return None if self.cut.value < 0 else self.cut.value
 
     def list_edges(self) -> None:
         "Only edges of the circuit can be cut."
         pairs = self.circuit.task.graph.pairs
         numbers = self.circuit.numbers(self.circuit.kept(self.size.value))
-        with self.quietly(): self.cut.options = [("nothing", -1), *((edge_name(pairs[i]), i) for i in numbers)]
+        with self.quietly():
+            self.cut.options = [("nothing", -1), *((edge_name(pairs[i]), i) for i in numbers)]
 
     def draw(self) -> None:
         "The graph and the numbers."
         self.graph.show(circuit=self.circuit, size=self.size.value, cut=self.chosen)
         self.numbers.value = note(circuit_text(self.circuit, self.size.value, self.chosen))
 
-    def draw_losses(self) -> None: self.losses.show(circuit=self.circuit, size=self.size.value)
-    def render(self) -> list[list[Figure]]: return [[self.graph.still(), self.losses.still()]]
-    def __repr__(self) -> str: return f"CircuitExplorer: {circuit_text(self.circuit, self.size.value, self.chosen)}"
+    def draw_losses(self) -> None:
+        self.losses.show(circuit=self.circuit, size=self.size.value)
+
+    def render(self) -> list[list[Figure]]:
+        return [[self.graph.still(), self.losses.still()]]
+
+    def __repr__(self) -> str:
+        return f"CircuitExplorer: {circuit_text(self.circuit, self.size.value, self.chosen)}"
 
 
 def circuit_explorer(
     task: EdgeTask,
-    scores: Tensor, # float [edges], of a finder
-    truth: Tensor | None = None, # bool [edges], where it is known
-    size: int = 12, # edges that are kept at first
+    scores: Tensor,  # float [edges], of a finder
+    truth: Tensor | None = None,  # bool [edges], where it is known
+    size: int = 12,  # edges that are kept at first
 ) -> CircuitExplorer:
     "The circuit explorer. Raises `ValueError` naming `scores`, `truth` or `size`."
     circuit = RankedCircuit(task, scores, truth)
-    if not 0 <= size <= circuit.most: raise ValueError(f"size: {size} given; need 0 to {circuit.most}")
+    if not 0 <= size <= circuit.most:
+        raise ValueError(f"size: {size} given; need 0 to {circuit.most}")
     return CircuitExplorer(circuit, size)
