@@ -99,7 +99,8 @@ CASES = ("1_sample", "2_samples", "4_samples")
 def steps_of(net: nn.Module, samples: int, rows: int = 1, length: int = 64) -> dict[str, Callable]:
     "A step of an edge mask, and a pass of the network forward and backward to its embeddings."
     for p in net.parameters(): p.requires_grad_(False)
-    vocab = net.wte.num_embeddings # type: ignore[union-attr]
+    table: Any = net.wte
+    vocab = table.num_embeddings
     tokens = torch.randint(vocab, (rows, length), generator=torch.Generator().manual_seed(0))
     last = torch.zeros(rows, length, dtype=torch.bool)
     last[:, -1] = True
@@ -109,7 +110,7 @@ def steps_of(net: nn.Module, samples: int, rows: int = 1, length: int = 64) -> d
         def leaf(module, given, out):
             kept.append(out.detach().requires_grad_())
             return kept[-1]
-        handle = net.wte.register_forward_hook(leaf) # type: ignore[union-attr, operator]
+        handle = table.register_forward_hook(leaf)
         loss = F.cross_entropy(net(tokens)[:, -1], tokens[:, -1])
         handle.remove()
         return torch.autograd.grad(loss, kept)

@@ -56,9 +56,7 @@ class Stream:
     def dtype(self) -> torch.dtype: return self.layers[0].merge.dtype
 
 # %% ../../nbs/circuits/10_streams.ipynb #4e28b345
-LAYOUTS = Registry(
-    "layout"
-)  # name -> function from a network to its stream, or None if the network is of another layout
+LAYOUTS = Registry("layout") # name -> function from a network to its stream; None if its layout is another one
 register_layout = LAYOUTS.register
 
 
@@ -69,23 +67,13 @@ def decoder_stream(net: nn.Module) -> Stream | None:  # None: not a `Decoder`
         return None
     layers = []
     for layer in net.layers:
-        a: Any = layer.attention
-        weights = torch.stack([a.query, a.key, a.value])
-        biases = torch.stack([a.query_bias, a.key_bias, a.value_bias])
-        norms: Any = layer.norm1, layer.norm2
-        layers.append(
-            StreamLayer(
-                norms[0],
-                weights.detach(),
-                biases.detach(),
-                a.merge.detach(),
-                a.merge_bias.detach(),
-                norms[1],
-                layer.mlp,
-            )
-        )  # type: ignore[arg-type]
-    causal: Any = net.layers[0].attention
-    return Stream(("tokens", "positions"), net.embed, layers, lambda x: net.norm(x) @ net.unembed, causal.causal)
+        a = layer.attention
+        weights = torch.stack([a.query, a.key, a.value]).detach()
+        biases = torch.stack([a.query_bias, a.key_bias, a.value_bias]).detach()
+        layers.append(StreamLayer(layer.norm1, weights, biases, a.merge.detach(), a.merge_bias.detach(), layer.norm2,
+                                  layer.mlp))
+    def readout(x): return net.norm(x) @ net.unembed
+    return Stream(("tokens", "positions"), net.embed, layers, readout, net.layers[0].attention.causal)
 
 # %% ../../nbs/circuits/10_streams.ipynb #16cb5dd7
 def input_first(part: Any, width: int, name: str) -> Tensor: # [width, ...]

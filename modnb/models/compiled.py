@@ -213,7 +213,7 @@ class Plan:
     order: list[Variable]
     place: dict[Variable, slice] # coordinates; leaves of one embedding share theirs
     head: dict[Variable, tuple[int, int]] # layer, head
-    mlp: dict[Variable, int] # layer
+    mlp: dict[Map, int] # layer
     width: int = 0
     layers: int = 1
     heads: int = 1
@@ -263,7 +263,7 @@ def predicate_matrix(head: Attend) -> Tensor:  # [key values, query values]
 def write_head(net: Decoder, plan: Plan, head: Attend) -> None:
     "The weights of a `Mean` or a `Fetch`."
     layer, h = plan.head[head]
-    a: Any = net.layers[layer].attention
+    a = net.layers[layer].attention
     size = a.query.shape[-1]
     strength = SHARPNESS * size**0.5
     if head.predicate is not None:
@@ -326,7 +326,7 @@ def units_of(plan: Plan, variable: Map) -> tuple[Units, dict[int, float]]:  # th
 @torch.no_grad()
 def write_maps(net: Decoder, plan: Plan, layer: int, made: Sequence[tuple[Units, dict[int, float]]]) -> None:
     "The weights of the maps of a layer."
-    mlp: Any = net.layers[layer].mlp
+    mlp = net.layers[layer].mlp
     i = 0
     for units, constants in made:
         for at, bias, out in units:

@@ -5,6 +5,8 @@
 # %% ../../nbs/models/13_decoder.ipynb #7b9d7390
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -129,7 +131,7 @@ class Decoder(nn.Module):
         self.token = nn.Parameter(torch.empty(vocab, width))
         self.position = nn.Parameter(torch.empty(length, width))
         parts = [HeadAttention(width, heads, size, causal) for _ in range(layers)]
-        self.layers = nn.ModuleList([DecoderLayer(width, part, ff, norm) for part in parts])
+        self.layers: Any = nn.ModuleList([DecoderLayer(width, part, ff, norm) for part in parts])
         self.norm = nn.LayerNorm(width) if norm else nn.Identity()
         self.unembed = nn.Parameter(torch.empty(width, outputs))
         init_decoder(self, generator_for(seed))
