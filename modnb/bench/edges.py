@@ -139,7 +139,7 @@ def measure(
         "cpu": processor(),
     }
 
-
+# %% ../../nbs/bench/11_edges.ipynb #5b420b7c
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame:
     "A row per case."
     import pandas as pd

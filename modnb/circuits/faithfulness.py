@@ -34,7 +34,7 @@ def sizes_of(
     shares = np.linspace(0, 1, points) ** 2
     return sorted({round(float(share) * edges) for share in shares})
 
-
+# %% ../../nbs/circuits/14_faithfulness.ipynb #83578286
 def faithfulness(
     task: EdgeTask,
     scores: Tensor, # float [edges]
@@ -48,7 +48,7 @@ def faithfulness(
     columns = {name: values.cpu().numpy().astype(float) for name, values in found.items()}
     return pd.DataFrame({"size": sizes, "share": np.array(sizes) / len(scores), **columns})
 
-
+# %% ../../nbs/circuits/14_faithfulness.ipynb #beefea08
 def areas(curve: pd.DataFrame) -> dict[str, float]: # of `faithfulness` -> measure -> mean over shares
     "The area under each measure."
     share = curve["share"].to_numpy()
@@ -92,7 +92,7 @@ def sufficiency(
     names = ("whole", "circuit", "without", "nothing")
     return {part: {name: float(v[i]) for name, v in found.items()} for i, part in enumerate(names)}
 
-
+# %% ../../nbs/circuits/14_faithfulness.ipynb #f12fdb47
 def necessity(
     task: EdgeTask,
     circuit: Tensor,  # bool [edges]

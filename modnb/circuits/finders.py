@@ -63,7 +63,7 @@ def get_finder(
     "The finder of that name with its default options. Raises `ValueError` naming `finder` if it is unknown."
     return finder if isinstance(finder, EdgeFinder) else FINDERS[finder]()
 
-
+# %% ../../nbs/circuits/13_finders.ipynb #1b510da0
 def find_edges(
     task: EdgeTask,
     finder: str | EdgeFinder, # a registered name, or an instance (for one with options)

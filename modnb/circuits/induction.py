@@ -49,12 +49,12 @@ def warm_cosine(lr: float, steps: int, warm: int = 50): # -> function from updat
     "A rate that rises for some steps and then falls to zero."
     return lambda i: lr * min(1.0, (i + 1) / warm) * (1 + math.cos(math.pi * i / steps)) / 2
 
-
+# %% ../../nbs/circuits/15_induction.ipynb #4d30f672
 def repeat_loss(logits: Tensor, targets: Tensor) -> Tensor: # [B, T, vocab], int64 [B, T] -> scalar
     "Cross-entropy of what can be known."
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-
+# %% ../../nbs/circuits/15_induction.ipynb #13219a82
 def train_repeater(
     task: RepeatTask,
     seed: int, # of weights and data
@@ -72,10 +72,7 @@ def train_repeater(
     return net.eval(), made
 
 # %% ../../nbs/circuits/15_induction.ipynb #0518b8cd
-def head_roles(
-    net: Decoder,
-    data: Repeats,
-) -> dict[str, Tensor]: # previous, induction: [layers, heads], 0 to 1
+def head_roles(net: Decoder, data: Repeats) -> dict[str, Tensor]: # previous, induction: [layers, heads], 0 to 1
     "How much of its attention each head spends on the two jobs."
     patterns = decoder_patterns(net, data.tokens)
     previous = patterns.diagonal(-1, -2, -1).mean((1, 3))

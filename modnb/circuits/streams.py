@@ -83,7 +83,7 @@ def input_first(part: Any, width: int, name: str) -> Tensor: # [width, ...]
     if weight.shape[0] != width: raise ValueError(f"net: {name} has shape {tuple(weight.shape)}; need {width} rows")
     return weight.detach()
 
-
+# %% ../../nbs/circuits/10_streams.ipynb #aa1adc5c
 def gpt2_layer(block: Any, width: int) -> StreamLayer:
     "The parts of a block of GPT-2."
     attention = block.attn
@@ -131,8 +131,7 @@ def run_heads(
     causal: bool,  # whether later positions are hidden
 ) -> Tensor:  # [..., H, B, T, width]
     "What each head writes."
-    x = layer.norm(inputs)
-    x = x.expand(*x.shape[:-5], 3, layer.heads, -1, -1, -1)
+    x = layer.norm(inputs).expand(*inputs.shape[:-5], 3, layer.heads, -1, -1, -1)
     read = torch.einsum("...ihbtd,ihde->...ihbte", x, layer.weights) + layer.biases[:, :, None, None]
     q, k, v = read.unbind(-5)
     return torch.einsum("...hbte,hed->...hbtd", attention_pattern(q, k, causal) @ v, layer.merge)

@@ -69,8 +69,14 @@ class Fetch(Attend):
     "The value of `source` at the one position that is selected."
 
 # %% ../../nbs/models/14_compiled.ipynb #a37cda6e
-def tokens_of(vocab: int) -> Leaf: return Leaf("tokens", (START, *range(vocab)), "tokens")
-def indices_of(length: int) -> Leaf: return Leaf("indices", (START, *range(length)), "positions")
+def tokens_of(vocab: int) -> Leaf:
+    "The tokens of the input."
+    return Leaf("tokens", (START, *range(vocab)), "tokens")
+
+
+def indices_of(length: int) -> Leaf:
+    "The positions of the input."
+    return Leaf("indices", (START, *range(length)), "positions")
 
 
 def count(

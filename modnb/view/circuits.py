@@ -65,7 +65,8 @@ def circuit_graph(
     for i in np.flatnonzero(shown.numpy()):
         writer, reader = graph.pairs[i]
         owner, kind = reader_part(reader)
-        (x0, y0), (x1, y1) = places[writer], places[owner]
+        x0, y0 = places[writer]
+        x1, y1 = places[owner]
         style = "-" if truth is None or truth[i] else ":"
         color = READS[kind] if chosen[i] else "#CCCCCC"
         ax.plot([x0, x1 + bend.get(kind, 0.0)], [y0 + 0.13, y1 - 0.13], style, color=color, lw=1.4, zorder=1)
