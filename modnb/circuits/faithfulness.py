@@ -84,8 +84,9 @@ def judged(
 
 # %% ../../nbs/circuits/14_faithfulness.ipynb #ce391344
 def sufficiency(
-    task: EdgeTask, circuit: Tensor
-) -> dict[str, dict[str, float]]:  # bool [edges] -> part -> measure -> number
+    task: EdgeTask,
+    circuit: Tensor,  # bool [edges]
+) -> dict[str, dict[str, float]]:  # part -> measure -> number
     "Measures of the whole network, of the circuit alone, of the rest, and of nothing."
     sets = torch.stack([torch.ones_like(circuit), circuit, ~circuit, torch.zeros_like(circuit)])
     found = measured(task, sets.to(task.stream.device, task.stream.dtype))

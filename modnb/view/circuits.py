@@ -110,7 +110,7 @@ def method_points(
         if len(values) > 1: ax.plot([low, high], [y, y], color=color, lw=2)
         ax.scatter(values, np.full(len(values), y), s=9, facecolor="white", edgecolor="black", linewidths=0.6, zorder=3)
         ax.plot([center], [y], "o", color=color, ms=6, zorder=2)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5), xlabel=metric)
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(max(len(names), 1) - 0.5, -0.5), xlabel=metric)
     ax.spines[["top", "right"]].set_visible(False)
     return ax
 
