@@ -29,8 +29,8 @@ from nbdev.showdoc import show_doc
 from modnb.runs.notebook_page import asset, mathml, reading_order
 
 SECTIONS = {"Tutorials": ["tutorials"], "Explanations": ["explanations"], "Explorers": ["explore"],
-            "Studies": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/systems"],
-            "Reference": ["masks", "routing", "systems", "programs", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
+            "Studies": ["experiments", "experiments/masks", "experiments/gating", "experiments/routing", "experiments/circuits", "experiments/systems"],
+            "Reference": ["masks", "routing", "circuits", "systems", "programs", "models", "metrics", "data", "training", "runs", "view", "view/widgets", "bench", "."]}
 
 # browsers that prefer dark pages get the second theme; figures are drawn for white paper
 THEMES = {"light": "cosmo", "dark": "darkly"}
