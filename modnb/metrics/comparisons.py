@@ -77,7 +77,8 @@ def holm(
 ) -> np.ndarray: # float64, in the same order; NaN stays NaN
     "Adjusted p: a comparison stands at a level if its adjusted p is at most that level."
     given = np.asarray(p, float)
-    if ((given < 0) | (given > 1)).any(): raise ValueError(f"p: numbers from 0 to 1, not {given.min()} to {given.max()}")
+    if ((given < 0) | (given > 1)).any():
+        raise ValueError(f"p: {np.nanmin(given):g} to {np.nanmax(given):g} given; a probability is between 0 and 1")
     found = np.full(given.shape, math.nan)
     there = np.flatnonzero(~np.isnan(given))
     order = there[np.argsort(given[there], kind="stable")]

@@ -553,8 +553,8 @@ def corrected(table): # DataFrame of `CLAIM_COLUMNS`; the same with p_holm, corr
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #52d6f6a2
 def claims(frame): # DataFrame: like `claims_table`, and verdict, p, wins, p_t, ..., p_holm, corrected
-    """Each ordering of the paper on each problem, over all its numbers of rules; it holds if the 95 % interval over data
-    seeds is above 0. `corrected` is the verdict after Holm's correction for all orderings of the problem."""
+    """Each ordering of the paper on each problem, over all its numbers of rules; it holds if the 95 % interval over
+    data seeds is above 0. `corrected` is the verdict after Holm's correction for all orderings of the problem."""
     import pandas as pd
     tables = []
     for name, rows in problems(frame).items():
@@ -590,8 +590,8 @@ def counted(table, column: str = "verdict") -> str: # "of 29 orderings 24 hold, 
 def collapse_said(table) -> str: # "" where it is not tested
     "The paper's conclusion about collapse: what became of it."
     about = table[table.claim.str.contains(": collapse_.*: modular-op below modular")]
-    said = [f"{claim.split(': ')[1]} {mean:.3f} [{low:.3f}, {high:.3f}], {verdict}"
-            for claim, mean, low, high, verdict in zip(about.claim, about["mean"], about.low, about.high, about.verdict)]
+    said = [f"{c.claim.split(': ')[1]} {c['mean']:.3f} [{c.low:.3f}, {c.high:.3f}], {c.verdict}"
+            for _, c in about.iterrows()]
     return f" That modular-op collapses less than modular: {'; '.join(said)}." if said else ""
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #fac351ed
@@ -604,8 +604,9 @@ def verdict_of(
     said = (f"{name[:3].upper()}{name[3:]}: {counted(table)}; after Holm's correction "
             f"{(table.corrected == 'holds').sum()} hold.{collapse_said(table)}")
     if not len(by_rules): return said
+    n = by_rules.corrected.value_counts()
     return (f"{said} Judged for each number of rules alone, {counted(by_rules)}; after the correction "
-            f"{(by_rules.corrected == 'holds').sum()} hold, {(by_rules.corrected == 'contradicted').sum()} contradicted.")
+            f"{n.get('holds', 0)} hold, {n.get('contradicted', 0)} contradicted.")
 
 
 def verdicts(
