@@ -88,6 +88,20 @@ def test_saved_outputs_are_those_of_the_committed_rows(results, path):
     assert numbers == pytest.approx(same[1][:len(numbers)], abs=0.011, rel=0.02)
 
 
+def test_saved_verdict_of_the_gating_study_is_that_of_the_committed_rows():
+    "Of the summary of all cells: pooled, after correction, and for each number of rules."
+    import pandas as pd
+    from modnb.experiments.gating import rules
+
+    folder = ROOT / "nbs" / "results" / "gating"
+    frame = pd.concat([pd.read_csv(folder / f"rules-{name}quick.csv") for name in ("", "mha-", "rnn-")])
+    cells = json.loads((ROOT / "nbs" / "experiments" / "gating" / "summary.ipynb").read_text(encoding="utf-8"))["cells"]
+    saved = next("".join(c["outputs"][0]["data"]["text/markdown"]) for c in cells if "verdicts(frame" in "".join(c["source"]))
+    words, numbers = said("\n".join(f"* {text}" for text in rules.verdicts(frame)))
+    assert "1 contradicted (collapse_worst: modular-op below modular, 4 rules)" in saved
+    assert words == said(saved)[0] and numbers == pytest.approx(said(saved)[1], abs=0.002)
+
+
 def test_outputs_are_taken_only_from_the_same_cells(results, tmp_path):
     def written(name, *cells):
         path = tmp_path / name
