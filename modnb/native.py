@@ -70,7 +70,8 @@ def _compile(source: str, out: Path) -> None:
         made = Path(folder) / out.name
         code.write_text(source)
         for flags in FLAGS:
-            try: done = subprocess.run([cxx, *ALWAYS, *flags, str(code), "-o", str(made)], capture_output=True, text=True)
+            call = [cxx, *ALWAYS, *flags, str(code), "-o", str(made)]
+            try: done = subprocess.run(call, capture_output=True, text=True)
             except OSError as error: raise Unavailable(f"{cxx} does not run: {error}") from None
             if done.returncode == 0:
                 os.replace(made, out)

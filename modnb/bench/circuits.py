@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from .recurrent import processor
-from .timing import own_peak_mib, seconds_per_call
+from .timing import cpu_name, own_peak_mib, seconds_per_call
 from ..circuits.learning import GateLearner
 from ..files import write_whole
 from ..masks.learner import MaskLearner
@@ -63,8 +62,8 @@ def gate_steps(net: nn.Module, batch: tuple, units: str, samples: int) -> Step:
 
 def head_mask_steps(net: nn.Module, batch: tuple, memory: str) -> Step:
     "Steps of masks of heads, four samples."
-    route = {"batching": "vmap"} if memory == "fast" else {}
-    learner = MaskLearner(net, ["words"], next_token_loss, steps=40, granularity="head", memory=memory, **route)
+    learner = MaskLearner(net, ["words"], next_token_loss, steps=40, granularity="head", memory=memory,
+                          batching="vmap" if memory == "fast" else "auto")
     return lambda: learner.step(1, [batch])
 
 # %% ../../nbs/bench/10_circuits.ipynb #2e464f98
@@ -146,7 +145,7 @@ def measure(small: bool = False) -> dict[str, dict[str, Any]]: # case -> seconds
     "Measure all cases, each in a process of its own."
     found = {name: own_process(name, small) for name in CASES}
     least = found["network"]["peak"]
-    return {name: values | {"memory": values["peak"] - least, "cpu": processor()} for name, values in found.items()}
+    return {name: values | {"memory": values["peak"] - least, "cpu": cpu_name()} for name, values in found.items()}
 
 # %% ../../nbs/bench/10_circuits.ipynb #99303c65
 def table(results: dict[str, dict[str, Any]]) -> pd.DataFrame: # seconds, forward passes, memory in MiB

@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .recurrent import processor
 from .routing import compared
-from .timing import command, interleaved, own_peak_mib
+from .timing import cpu_name, command, interleaved, own_peak_mib
 from ..circuits.edges import EdgeGraph
 from ..circuits.finders import EdgeMaskLoop, GumbelEdges
 from ..circuits.streams import read_stream
@@ -136,7 +135,7 @@ def measure(
         "plain_mib": round(plain - base),
         "mask_mib": round(own_peak_mib() - base),
         "samples": samples,
-        "cpu": processor(),
+        "cpu": cpu_name(),
     }
 
 # %% ../../nbs/bench/11_edges.ipynb #5b420b7c

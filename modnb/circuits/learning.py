@@ -150,7 +150,7 @@ class GateLearner(StepLearner):
         device = next((p.device for p in self.networks[0].base.parameters()), torch.device("cpu"))
         return [], gate_pools(self.networks, device)
 
-    def masks(self, net: int = 0) -> dict[str, Masks]: return dict(self.unit_masks(net))
+    def masks(self, net: int = 0, final=None) -> dict[str, Masks]: return dict(self.unit_masks(net))
 
     def settle(self, batches: list) -> None:
         "Prepare the replacement on first batches, one per function and network, and make the optimizer."

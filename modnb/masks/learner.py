@@ -566,7 +566,7 @@ def _restore(learner: MaskLearner, state: Mapping[str, Any]) -> None:
         _start_training(learner)
 
 # %% ../../nbs/masks/11_learner.ipynb #6866bf66
-def _close(learner: MaskLearner) -> None:
+def _close(learner: StepLearner) -> None:
     "Free what only further steps would need."
     learner.replayed = None
     learner.piles = {}
@@ -609,6 +609,10 @@ class StepLearner(FunctionMasks):
         several = [[d] * nets if not isinstance(d, list) or nets == 1 else d for d in data]
         return [several[f][s] for f, s in self.sets]
 
+    def close(self) -> None:
+        "Free what only further steps would need."
+        _close(self)
+
     def step(self, step: int, data: list) -> Tensor: raise NotImplementedError # losses [F, S], detached
     def about(self) -> dict[str, Any]: return _about(self) # what must be equal for a checkpoint to belong here
     def state(self) -> dict[str, Any]: raise NotImplementedError # all that the rest of the training depends on
@@ -635,10 +639,6 @@ class MaskLearner(StepLearner):
     def step(self, step: int, data: list) -> Tensor: # losses [F, S], detached
         "One update of all logits. `data`: per function a batch, or with several networks a list of one for each."
         return _step(self, step, data)
-
-    def close(self) -> None:
-        "Free what only further steps would need."
-        _close(self)
 
     def state(self) -> dict[str, Any]: return _state(self) # all that the rest of the training depends on
     def restore(self, state: Mapping[str, Any]) -> None: _restore(self, state)

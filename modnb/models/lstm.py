@@ -196,11 +196,11 @@ def packing(
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp04
 def picked(
-    t: Tensor | None, # [K, N, features]
+    t: Tensor, # [K, N, features]
     index: Tensor | None, # int64 [K, M]
-) -> Tensor | None: # [K, M, features]
+) -> Tensor: # [K, M, features]
     "Rows of each weight set, contiguous; without an index as they are."
-    if t is None or index is None: return t if t is None else t.contiguous()
+    if index is None: return t.contiguous()
     at = (index + torch.arange(len(t), device=t.device)[:, None] * t.shape[1]).view(-1)
     return t.reshape(-1, t.shape[-1]).index_select(0, at).view(*index.shape, -1)
 
@@ -248,8 +248,8 @@ def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths) -> tuple: # hidden, ce
     "States of all steps, and what the way back needs, packed: outputs, cells, gates."
     K, T, B, _ = x.shape
     pack = packing(lengths, T, B)
-    first = [picked(s, pack.order) for s in (h0, c0)]
-    packed = _native_forward(picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, *first, pack)
+    h0, c0 = (None if s is None else picked(s, pack.order) for s in (h0, c0))
+    packed = _native_forward(picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, h0, c0, pack)
     if pack.index is None:    # they are one and the same
         return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
     return *(_spread(_alive(p, pack), pack.index, T * B).view(K, T, B, -1) for p in packed[:2]), *packed
@@ -260,9 +260,9 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     K, T, B, _ = x.shape
     pack = packing(lengths, T, B)
     hidden, cells, gates = states
-    h0, c0 = (picked(s, pack.order) for s in (h0, c0))
-    arrived = [None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads]
-    d, dh, dc = _native_gate_gradients(*arrived, gates, cells, w_hh, c0, pack)
+    h0, c0 = (None if s is None else picked(s, pack.order) for s in (h0, c0))
+    of_out, of_cells = (None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads)
+    d, dh, dc = _native_gate_gradients(of_out, of_cells, gates, cells, w_hh, c0, pack)
     first = pack.steps[0].count
     old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
     d_hh = torch.bmm(d[:, first:].mT, old) if need[2] else None
