@@ -265,8 +265,10 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     d, dh, dc = _native_gate_gradients(of_out, of_cells, gates, cells, w_hh, c0, pack)
     first = pack.steps[0].count
     old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
-    d_hh = torch.bmm(d[:, first:].mT, old) if need[2] else None
-    if need[2] and h0 is not None: d_hh = torch.baddbmm(d_hh, d[:, :first].mT, h0[:, :first])
+    d_hh = None
+    if need[2]:
+        d_hh = torch.bmm(d[:, first:].mT, old)
+        if h0 is not None: d_hh = torch.baddbmm(d_hh, d[:, :first].mT, h0[:, :first])
     d_x = _spread(torch.bmm(d, w_ih), pack.index, T * B).view_as(x) if need[0] else None
     d_ih = torch.bmm(d.mT, picked(x.flatten(1, 2), pack.index)) if need[1] else None
     back = [None if s is None else _spread(g, None if pack.order is None else pack.order[:, :first], B)
