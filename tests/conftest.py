@@ -88,6 +88,8 @@ def pytest_make_parametrize_id(config, val, argname):
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     "Marks: what make test-machines runs, and what several processes need to share the tests well."
+    nameless = [item.nodeid for item in items if " at 0x" in item.nodeid]
+    if nameless: raise pytest.UsageError(f"names that hold an address differ between processes: {nameless[0]}")
     for item in items:
         if not any(name in item.nodeid for name in COUNT_NOTHING):
             item.add_marker(pytest.mark.numeric)

@@ -63,7 +63,7 @@ def test_mask_estimators(device, estimator, granularity):
 
 
 @pytest.mark.parametrize("options", [dict(memory="low"), dict(clip="published"), dict(optimizer="sgd"), dict(together=False),
-                                     dict(lr=lambda i: 0.1 / (i + 1)), dict(init=1.0, fixed=["layers.0.weight"])], ids=str)
+                                     dict(lr=lambda i: 0.1 / (i + 1)), dict(init=1.0, fixed=["layers.0.weight"])], ids=" ".join)
 def test_options_of_learn_masks(device, options):
     assert learned(device, **options).history.value.notna().all()
 
