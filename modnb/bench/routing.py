@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from .timing import interleaved, ratio
+from .timing import interleaved, machine, ratio
 from ..files import write_whole
 from ..routing.candidates import Batch
 from ..routing.composition import Composition
@@ -271,7 +271,8 @@ def main(argv: list[str] | None = None):
     parser.add_argument("--rounds", type=int, default=5)
     asked = parser.parse_args(argv)
     torch.set_num_threads(1)
-    results = measure(asked.rounds)
+    here = machine()
+    results = {case: found | {"machine": here} for case, found in measure(asked.rounds).items()}
     if asked.json: write_whole(Path(asked.json), json.dumps(results, indent=1).encode())
     for case, found in results.items(): print(case, json.dumps(found), flush=True)
 
