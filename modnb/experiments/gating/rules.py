@@ -522,8 +522,9 @@ def about_learning(frame): # (claim, the paper, our measure, Comparison) of one 
 def search_errors(
     alpha, # [R], weights of the values that the first search finds
     beta, # [R], of the second
-) -> pd.DataFrame: # a row for each of 4^R outcomes: found (such as "1 2, 2": both of rule 0, the second of rule 1), share, error
-    "Relative errors of networks that solved some of the searches. Raises `ValueError` naming `alpha` for over 4 rules."
+) -> pd.DataFrame: # found, share, error; a row for each of 4^R outcomes
+    """Relative errors of networks that solved some of the searches, such as "1 2, 2": both of rule 0, the second of
+    rule 1. Raises `ValueError` naming `alpha` for over 4 rules."""
     import pandas as pd
     a = np.abs(np.asarray(alpha, float))
     b = np.abs(np.asarray(beta, float))
@@ -541,8 +542,11 @@ def search_errors(
 EXCESS = 0.05 # of relative error, by which attention that found a token may err
 
 
-def outcomes_of(error: float, outcomes) -> tuple[str, float, float, float, float]: # outcomes: of `search_errors`
-    "Nearest outcome below an error, its error, its share of solved searches, the least and most of possible outcomes."
+def outcomes_of(
+    error: float, # relative error of a network
+    outcomes, # DataFrame of `search_errors`
+) -> tuple[str, float, float, float, float]: # found, its error, share of solved searches; least and most possible share
+    "The outcome with the largest error below that of a network."
     below_it = outcomes[outcomes.error <= error]
     nearest = below_it.loc[below_it.error.idxmax()] if len(below_it) else outcomes.loc[outcomes.error.idxmin()]
     possible = below_it[below_it.error >= error - EXCESS]
