@@ -545,7 +545,7 @@ EXCESS = 0.05 # of relative error, by which attention that found a token may err
 def outcomes_of(
     error: float, # relative error of a network
     outcomes, # DataFrame of `search_errors`
-) -> tuple[str, float, float, float, float]: # found, its error, share of solved searches; least and most possible share
+) -> tuple[str, float, float, float, float]: # found, its error, share solved; least and most possible share
     "The outcome with the largest error below that of a network."
     below_it = outcomes[outcomes.error <= error]
     nearest = below_it.loc[below_it.error.idxmax()] if len(below_it) else outcomes.loc[outcomes.error.idxmin()]
@@ -554,7 +554,7 @@ def outcomes_of(
     return nearest.found, float(nearest.error), float(nearest.share), float(shares.min()), float(shares.max())
 
 
-def solved_searches(frame) -> pd.DataFrame: # rules, gating, data_seed, model_seed, value, found, error, share, low, high
+def solved_searches(frame) -> pd.DataFrame: # the network, value; found, error, share, low, high
     "Which searches each network of attention has solved, by its error on regression; empty without such networks."
     import pandas as pd
     rows = performance(frame, WHERE[0])
