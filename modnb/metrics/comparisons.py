@@ -75,7 +75,8 @@ def t_test(
 def holm(
     p: Sequence[float] | np.ndarray, # of all comparisons of a table; NaN are no comparisons
 ) -> np.ndarray: # float64, in the same order; NaN stays NaN
-    "Adjusted p: a comparison stands at a level if its adjusted p is at most that level."
+    """Adjusted p: a comparison stands at a level if its adjusted p is at most that level.
+    Raises `ValueError` naming `p` if a number is no probability."""
     given = np.asarray(p, float)
     if ((given < 0) | (given > 1)).any():
         raise ValueError(f"p: {np.nanmin(given):g} to {np.nanmax(given):g} given; a probability is between 0 and 1")

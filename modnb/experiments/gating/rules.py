@@ -38,14 +38,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # %% auto #0
-__all__ = ['VERSION', 'GATINGS', 'CELL', 'SCHEDULES', 'CHECKPOINT', 'EVALUATION', 'KEYS', 'COLUMNS', 'WHERE', 'PAIR', 'LEVEL',
-           'CLAIM_COLUMNS', 'Remedies', 'Params', 'n_steps', 'group_size', 'make_task', 'make_net', 'halving', 'cosine',
-           'warmup', 'make_lr', 'make_loss', 'BestSoFar', 'Bests', 'make_streams', 'CellMember', 'averaged',
+__all__ = ['VERSION', 'GATINGS', 'CELL', 'SCHEDULES', 'CHECKPOINT', 'EVALUATION', 'KEYS', 'COLUMNS', 'WHERE', 'PAIR', 'EXCESS',
+           'LEVEL', 'CLAIM_COLUMNS', 'Remedies', 'Params', 'n_steps', 'group_size', 'make_task', 'make_net', 'halving',
+           'cosine', 'warmup', 'make_lr', 'make_loss', 'BestSoFar', 'Bests', 'make_streams', 'CellMember', 'averaged',
            'members_of', 'evaluation_batches', 'train', 'test', 'sampled_adaptation', 'measure', 'training_rows',
            'checkpoint_rows', 'one_network', 'run', 'performance', 'gate_metric', 'differences', 'below', 'gaps',
-           'grows', 'nearer', 'about_errors', 'about_gates', 'about_learning', 'problems', 'claim_rows', 'corrected',
-           'claims', 'claims_by_rules', 'counted', 'collapse_said', 'verdict_of', 'verdicts', 'verdict', 'score_table',
-           'summary', 'regime_means', 'headline']
+           'grows', 'nearer', 'about_errors', 'about_gates', 'about_learning', 'search_errors', 'outcomes_of',
+           'solved_searches', 'problems', 'claim_rows', 'corrected', 'claims', 'claims_by_rules', 'counted',
+           'collapse_said', 'verdict_of', 'verdicts', 'verdict', 'score_table', 'summary', 'regime_means', 'headline']
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #3075c3fe
 VERSION = 2
@@ -517,6 +517,55 @@ def about_learning(frame): # (claim, the paper, our measure, Comparison) of one 
     for other in ("modular-op", "modular", "monolithic"):
         yield (f"gt-modular learns faster than {other}", "good specialization also trains faster",
                "mean relative error while training", below(rows, "gt-modular", other))
+
+# %% ../../../nbs/experiments/gating/rules.ipynb #9903c150
+def search_errors(
+    alpha, # [R], weights of the values that the first search finds
+    beta, # [R], of the second
+) -> pd.DataFrame: # found, share, error; a row for each of 4^R outcomes
+    """Relative errors of networks that solved some of the searches, such as "1 2, 2": both of rule 0, the second of
+    rule 1. Raises `ValueError` naming `alpha` for over 4 rules."""
+    import pandas as pd
+    a = np.abs(np.asarray(alpha, float))
+    b = np.abs(np.asarray(beta, float))
+    if len(a) > 4: raise ValueError(f"alpha: {len(a)} rules given; their {4 ** len(a):,} outcomes cannot be told apart")
+    whole = np.hypot(a, b)
+    left = {"none": whole, "1": b, "2": a, "1 2": 0 * a}
+    found = []
+    for outcome in product(left, repeat=len(a)):
+        error = sum(left[o][r] for r, o in enumerate(outcome)) / whole.sum()
+        solved = sum(o.count("1") + o.count("2") for o in outcome)
+        found.append((", ".join(outcome), solved / (2 * len(a)), float(error)))
+    return pd.DataFrame(found, columns=["found", "share", "error"])
+
+# %% ../../../nbs/experiments/gating/rules.ipynb #1004a594
+EXCESS = 0.05 # of relative error, by which attention that found a token may err
+
+
+def outcomes_of(
+    error: float, # relative error of a network
+    outcomes, # DataFrame of `search_errors`
+) -> tuple[str, float, float, float, float]: # found, its error, share solved; least and most possible share
+    "The outcome with the largest error below that of a network."
+    below_it = outcomes[outcomes.error <= error]
+    nearest = below_it.loc[below_it.error.idxmax()] if len(below_it) else outcomes.loc[outcomes.error.idxmin()]
+    possible = below_it[below_it.error >= error - EXCESS]
+    shares = possible.share if len(possible) else outcomes.share
+    return nearest.found, float(nearest.error), float(nearest.share), float(shares.min()), float(shares.max())
+
+
+def solved_searches(frame) -> pd.DataFrame: # the network, value; found, error, share, low, high
+    "Which searches each network of attention has solved, by its error on regression; empty without such networks."
+    import pandas as pd
+    rows = performance(frame, WHERE[0])
+    rows = rows[(rows.arch == "mha") & (rows.task == "regression")]
+    found = []
+    for row in rows.itertuples():
+        task = MHARules(int(row.rules), int(row.data_seed), "regression", search=int(row.search))
+        outcome = outcomes_of(row.value, search_errors(**task.parameters))
+        found.append((row.rules, row.gating, row.data_seed, row.model_seed, row.value, *outcome))
+    return pd.DataFrame(found, columns=["rules", "gating", "data_seed", "model_seed", "value", "found", "error", "share",
+                                        "low", "high"])
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #ea222787
 LEVEL = 0.05 # of one false alarm among all orderings of a problem
