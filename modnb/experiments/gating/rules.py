@@ -564,8 +564,8 @@ def solved_searches(frame) -> pd.DataFrame: # the network, value; found, error, 
         task = MHARules(int(row.rules), int(row.data_seed), "regression", search=int(row.search))
         outcome = outcomes_of(row.value, search_errors(**task.parameters))
         found.append((row.rules, row.gating, row.data_seed, row.model_seed, row.value, *outcome))
-    return pd.DataFrame(found, columns=["rules", "gating", "data_seed", "model_seed", "value", "found", "error", "share",
-                                        "low", "high"])
+    return pd.DataFrame(found, columns=["rules", "gating", "data_seed", "model_seed", "value",
+                                        "found", "error", "share", "low", "high"])
 
 # %% ../../../nbs/experiments/gating/rules.ipynb #ea222787
 LEVEL = 0.05 # of one false alarm among all orderings of a problem
