@@ -104,7 +104,9 @@ class Place:
         if device not in self._grid:
             *outer, last = self.axes(device)
             short = bool(outer) and len(last) < SHORT
-            if short: outer, last = [], self.index(device)
+            if short:
+                outer = []
+                last = self.index(device)
             self._grid[device] = _sum(tuple(outer)).reshape(-1) if outer else torch.zeros_like(last[:1]), last
         return self._grid[device]
 
