@@ -51,7 +51,7 @@ results: $(STAMP)
 test: $(STAMP)
 	@$(BIN)/python -m compileall -q modnb
 	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} MPLBACKEND=Agg $(BIN)/python -m pytest -c tests/pytest.ini --rootdir . \
-		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder --device card $(ARGS) tests
+		-n $(WORKERS) --dist loadgroup --no-loadscope-reorder --ignore=tests/gpu $(ARGS) tests
 
 # MODES="avx2 seed-1" ARGS="-k masks" chooses; see tests/machines.py
 test-machines: $(STAMP)

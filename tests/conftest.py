@@ -76,7 +76,7 @@ COUNT_NOTHING = ("test_docs.py", "test_downloads.py", "test_experiments.py", "te
                  "test_runs[runs/", "test_runs[0", "test_runs[tutorials/03_grids")
 SHARED = {"wheel", "warm", "collapsed", "trained", "gates", "routing", "systems", "found", "changes", "measures"} # fixtures that take seconds: their tests share a process
 # begun first, so that no process is left alone with one of them at the end
-LONGEST = ("test_kills", "test_site", "masks/12_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
+LONGEST = ("test_card", "test_kills", "test_site", "masks/12_learning", "test_package", "test_reports", "07_ensembles", "07_mathematics", "bench/04_gating", "double_add.ipynb",
            "inside_gating.ipynb", "masks/14_choice", "mask_stability.ipynb", "explanations/00", "index.ipynb")
 
 

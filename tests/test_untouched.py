@@ -17,6 +17,7 @@ from modnb.masks.choice import choose_beta
 from modnb.masks.learner import FunctionLogits, FunctionMasks, MaskLearner, StepLearner
 from modnb.masks.learning import learn_masks
 from modnb.masks.callbacks import MaskTracker
+from modnb.masks.memory import check_memory, memory_rows, predicted_memory
 from modnb.masks.network import masked_parameters, model_hash, select, unwrapped
 from modnb.masks.pruning import prune_masks, with_prune
 from modnb.masks.settings import MaskSettings
@@ -113,6 +114,8 @@ CALLS = {    # public function -> ways to call it with a network and a batch
     named_tensors: [lambda net, batch: named_tensors("0", {}, net)],
     choose_beta: [lambda net, batch: choose_beta(net, [batch], F.cross_entropy, score, low=1e-4, high=1e-3, ratio=4, tolerance=1e9, samples=2, steps=2, where=linear)],
     MaskLearner: [one_step], Batched: [both_ways],
+    memory_rows: [lambda net, batch: memory_rows([net], 1, MaskSettings(where=linear))], predicted_memory: [lambda net, batch: predicted_memory(net, where=linear)],
+    check_memory: [lambda net, batch: check_memory([net], 1, MaskSettings(where=linear))],
     FunctionLogits: [lambda net, batch: FunctionLogits(net, ["a"], MaskSettings(clip="published"))],
     StepLearner: [lambda net, batch: StepLearner(net, ["a"], MaskSettings(where=linear)).keys(0)],
     FunctionMasks: [lambda net, batch: FunctionMasks(net, ["a"], MaskSettings(where=linear)).masks()],

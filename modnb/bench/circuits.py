@@ -42,7 +42,7 @@ def next_token_loss(output: Tensor, tokens: Tensor) -> Tensor: # [B, T, vocabula
     "Cross-entropy of the next token."
     return nn.functional.cross_entropy(output[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #790052fd
 def token_batch(size: dict[str, int], rows: int = 8, length: int = 32) -> tuple[Tensor, Tensor]: # tokens, twice
     "Random tokens."
     generator = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def gate_steps(net: nn.Module, batch: tuple, units: str, samples: int) -> Step:
     learner = GateLearner(net, ["words"], next_token_loss, MaskSettings(samples=samples, steps=1000), units)
     return lambda: learner.step(1, [batch])
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #0aa96d95
 def head_mask_steps(net: nn.Module, batch: tuple, memory: str) -> Step:
     "Steps of masks of heads, four samples."
     learner = MaskLearner(net, ["words"], next_token_loss, steps=40, granularity="head", memory=memory,
@@ -72,13 +72,13 @@ def only_network(net: nn.Module, batch: tuple) -> Step:
     "The network and its batch: what memory is counted from."
     return lambda: None
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #0f370e4f
 @CASES.register("forward")
 def forward_pass(net: nn.Module, batch: tuple) -> Step:
     "A forward pass without gradients."
     return torch.no_grad()(lambda: next_token_loss(net(batch[0]), batch[1]))
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #aaefb213
 @CASES.register("training")
 def training_pass(net: nn.Module, batch: tuple) -> Step:
     "A forward and a backward pass to all weights, for comparison."
@@ -132,7 +132,7 @@ def one_case(name: str, size: dict[str, int], rounds: int = 3) -> dict[str, Any]
     seconds = [seconds_per_call(step, 1) for _ in range(rounds if name != "network" else 1)]
     return {"seconds": statistics.median(seconds), "peak": own_peak_mib()}
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #fe61cec6
 def own_process(name: str, small: bool = False) -> dict[str, Any]:
     "Measure one case in a process of its own. Raises `RuntimeError` with its last line if it fails."
     command = [sys.executable, "-m", "modnb.bench.circuits", "--case", name, *(["--small"] if small else [])]
@@ -140,7 +140,7 @@ def own_process(name: str, small: bool = False) -> dict[str, Any]:
     if done.returncode: raise RuntimeError(done.stderr.strip().splitlines()[-1])
     return json.loads(done.stdout.splitlines()[-1])
 
-
+# %% ../../nbs/bench/10_circuits.ipynb #b2db4b8d
 def measure(small: bool = False) -> dict[str, dict[str, Any]]: # case -> seconds, peak, memory
     "Measure all cases, each in a process of its own."
     found = {name: own_process(name, small) for name in CASES}

@@ -98,7 +98,7 @@ def cpu_name() -> str:
     except OSError: return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
-
+# %% ../../nbs/bench/01_timing.ipynb #7f954e35
 def product_gflops(device: str = "cpu", size: int = 1024) -> float: # billions of operations in a second
     "Rate of a product of two square float32 matrices."
     a = torch.ones(size, size, device=device)
@@ -107,7 +107,7 @@ def product_gflops(device: str = "cpu", size: int = 1024) -> float: # billions o
     seconds = statistics.median(seconds_per_call(lambda: torch.mm(a, a, out=out), 1, device) for _ in range(7))
     return 2e-9 * size**3 / seconds
 
-
+# %% ../../nbs/bench/01_timing.ipynb #e649e162
 def machine(device: str = "cpu") -> dict: # plain values
     "What a timing depends on."
     kind = torch.device(device).type

@@ -76,13 +76,13 @@ def sublayer_sites(net: nn.Module) -> list[Site]:
             sites.append(Site(layer.name, (f"{layer.name}, feed-forward",), f.output, "output", f.rows))
     return sites
 
-
+# %% ../../nbs/circuits/01_sites.ipynb #a3a6a619
 def rows_axis(layer: Layer) -> int:
     "Axis of a layer's activations that counts the examples of a batch."
     every = [a.rows for a in layer.attentions] + [f.rows for f in layer.feedforwards]
     return every[0] if every else 0
 
-
+# %% ../../nbs/circuits/01_sites.ipynb #8d9e9b98
 @SITES.register("layer")
 def layer_sites(net: nn.Module) -> list[Site]:
     "What layers change."
@@ -145,7 +145,7 @@ def step_attentions(net: nn.Module) -> None:
     for module in net.modules():
         if type(module) is nn.MultiheadAttention: module.__class__ = SteppedAttention
 
-
+# %% ../../nbs/circuits/01_sites.ipynb #4e1090f7
 @contextmanager
 def no_fast_path() -> Iterator[None]:
     "Context without the fused layers of PyTorch."

@@ -168,7 +168,7 @@ def native_draw(
 # %% ../../nbs/masks/18_kernels.ipynb #5e934700
 def native_pull(
     grad: Tensor, weight: Tensor, keep: Tensor, keys: Tensor, place: Place, # as `modnb.masks.sampling.pull` takes them
-    charge: Tensor, out: Tensor, add: bool,
+    charge: Tensor, out: Tensor, add: bool, # [F, S], [F, S, N], likewise
 ) -> bool: # False: nothing was done
     "The gradient of the logits, into `out`."
     if not _suits(grad, weight, keep, out): return False
@@ -184,7 +184,7 @@ def native_pull(
 # %% ../../nbs/masks/18_kernels.ipynb #ff77eb63
 def native_pull_weights(
     grad: Tensor, keep: Tensor, keys: Tensor, place: Place, # as `modnb.masks.sampling.pull_weights` takes them
-    out: Tensor,
+    out: Tensor, # [F, S, N]
 ) -> bool: # False: nothing was done
     "Add the gradient of the weights to `out`."
     if not _suits(grad, keep, out): return False

@@ -66,7 +66,7 @@ def _kept() -> dict[str, str]:
     except (OSError, ValueError): return {}
     return found if isinstance(found, dict) else {}
 
-
+# %% ../../nbs/masks/20_race.ipynb #95905eab
 def remembered(
     asked: str, # from `question`
     allowed: tuple[str, ...], # what an answer can be
@@ -75,7 +75,7 @@ def remembered(
     answer = _ANSWERS.get(asked) or _kept().get(asked)
     return answer if answer in allowed else None
 
-
+# %% ../../nbs/masks/20_race.ipynb #69c3efaf
 def remember(asked: str, answer: str) -> None:
     "Keep an answer, for this process and the next."
     _ANSWERS[asked] = answer

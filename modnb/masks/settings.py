@@ -31,7 +31,7 @@ def plain(value: Any) -> Any:
     "A number of NumPy or PyTorch as Python's; anything else as it is."
     return value.item() if getattr(value, "ndim", None) == 0 else value
 
-
+# %% ../../nbs/masks/10_settings.ipynb #a4239f35
 def number(name: str, value: Any) -> float:
     "A real number of any library as a `float`. Raises `ValueError` with its name if it is not a finite number."
     found = plain(value)
@@ -40,7 +40,7 @@ def number(name: str, value: Any) -> float:
     if not math.isfinite(found): raise ValueError(f"{name}: {found} is not a finite number")
     return float(found)
 
-
+# %% ../../nbs/masks/10_settings.ipynb #32c0a20e
 def whole(name: str, value: Any, least: int | None = None) -> int:
     "An integer of any size and library as an `int`. Raises `ValueError` with its name if it is none, or below `least`."
     found = plain(value)

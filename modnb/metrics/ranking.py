@@ -41,7 +41,7 @@ def _checked(scores, truth) -> tuple[np.ndarray, np.ndarray]: # float [N], bool 
     if np.isnan(s).any(): raise ValueError("scores: some are not numbers")
     return s, t
 
-
+# %% ../../nbs/metrics/09_ranking.ipynb #efbed4d3
 def hit_counts(
     scores: np.ndarray, # float [N], higher means chosen earlier
     truth: np.ndarray, # bool [N]
@@ -62,7 +62,7 @@ def roc_auc(
     if t.all() or not t.any(): return float("nan")
     return float((1 + np.sign(s[t][:, None] - s[~t][None]).mean()) / 2)
 
-
+# %% ../../nbs/metrics/09_ranking.ipynb #b7405e37
 def average_precision(
     scores: np.ndarray, # float [N]
     truth: np.ndarray, # bool [N]

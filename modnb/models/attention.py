@@ -186,10 +186,9 @@ class _Back(torch.autograd.Function):
         out = torch.empty_like(q), None if kv is None else torch.empty_like(kv)
         library = _library()
         assert library is not None
-        grad, p = grad.contiguous(), p.contiguous()
         parts = _parts(q, kv)
-        library.backward(*(t.data_ptr() for t in (grad, *parts, p, *_parts(*out))), *_sizes(parts),
-                         torch.get_num_threads())
+        given = [grad.contiguous(), *parts, p.contiguous(), *_parts(*out)]
+        library.backward(*(t.data_ptr() for t in given), *_sizes(parts), torch.get_num_threads())
         return out
 
     @staticmethod

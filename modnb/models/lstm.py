@@ -24,7 +24,7 @@ def tanh_(t: Tensor) -> Tensor: # changed in place
     "The hyperbolic tangent, by a sigmoid."
     return t.mul_(2).sigmoid_().mul_(2).sub_(1)
 
-
+# %% ../../nbs/models/03_lstm.ipynb #62531cb3
 def doubled(
     t: Tensor, # [K, 4H, ...], for the gates i, f, g, o
 ) -> Tensor:
@@ -119,7 +119,7 @@ def with_sets(run: Callable, axes: int, *args): # a plain call has a first tenso
     results = run(*(a[None] if isinstance(a, Tensor) else a for a in args))
     return tuple(t[0] for t in results)
 
-
+# %% ../../nbs/models/03_lstm.ipynb #82862dfb
 def batched_call(info, in_dims, *args) -> list:
     "The arguments of a call under `vmap`, with their batch as the leading axis."
     def front(a, dim):
@@ -204,7 +204,7 @@ def picked(
     at = (index + torch.arange(len(t), device=t.device)[:, None] * t.shape[1]).view(-1)
     return t.reshape(-1, t.shape[-1]).index_select(0, at).view(*index.shape, -1)
 
-
+# %% ../../nbs/models/03_lstm.ipynb #435fe760
 def _spread(packed: Tensor, index: Tensor | None, size: int) -> Tensor: # [K, M, features] -> [K, size, features]
     "Rows back in their places, zeros elsewhere."
     if index is None: return packed
@@ -212,7 +212,7 @@ def _spread(packed: Tensor, index: Tensor | None, size: int) -> Tensor: # [K, M,
     at = (index + torch.arange(len(packed))[:, None] * size).view(-1)
     return out.index_copy_(0, at, packed.reshape(-1, packed.shape[-1])).view(len(packed), size, -1)
 
-
+# %% ../../nbs/models/03_lstm.ipynb #e747f9ed
 def _alive(packed: Tensor, pack: Packing) -> Tensor: # [K, rows, features]
     "Zeros for rows behind the end of their sequence."
     return packed if pack.alive is None else packed * pack.alive[..., None]

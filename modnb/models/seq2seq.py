@@ -86,7 +86,7 @@ def _by_length(starts: Tensor) -> tuple[Tensor, list[int]]: # int64 [K, B, T]
     steps = torch.arange(starts.shape[2], device=starts.device)
     return order, [n for n in (longest > steps[:, None]).sum(1).tolist() if n]
 
-
+# %% ../../nbs/models/04_seq2seq.ipynb #6f04f080
 def _step_by_step(net: EncoderDecoderLSTM, starts: Tensor, states: list[tuple[Tensor, Tensor]]) -> Tensor:
     "`free_run` as calls of `decode`."
     logits = []

@@ -175,7 +175,7 @@ class TokenBlock(nn.Module):
         self.feedforward = feedforward
 
     def forward(self, x: Tensor, mask: Tensor, *given) -> Tensor: # [B, T, width], additive [T, T]
-        x = self.norm1(x + self.attention(x, *self.attention.keys_values(x), mask))
+        x = self.norm1(x + self.attention(x, self.attention.keys_values(x), mask))
         return self.norm2(x + self.feedforward(x, *given))
 
 

@@ -26,7 +26,7 @@ def ended(sentences: Tensor, end: int) -> Tensor: # int64 [..., L]
     "Sentences with `end` in all places behind their first `end`."
     return sentences.masked_fill((sentences == end).cumsum(-1) > 0, end)
 
-
+# %% ../../nbs/systems/11_speaker.ipynb #4596775f
 def all_sentences(tokens: int, length: int, limit: int = 4096) -> Tensor: # int64 [A, L]
     "Every canonical sentence. Raises `ValueError` naming `limit` if there are more."
     total = sum((tokens - 1) ** t for t in range(length + 1))

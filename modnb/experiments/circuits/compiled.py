@@ -117,25 +117,25 @@ def programs_of(frame) -> list[str]:
     "The programs whose circuits were looked for."
     return [name for name in NAMES if name in set(frame.layer)]
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #333ab70d
 def mean_value(frame, metric: str, method: str): # Series by seed
     "A measure of a method, the mean over programs."
     names = programs_of(frame)
     return sum(scores(frame, metric, method, name) for name in names) / len(names)
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #40b89c60
 def least_check(frame, metric: str): # Series by seed
     "A fact about the circuits, the least of all programs."
     import pandas as pd
     return pd.concat([check(frame, metric, name) for name in programs_of(frame)], axis=1).min(axis=1)
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #852fe52d
 def truth_claims(frame) -> list[Claim]:
     "What the known circuits are."
     return [Claim("each circuit alone is exact", "by construction", "least accuracy of a circuit", ">= 0.999",
                   least_check(frame, "circuit, accuracy"), "worst", ("truth",))]
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #7167d71d
 def mask_claims(frame) -> list[Claim]:
     "What learned masks find."
     def ap(method): return mean_value(frame, "average precision", method)
@@ -149,7 +149,7 @@ def mask_claims(frame) -> list[Claim]:
                   "average precision, hard-concrete less gumbel", "> 0", ap(BEST) - ap("gumbel masks"), "interval",
                   (BEST,))]
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #1d2b0f58
 def method_claims(frame) -> list[Claim]:
     "What the other methods find."
     def ap(method): return mean_value(frame, "average precision", method)
@@ -170,12 +170,12 @@ def missed(frame) -> list[str]:
     "All methods, if the network is not exact."
     return untrained(frame, GATE, [name for name in NAMES if name in set(frame.layer)])
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #4a8d41d3
 def claims(frame):  # DataFrame of `judge_claims`
     "The claims about rows that were run."
     return judge_claims(claims_there(frame, PARTS), missed(frame))
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #a2125d00
 def verdict(frame) -> str:
     "What holds, and the order of the methods."
     names = [name for name in frame[frame.part == "final"].function.unique() if name != "truth"]
@@ -183,12 +183,12 @@ def verdict(frame) -> str:
     listed = ", ".join(f"{name} ({mean[name]:.2f})" for name in sorted(mean, key=lambda name: -mean[name]))
     return f"{judgment(claims(frame))} In order of average precision: {listed}."
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #fbaba610
 def summary(result: Result):
     "The table that the command line prints."
     return method_table(result.frame, result.frame.layer.iloc[0], {"average precision": 2, "forward passes": 0})
 
-
+# %% ../../../nbs/experiments/circuits/compiled.ipynb #eac7d61e
 def headline(frame) -> dict[str, float]:  # name -> number
     "Mean average precision of each method, over programs and seeds."
     final = part(frame, "final", "average precision")

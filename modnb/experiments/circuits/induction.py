@@ -157,12 +157,12 @@ def value(frame, metric: str, method: str): # Series by seed
     "A measure of a method."
     return scores(frame, metric, method, NAME)
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #a559ac89
 def is_found(frame, method: str): # Series by seed, 1 or 0
     "Whether a mask keeps every true edge, and at least half of what it keeps is true."
     return ((value(frame, "recall", method) == 1) & (value(frame, "precision", method) >= 0.5)).astype(float)
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #2a793c51
 def truth_claims(frame) -> list[Claim]:
     "What the known circuit is."
     return [Claim("the circuit alone does the work", "known for two layers (Olsson et al. 2022)",
@@ -170,7 +170,7 @@ def truth_claims(frame) -> list[Claim]:
             Claim("nothing is left without it", "not measured", "accuracy without its edges", "<= 0.2",
                   check(frame, "without, accuracy", NAME), "worst", ("truth",))]
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #ac1581ac
 def mask_claims(frame) -> list[Claim]:
     "What learned masks find."
     less = value(frame, "average precision", BEST) - value(frame, "average precision", "attribution")
@@ -185,7 +185,7 @@ def mask_claims(frame) -> list[Claim]:
             Claim("their circuits are more faithful than random ones", "known", "area under accuracy, difference",
                   "> 0", area, "interval", (BEST,))]
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #f354ee23
 def price_claims(frame) -> list[Claim]:
     "What the methods cost."
     ratio = value(frame, "forward passes", BEST) / value(frame, "forward passes", "integrated attribution")
@@ -208,12 +208,12 @@ def missed(frame) -> list[str]:
     "All methods, if networks have not learned or have no circuit."
     return untrained(frame, GATE, [NAME])
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #76ba60b3
 def claims(frame):  # DataFrame of `judge_claims`
     "The claims about rows that were run."
     return judge_claims(claims_there(frame, PARTS), missed(frame))
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #a3e71cca
 def verdict(frame) -> str:
     "What holds, and the order of the methods."
     final = part(frame, "final", "average precision")
@@ -221,14 +221,14 @@ def verdict(frame) -> str:
     listed = ", ".join(f"{name} ({v:.2f})" for name, v in mean.items())
     return f"{judgment(claims(frame))} In order of average precision: {listed}."
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #cb3516d6
 def summary(result: Result):
     "The table that the command line prints."
     return method_table(
         result.frame, NAME, {"average precision": 2, "precision at the true size": 2, "forward passes": 0}
     )
 
-
+# %% ../../../nbs/experiments/circuits/induction.ipynb #5f1cba79
 def headline(frame) -> dict[str, float]:  # name -> number
     "Mean average precision of each method."
     final = part(frame, "final", "average precision")
