@@ -55,6 +55,11 @@ def complete_annotations(module):
     blocks = [n for n in tree.body if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
     lines = ast.Module([line for block in blocks for line in block.body], [])
     exec(compile(lines, module.__file__, "exec"), vars(module))
+    # the signature of a dataclass has the annotations of its bases, which are looked up in its own module
+    bases = [base for thing in list(vars(module).values()) if isinstance(thing, type) and thing.__module__ == module.__name__ for base in thing.__mro__[1:]]
+    for base in bases:
+        if base.__module__.startswith("modnb."):
+            for name, value in vars(sys.modules[base.__module__]).items(): vars(module).setdefault(name, value)
 
 
 class shown_from_the_module(Processor):
