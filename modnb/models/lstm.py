@@ -77,7 +77,7 @@ def pull_gates(
     sigmoid_gradient(torch.mul(dh, tangent, out=d_o), o, grad_input=d_o)
 
 
-def _gate_gradients(grad, grad_cells, gates, cells, tangents, w_hh, c0):
+def _gate_gradients(grad, grad_cells, gates, cells, tangents, w_hh, h0, c0):
     "Gradients of the gates before activation [K, T, B, 4H], and of the initial state."
     K, T, B, H = cells.shape
     d = torch.empty_like(gates)
@@ -93,13 +93,13 @@ def _gate_gradients(grad, grad_cells, gates, cells, tangents, w_hh, c0):
         before = cells[:, t - 1] if t else c0
         pull_gates(dh, dc, gate, tangents[:, t], before, d[:, t].split(H, -1))
         dc = dc.mul_(gate[1])
-        dh = torch.bmm(d[:, t], w_hh) if t or before is not None else None
+        dh = torch.bmm(d[:, t], w_hh) if t or h0 is not None else None
     return d, dh, dc
 
 # %% ../../nbs/models/03_lstm.ipynb #321cdfea
 def _backward(need, grad, grad_cells, x, w_ih, w_hh, h0, c0, hidden, cells, gates, tangents):
     "Gradients of the six arguments of one layer with K weight sets; empty where they are not needed."
-    d, dh, dc = _gate_gradients(grad, grad_cells, gates, cells, tangents, w_hh, c0)
+    d, dh, dc = _gate_gradients(grad, grad_cells, gates, cells, tangents, w_hh, h0, c0)
     K, T, B, H = hidden.shape
     flat = d.flatten(1, 2)
     none = x.new_empty(K, 0)
@@ -232,14 +232,14 @@ def _native_forward(x, w_ih, w_hh, bias, h0, c0, pack: Packing):
     return hidden, cells, gates
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp06
-def _native_gate_gradients(grad, grad_cells, gates, cells, w_hh, c0, pack: Packing):
+def _native_gate_gradients(grad, grad_cells, gates, cells, w_hh, h0, c0, pack: Packing):
     "Gradients of the gates before activation [K, rows, 4H], and of the initial state, by length."
     d = torch.empty_like(gates)
     dh = None
     dc = cells.new_zeros(len(cells), pack.steps[0].count, cells.shape[-1])
     for step in reversed(pack.steps):
         native_backward(step, gates, cells, c0, grad, grad_cells, dh, dc, d)
-        last = step.before < 0 and c0 is None
+        last = step.before < 0 and h0 is None
         dh = None if last else torch.bmm(d[:, step.first:step.first + step.count], w_hh)
     return d, dh, dc
 
@@ -262,7 +262,7 @@ def _packed_gradients(need, x, w_ih, w_hh, h0, c0, lengths, states, grads) -> tu
     hidden, cells, gates = states
     h0, c0 = (None if s is None else picked(s, pack.order) for s in (h0, c0))
     of_out, of_cells = (None if g is None else _alive(picked(g.flatten(1, 2), pack.index), pack) for g in grads)
-    d, dh, dc = _native_gate_gradients(of_out, of_cells, gates, cells, w_hh, c0, pack)
+    d, dh, dc = _native_gate_gradients(of_out, of_cells, gates, cells, w_hh, h0, c0, pack)
     first = pack.steps[0].count
     old = hidden[:, :-first] if pack.before is None else hidden.index_select(1, pack.before)
     d_hh = None
