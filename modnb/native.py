@@ -16,13 +16,10 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import torch
-from torch import Tensor
-
 from .files import cache_folder
 
 # %% auto #0
-__all__ = ['FLAGS', 'ALWAYS', 'Unavailable', 'compiler', 'processor', 'library_folder', 'library', 'library_or_none', 'address']
+__all__ = ['FLAGS', 'ALWAYS', 'Unavailable', 'compiler', 'processor', 'library_folder', 'library', 'library_or_none']
 
 # %% ../nbs/05_native.ipynb #aba85a97
 class Unavailable(RuntimeError):
@@ -104,15 +101,3 @@ def library_or_none(
     except Unavailable as error:
         logging.getLogger("modnb").warning("%s without native kernels: %s", what, error)
         return None
-
-# %% ../nbs/05_native.ipynb #b823def3
-def address(
-    t: Tensor | None, # contiguous, on the CPU; None: a null pointer
-    dtype: torch.dtype = torch.float32, # what the kernel reads
-) -> int | None:
-    "Where a tensor's numbers begin. Raises `ValueError` for a tensor that a kernel would misread."
-    if t is None: return None
-    if t.device.type != "cpu" or t.dtype != dtype or not t.is_contiguous():
-        layout = "" if t.is_contiguous() else ", not contiguous"
-        raise ValueError(f"t: a kernel takes contiguous {dtype} on the CPU, not {t.dtype} on {t.device}{layout}")
-    return t.data_ptr()
