@@ -46,7 +46,7 @@ def processor() -> str:
 # %% ../nbs/05_native.ipynb #15e41036
 # the best that a compiler accepts: for this very processor, and with threads
 FLAGS = [[target, *threads] for target in ("-march=native", "-mcpu=native") for threads in (["-fopenmp"], [])] + [[]]
-ALWAYS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-shared", "-fPIC"]
+ALWAYS = ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast", "-shared", "-fPIC"]
 
 # %% ../nbs/05_native.ipynb #16af2ec1
 def library_folder() -> Path:

@@ -18,8 +18,8 @@ from ..checks import check_choice
 from .network import Watch, Written, unwrapped
 from .race import question, race, remember, remembered
 from modnb.masks.twins import (
-    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _LSTM, _module_at, _RNN, _same_noise,
-    _with_gradient,
+    REENTRANT, Twin, _differentiable, _Embedding, _gradients, _graph, _GRU, _Linear, _LSTM, _module_at, _RNN,
+    _same_noise, _with_gradient,
 )
 from ..models.copies import full_copy
 from ..models.stacked import difference
@@ -257,10 +257,10 @@ def _first_call(batched: Batched, net: int, weights, inputs, targets):
 
 # %% ../../nbs/masks/04_batching.ipynb #94b0909f
 def _batchable_twin(batched: Batched) -> Twin:
-    "The twin for `vmap`: of the first network, with recurrent layers replaced, too."
+    "The twin for `vmap`: of the first network, with linear and recurrent layers replaced, too."
     if batched.batchable is None:
         first = batched.twins[0]
-        batched.batchable = Twin(first.net, {**first.classes, nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+        batched.batchable = Twin(first.net, {**first.classes, nn.Linear: _Linear, nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
         batched.batchable.written = first.written
         batched.batchable.changed = first.changed
     return batched.batchable

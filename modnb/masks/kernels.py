@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from modnb.masks.sampling import Place
 
 # %% auto #0
-__all__ = ['COMMON', 'DRAW', 'PULL', 'PULL_WEIGHTS', 'native_draw', 'native_pull', 'native_pull_weights']
+__all__ = ['COMMON', 'DRAW', 'SLOPES', 'PULL', 'PULL_WEIGHTS', 'BANDS', 'PULL_PRODUCT', 'native_draw', 'native_pull',
+           'native_pull_weights', 'native_pull_product']
 
 # %% ../../nbs/masks/18_kernels.ipynb #eb3801ed
 COMMON = r"""
@@ -69,7 +70,32 @@ extern "C" void draw(const float* weight, const float* keep, const uint32_t* key
 }
 """
 
-# %% ../../nbs/masks/18_kernels.ipynb #4a713254
+# %% ../../nbs/masks/18_kernels.ipynb #23ddf212
+SLOPES = r"""
+namespace {
+// add one sample's gradient, through the slopes of its masks, to the totals of n weights in a row
+inline void add_slopes(const float* __restrict grad, const float* __restrict keep, uint32_t first,
+                       const int32_t* __restrict at, const uint32_t* key, float* __restrict total, int64_t n) {
+    const uint32_t a = key[0], b = key[1];
+    for (int64_t i = 0; i < n; i++) {
+        const float u = uniform(mix(first + at[i], a, b));
+        const float slope = keep[i] + u * (1 - 2 * keep[i]);
+        total[i] += grad[i] * (u * (1 - u) / (slope * slope));
+    }
+}
+
+// what the logits of these weights get: with `add`, more of it; else the first, and the price
+inline void to_logits(const float* __restrict total, const float* __restrict weight, const float* __restrict keep,
+                      float price, bool add, float* __restrict out, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const float pulled = total[i] * weight[i] * keep[i] * (1 - keep[i]);
+        out[i] = add ? out[i] + pulled : pulled + price;
+    }
+}
+}
+"""
+
+# %% ../../nbs/masks/18_kernels.ipynb #ce87c03f
 PULL = r"""
 extern "C" void pull(const float* grad, const float* weight, const float* keep, const uint32_t* keys,
                      const int32_t* rows, const int32_t* columns, const float* charge, float* out, int64_t sets,
@@ -77,25 +103,10 @@ extern "C" void pull(const float* grad, const float* weight, const float* keep, 
     tiles(sets, R, C, threads, [=](int64_t set, int64_t r, int64_t c, int64_t n) {
         float total[TILE];
         std::fill(total, total + n, 0.0f);
-        const uint32_t first = rows[r];
-        const int32_t* __restrict at = columns + c;
-        const float* __restrict p = keep + (set * R + r) * C + c;
-        for (int64_t k = 0; k < K; k++) {
-            const uint32_t a = keys[2 * (set * K + k)], b = keys[2 * (set * K + k) + 1];
-            const float* __restrict g = grad + ((set * K + k) * R + r) * C + c;
-            for (int64_t i = 0; i < n; i++) {
-                const float u = uniform(mix(first + at[i], a, b));
-                const float slope = p[i] + u * (1 - 2 * p[i]);
-                total[i] += g[i] * (u * (1 - u) / (slope * slope));
-            }
-        }
-        const float* __restrict w = weight + (set % S * R + r) * C + c;
-        float* __restrict o = out + (set * R + r) * C + c;
-        const float price = charge[set];
-        for (int64_t i = 0; i < n; i++) {
-            const float pulled = total[i] * w[i] * p[i] * (1 - p[i]);
-            o[i] = add ? o[i] + pulled : pulled + price;
-        }
+        const float* p = keep + (set * R + r) * C + c;
+        for (int64_t k = set * K; k < (set + 1) * K; k++)
+            add_slopes(grad + (k * R + r) * C + c, p, rows[r], columns + c, keys + 2 * k, total, n);
+        to_logits(total, weight + (set % S * R + r) * C + c, p, charge[set], add, out + (set * R + r) * C + c, n);
     });
 }
 """
@@ -122,18 +133,101 @@ extern "C" void pull_weights(const float* grad, const float* keep, const uint32_
 }
 """
 
-# %% ../../nbs/masks/18_kernels.ipynb #2b5c0860
-_POINTERS = {"draw": 6, "pull": 8, "pull_weights": 6}
+# %% ../../nbs/masks/18_kernels.ipynb #fcb09c6c
+BANDS = r"""
+namespace {
+#if defined(__AVX512F__)
+constexpr int64_t LANES = 16;
+#elif defined(__AVX__)
+constexpr int64_t LANES = 8;
+#else
+constexpr int64_t LANES = 4;
+#endif
+constexpr int64_t HIGH = 6, WIDE = 2 * LANES, LONG = 512;
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+// keep a vector in a register: a compiler may otherwise read it from memory again for each of the products
+#if defined(__x86_64__)
+#define HELD(vector) asm("" : "+x"(vector))
+#else
+#define HELD(vector)
+#endif
+
+// out [ROWS, WIDE], its rows LONG apart: sum over n of left [n, ROWS] and right [n, WIDE], whose rows lie R and C apart
+template <int ROWS> inline void block(const float* left, int64_t R, const float* right, int64_t C, int64_t n, float* out) {
+    Lanes sum[ROWS][2] = {};
+    for (int64_t i = 0; i < n; i++, left += R, right += C) {
+        Lanes first = *(const Lanes*)right, second = *(const Lanes*)(right + LANES);
+        HELD(first);
+        HELD(second);
+        for (int r = 0; r < ROWS; r++) {
+            sum[r][0] += left[r] * first;
+            sum[r][1] += left[r] * second;
+        }
+    }
+    for (int r = 0; r < ROWS; r++) {
+        *(Lanes*)(out + r * LONG) = sum[r][0];
+        *(Lanes*)(out + r * LONG + LANES) = sum[r][1];
+    }
+}
+
+template <int ROWS> inline void band(const float* left, int64_t R, const float* right, int64_t C, int64_t n,
+                                     int64_t columns, float* out) {
+    for (int64_t c = 0; c < columns; c += WIDE) {
+        const int64_t at = std::min(c, columns - WIDE);
+        block<ROWS>(left, R, right + at, C, n, out + at);
+    }
+}
+
+using Band = void (*)(const float*, int64_t, const float*, int64_t, int64_t, int64_t, float*);
+constexpr Band BANDS[HIGH] = {band<1>, band<2>, band<3>, band<4>, band<5>, band<6>};
+}
+"""
+
+# %% ../../nbs/masks/18_kernels.ipynb #ca7473ba
+PULL_PRODUCT = r"""
+extern "C" void pull_product(const float* left, const float* right, const float* weight, const float* keep,
+                             const uint32_t* keys, const int32_t* rows, const int32_t* columns, const float* charge,
+                             float* out, int64_t sets, int64_t S, int64_t K, int64_t R, int64_t C, int threads, int add,
+                             int64_t batch) {
+    const int64_t down = (R + HIGH - 1) / HIGH, across = (C + LONG - 1) / LONG;
+    const int64_t length = std::min(C, ((C + across - 1) / across + WIDE - 1) / WIDE * WIDE);
+    #pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static)
+    for (int64_t t = 0; t < sets * across * down; t++) {
+        const int64_t set = t / down / across, r = t % down * HIGH, many = std::min(HIGH, R - r);
+        const int64_t end = std::min(C, (t / down % across + 1) * length), c = std::max<int64_t>(0, end - length);
+        const int64_t fresh = t / down % across * length - c, n = end - c; // columns before `fresh` belong to the last part
+        if (fresh >= n) continue;
+        float grad[HIGH * LONG], total[HIGH * LONG];
+        std::fill(total, total + many * LONG, 0.0f);
+        for (int64_t k = set * K; k < (set + 1) * K; k++) {
+            BANDS[many - 1](left + k * batch * R + r, R, right + k * batch * C + c, C, batch, n, grad);
+            for (int64_t i = 0; i < many; i++)
+                add_slopes(grad + i * LONG, keep + (set * R + r + i) * C + c, rows[r + i], columns + c, keys + 2 * k,
+                           total + i * LONG, n);
+        }
+        for (int64_t i = 0; i < many; i++) {
+            const int64_t at = (set * R + r + i) * C + c + fresh;
+            to_logits(total + i * LONG + fresh, weight + (set % S * R + r + i) * C + c + fresh, keep + at, charge[set],
+                      add, out + at, n - fresh);
+        }
+    }
+}
+"""
+
+# %% ../../nbs/masks/18_kernels.ipynb #8986b700
+# tensors, numbers and flags of each
+_KERNELS = {"draw": (6, 5, 1), "pull": (8, 5, 2), "pull_weights": (6, 4, 1), "pull_product": (9, 5, 2)}
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
     "The kernels, or None where they cannot be compiled."
-    made = library_or_none(COMMON + DRAW + PULL + PULL_WEIGHTS, "masks are drawn")
-    for name, pointers in _POINTERS.items() if made else ():
-        numbers = [ctypes.c_int64] * (4 if name == "pull_weights" else 5)
-        flags = [ctypes.c_int] * (2 if name == "pull" else 1)
-        getattr(made, name).argtypes = [ctypes.c_void_p] * pointers + numbers + flags
+    made = library_or_none(COMMON + DRAW + SLOPES + PULL + PULL_WEIGHTS + BANDS + PULL_PRODUCT, "masks are drawn")
+    for name, (tensors, numbers, flags) in _KERNELS.items() if made else ():
+        rest = [ctypes.c_int64] if name == "pull_product" else []
+        getattr(made, name).argtypes = ([ctypes.c_void_p] * tensors + [ctypes.c_int64] * numbers
+                                        + [ctypes.c_int] * flags + rest)
         getattr(made, name).restype = None
     return made
 
@@ -194,4 +288,22 @@ def native_pull_weights(
     rows, columns = place.grid(keys.device)
     sets, _, *rest = _sizes(keep, keys, rows, columns)
     library.pull_weights(*_addresses(grad, keep, keys, rows, columns, out), sets, *rest, torch.get_num_threads())
+    return True
+
+# %% ../../nbs/masks/18_kernels.ipynb #54472b21
+def native_pull_product(
+    left: Tensor, right: Tensor, # [F * S * K, n, R], [F * S * K, n, C]: the gradient is left.mT @ right
+    weight: Tensor, keep: Tensor, keys: Tensor, place: Place, # as `modnb.masks.sampling.pull` takes them
+    charge: Tensor, out: Tensor, add: bool, # [F, S], [F, S, N], likewise
+) -> bool: # False: nothing was done
+    "The gradient of the logits, into `out`, from the factors of the copies' gradient."
+    if not _suits(left, right, weight, keep, out): return False
+    rows, columns = place.grid(keys.device)
+    if (len(rows), len(columns)) != (left.shape[-1], right.shape[-1]): return False # short rows, which lie in one
+    library = _library()
+    assert library is not None
+    keys = keys.contiguous()
+    charge = charge.float().contiguous()
+    library.pull_product(*_addresses(left, right, weight, keep, keys, rows, columns, charge, out),
+                         *_sizes(keep, keys, rows, columns), torch.get_num_threads(), add, left.shape[1])
     return True

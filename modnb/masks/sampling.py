@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from ..checks import check_choice
-from .kernels import native_draw, native_pull, native_pull_weights
+from .kernels import native_draw, native_pull, native_pull_product, native_pull_weights
+from ..models.factors import Factors
 
 # %% auto #0
-__all__ = ['SHORT', 'mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights',
+__all__ = ['SHORT', 'FEW', 'mix', 'to_uniform', 'plain_name', 'make_keys', 'Place', 'kernels', 'draw', 'pull', 'pull_weights',
            'at_least_single', 'sample', 'sample_reference']
 
 # %% ../../nbs/masks/02_sampling.ipynb #1e4c2d78
@@ -259,6 +260,9 @@ def kernels(
     return _EAGER if backend == "eager" else _compiled(axes)
 
 # %% ../../nbs/masks/02_sampling.ipynb #33592333
+FEW = 64    # rows of a product up to which it is faster to pull it back piece by piece
+
+
 def _shaped(t: Tensor, place: Place) -> Tensor:
     """[..., N] -> [..., *axes]. Detached: a compiled kernel would otherwise depend on what the tensor is a view of,
     and be compiled again for each kind."""
@@ -284,7 +288,7 @@ def draw(
 
 # %% ../../nbs/masks/02_sampling.ipynb #ecd435d5
 def pull(
-    grad: Tensor, # [F, S, K, N] gradient of the masked copies
+    grad: Tensor | Factors, # [F, S, K, N] gradient of the masked copies, or its factors [F * S * K, n, sizes of `place`]
     weight: Tensor, keep: Tensor, keys: Tensor, place: Place | None = None, backend: str = "eager", # as given to `draw`
     charge: Tensor | None = None, # [F, S] constant added to the gradient of every logit; None: nothing
     out: Tensor | None = None, # [F, S, N] memory for the result
@@ -294,6 +298,11 @@ def pull(
     place = Place(weight.shape[1:]) if place is None else place
     if out is None: out = torch.empty_like(keep)
     if charge is None: charge = keep.new_zeros(keep.shape[:2])
+    if isinstance(grad, Factors):
+        given = weight, keep, keys, place, charge, out, add
+        few = grad.left.shape[1] <= FEW
+        if backend == "compiled" and few and native_pull_product(grad.left, grad.right, *given): return out
+        grad = torch.bmm(grad.left.mT, grad.right).view(*keys.shape[:3], -1)
     if backend == "compiled" and native_pull(grad, weight, keep, keys, place, charge, out, add): return out
     kernels(backend, len(place.sizes))[1](_shaped(grad, place), _shaped(weight, place), _shaped(keep, place),
         keys.detach(), place.axes(weight.device), charge.detach(), _shaped(out, place), add)
@@ -310,9 +319,6 @@ def pull_weights(
     kernels(backend, len(place.sizes))[2](_shaped(grad, place), _shaped(keep, place), keys.detach(),
                                           place.axes(grad.device), _shaped(out, place))
     return out
-
-# %% ../../nbs/masks/02_sampling.ipynb #e0e0360f
-#| export
 
 # %% ../../nbs/masks/02_sampling.ipynb #508a915e
 def at_least_single(t: Tensor) -> Tensor: # of any shape

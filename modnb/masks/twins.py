@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 
 from .network import Watch, Written
 from ..models.copies import parameter_places, put_weights, structural_copy
+from ..models.factors import linear
 from ..models.lstm import lstm_layer
 from ..training.checkpoint import rng_state, set_rng_state
 from ..training.fit import call_net
@@ -112,6 +113,10 @@ class _Embedding(nn.Embedding):
         return F.embedding(x, weight)
 
 # %% ../../nbs/masks/03_twins.ipynb #eba26539
+class _Linear(nn.Linear):
+    def forward(self, x): return linear(x, self.weight, self.bias)
+
+
 class _LSTM(nn.LSTM):
     def forward(self, x, hx=None): return recurrent_forward(self, x, hx)
 

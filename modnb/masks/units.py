@@ -21,6 +21,7 @@ from .algebra import Masks, check_model, count_frame, read_masks, write_masks
 from .estimators import Estimator
 from .network import Where, select
 from .sampling import Place, at_least_single
+from ..models.factors import take_gradient
 from ..models.layout import UNITS, named_units
 
 if TYPE_CHECKING:
@@ -263,13 +264,21 @@ def draw_copies(
     lead = 0 if single else 1
     leaf = unit.shaped(masked.view(*[-1] * lead, masked.shape[-1])).detach().requires_grad_()
     axes = (*range(lead), *(lead + i for i in (unit.place.order if unit.index is None else range(len(unit.shape)))))
-    def arrived(leaf):
-        grad = dense(leaf.grad).permute(axes).reshape(masked.shape)
-        leaf.grad = None
+    def arrived(grad):
         with torch.no_grad():
             if tap: tap(grad)
             back(grad, out, add(), charge)
-    leaf.register_post_accumulate_grad_hook(arrived)
+    def whole(grad): return grad.permute(axes).reshape(masked.shape)
+    def accumulated(leaf):
+        if leaf.grad is None: return    # all of it was taken in factors
+        grad = dense(leaf.grad)
+        leaf.grad = None
+        arrived(whole(grad))
+    def in_factors(factors):
+        if tap or unit.index is not None or estimator.slope is None: arrived(whole(factors.product()))
+        else: arrived(factors if unit.place.order == (0, 1) else factors.turned())
+    leaf.register_post_accumulate_grad_hook(accumulated)
+    if leaf.dim() == 3 and lead: take_gradient(leaf, in_factors)
     return leaf
 
 # %% ../../nbs/masks/07_units.ipynb #220adc34

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cells import FUNCTIONS
-from .lstm import batched_call
+from .sets import apply_to_sets, batched_call
 from ..native import library_or_none
 
 # %% auto #0
@@ -197,7 +197,7 @@ class _Back(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, *args):
         given = batched_call(info, in_dims, *args)
-        out = _Back.apply(*(t if t is None else t.contiguous() for t in given))
+        out = apply_to_sets(_Back, *(t if t is None else t.contiguous() for t in given))
         return out, tuple(None if t is None else 0 for t in out)
 
 # %% ../../nbs/models/18_attention.ipynb #6e0808b8
@@ -223,14 +223,14 @@ class _Attended(torch.autograd.Function):
         ctx.save_for_backward(*inputs[:2], output[1])
 
     @staticmethod
-    def backward(ctx, grad, _): return *_Back.apply(grad, *ctx.saved_tensors), None
+    def backward(ctx, grad, _): return *apply_to_sets(_Back, grad, *ctx.saved_tensors), None
 
     @staticmethod
     def vmap(info, in_dims, q, kv, bias):
         q, kv, bias = batched_call(info, in_dims, q, kv, bias)
         if bias is not None:    # [K, B or 1, T or 1, S or 1]
             bias = bias.expand(len(q), max(q.shape[1:-4].numel(), 1), *bias.shape[-2:]).flatten(0, 1)
-        return _Attended.apply(q.contiguous(), kv if kv is None else kv.contiguous(), bias), (0, 0)
+        return apply_to_sets(_Attended, q.contiguous(), kv if kv is None else kv.contiguous(), bias), (0, 0)
 
 # %% ../../nbs/models/18_attention.ipynb #1b9beb24
 LARGEST = 4096    # numbers in the keys of a head
@@ -249,7 +249,7 @@ def attend(
     small = keys.shape[-4] * keys.shape[-1] <= LARGEST and all(t.numel() for t in given)
     if bias is not None and bias.dim() == 2: bias = bias[None]
     if plain and small and not dropout and _library() is not None:
-        return _Attended.apply(q.contiguous(), kv if kv is None else kv.contiguous(), bias)[0]
+        return apply_to_sets(_Attended, q.contiguous(), kv if kv is None else kv.contiguous(), bias)[0]
     queries, keys, values = q.unbind(-3) if kv is None else (q.squeeze(-3), *kv.unbind(-3))
     turned = [t.transpose(-3, -2) for t in (queries, keys, values)]    # [..., heads, T, h]
     scores = turned[0] @ turned[1].mT * q.shape[-1] ** -0.5

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from .cells import Rows, has_native, native_backward, native_forward
+from .sets import apply_to_sets, batched_call
 
 # %% auto #0
-__all__ = ['sigmoid_gradient', 'tanh_gradient', 'tanh_', 'doubled', 'pull_gates', 'with_sets', 'batched_call', 'Packing',
-           'packing', 'picked', 'lstm_layer']
+__all__ = ['sigmoid_gradient', 'tanh_gradient', 'tanh_', 'doubled', 'pull_gates', 'with_sets', 'Packing', 'packing', 'picked',
+           'lstm_layer']
 
 # %% ../../nbs/models/03_lstm.ipynb #3e7dba7e
 def tanh_(t: Tensor) -> Tensor: # changed in place
@@ -119,14 +120,6 @@ def with_sets(run: Callable, axes: int, *args): # a plain call has a first tenso
     results = run(*(a[None] if isinstance(a, Tensor) else a for a in args))
     return tuple(t[0] for t in results)
 
-# %% ../../nbs/models/03_lstm.ipynb #82862dfb
-def batched_call(info, in_dims, *args) -> list:
-    "The arguments of a call under `vmap`, with their batch as the leading axis."
-    def front(a, dim):
-        if not isinstance(a, Tensor): return a
-        return a.expand(info.batch_size, *a.shape) if dim is None else a.movedim(dim, 0)
-    return [front(a, dim) for a, dim in zip(args, in_dims)]
-
 # %% ../../nbs/models/03_lstm.ipynb #518f0671
 class _LSTMBackward(torch.autograd.Function):
     "The backward pass of a layer; arguments and results with or without a leading axis of weight sets."
@@ -139,7 +132,7 @@ class _LSTMBackward(torch.autograd.Function):
     @staticmethod
     def vmap(info, in_dims, need, *args):
         dims = in_dims[1:]
-        return _LSTMBackward.apply(need, *batched_call(info, dims, *args)), (0,) * 6
+        return apply_to_sets(_LSTMBackward, need, *batched_call(info, dims, *args)), (0,) * 6
 
 
 class _LSTMLayer(torch.autograd.Function):
@@ -158,12 +151,12 @@ class _LSTMLayer(torch.autograd.Function):
     def backward(ctx, grad, grad_cells, *_):
         need = tuple(ctx.needs_input_grad)
         state = ctx.saved_tensors[3] is not None, ctx.saved_tensors[4] is not None
-        grads = _LSTMBackward.apply(need, grad, grad_cells, *ctx.saved_tensors)
+        grads = apply_to_sets(_LSTMBackward, need, grad, grad_cells, *ctx.saved_tensors)
         return tuple(g if n else None for g, n in zip(grads, (*need[:4], *state)))
 
     @staticmethod
     def vmap(info, in_dims, *args):
-        return _LSTMLayer.apply(*batched_call(info, in_dims, *args)), (0, 0, 0, 0)
+        return apply_to_sets(_LSTMLayer, *batched_call(info, in_dims, *args)), (0, 0, 0, 0)
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp01
 @dataclass
@@ -291,7 +284,7 @@ class _PackedBack(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, need, *args):
-        out = _PackedBack.apply(need, *batched_call(info, in_dims[1:], *args))
+        out = apply_to_sets(_PackedBack, need, *batched_call(info, in_dims[1:], *args))
         return out, tuple(None if g is None else 0 for g in out)
 
 
@@ -316,10 +309,10 @@ class _PackedLayer(torch.autograd.Function):
         states = hidden_packed, cells_packed, gates
         if not hidden_packed.numel(): states = hidden.flatten(-3, -2), cells.flatten(-3, -2), gates
         need = tuple(ctx.needs_input_grad[:6])
-        return *_PackedBack.apply(need, *given, *states, grad, grad_cells), None
+        return *apply_to_sets(_PackedBack, need, *given, *states, grad, grad_cells), None
 
     @staticmethod
-    def vmap(info, in_dims, *args): return _PackedLayer.apply(*batched_call(info, in_dims, *args)), (0,) * 5
+    def vmap(info, in_dims, *args): return apply_to_sets(_PackedLayer, *batched_call(info, in_dims, *args)), (0,) * 5
 
 # %% ../../nbs/models/03_lstm.ipynb #5ac2042b
 def lstm_layer(
@@ -333,8 +326,8 @@ def lstm_layer(
 ) -> tuple[Tensor, Tensor]: # h and c after each step, [T, B, H]
     "All states of one LSTM layer, differentiable once, also under `torch.vmap`."
     if has_native(x, weight_ih, weight_hh, bias, h, c):
-        return _PackedLayer.apply(x, weight_ih, weight_hh, bias, h, c, lengths)[:2]
-    states = _LSTMLayer.apply(x, weight_ih, weight_hh, bias, h, c)[:2]
+        return apply_to_sets(_PackedLayer, x, weight_ih, weight_hh, bias, h, c, lengths)[:2]
+    states = apply_to_sets(_LSTMLayer, x, weight_ih, weight_hh, bias, h, c)[:2]
     if lengths is None: return states
     ended = (torch.arange(len(x), device=x.device)[:, None] >= lengths)[..., None]
     return states[0].masked_fill(ended, 0), states[1].masked_fill(ended, 0)

@@ -11,7 +11,7 @@ import functools
 import torch
 from torch import Tensor
 
-from .lstm import batched_call
+from .sets import apply_to_sets, batched_call
 from ..native import library_or_none
 
 # %% auto #0
@@ -126,7 +126,7 @@ class _Back(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, grad, gamma, normal, deviation, eps):
-        return _Back.apply(*batched_call(info, in_dims[:4], grad, gamma, normal, deviation), eps), (0, 0, 0)
+        return apply_to_sets(_Back, *batched_call(info, in_dims[:4], grad, gamma, normal, deviation), eps), (0, 0, 0)
 
 # %% ../../nbs/models/17_norms.ipynb #m15normf
 class _Normalized(torch.autograd.Function):
@@ -149,11 +149,11 @@ class _Normalized(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad, *_):
-        return (None,) * 4 if grad is None else (*_Back.apply(grad, *ctx.saved_tensors, ctx.eps), None)
+        return (None,) * 4 if grad is None else (*apply_to_sets(_Back, grad, *ctx.saved_tensors, ctx.eps), None)
 
     @staticmethod
     def vmap(info, in_dims, x, gamma, beta, eps):
-        return _Normalized.apply(*batched_call(info, in_dims[:3], x, gamma, beta), eps), (0, 0, 0)
+        return apply_to_sets(_Normalized, *batched_call(info, in_dims[:3], x, gamma, beta), eps), (0, 0, 0)
 
 # %% ../../nbs/models/17_norms.ipynb #49eb20ea
 def layer_norm(
@@ -165,5 +165,5 @@ def layer_norm(
     "Normalization of the last axis by its mean and unbiased standard deviation, also under `torch.vmap`."
     plain = all(t.is_cpu and t.dtype is torch.float32 and type(t) in (Tensor, torch.nn.Parameter)
                 for t in (x, gamma, beta))
-    if plain and x.numel() and _library() is not None: return _Normalized.apply(x, gamma, beta, eps)[0]
+    if plain and x.numel() and _library() is not None: return apply_to_sets(_Normalized, x, gamma, beta, eps)[0]
     return (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + eps) * gamma + beta

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ..checks import check_counts
 from .cells import Rows, has_native, native_forward
 from .feedforward import draw_, generator_for, init_linear
-from .lstm import batched_call, lstm_layer, picked
+from .lstm import lstm_layer, picked
+from .sets import apply_to_sets, batched_call
 from .recurrent import LSTMCell, cell_stack, init_cell, lstm_step
 
 # %% auto #0
@@ -128,7 +129,7 @@ class _Written(torch.autograd.Function):
     def backward(ctx, grad): return (None,) * 64
 
     @staticmethod
-    def vmap(info, in_dims, *args): return _Written.apply(*batched_call(info, in_dims, *args)), 0
+    def vmap(info, in_dims, *args): return apply_to_sets(_Written, *batched_call(info, in_dims, *args)), 0
 
 # %% ../../nbs/models/04_seq2seq.ipynb #d0s2sfre
 def free_run(
@@ -141,7 +142,7 @@ def free_run(
     layers = [t for cell, state in zip(net.decoder_cells, states)
               for t in (cell.weight_ih, cell.weight_hh, cell.bias, *state)]
     out = net.output_projection
-    written = _Written.apply(starts, net.decoder_embedding.weight, out.weight, out.bias, *layers)
+    written = apply_to_sets(_Written, starts, net.decoder_embedding.weight, out.weight, out.bias, *layers)
     shown = torch.cat([starts[:, :1], written[:, :-1]], 1)
     return decode(net, torch.where(starts >= 0, shown, -1), states)[0]
 

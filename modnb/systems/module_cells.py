@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..models.lstm import batched_call, pull_gates, tanh_, tanh_gradient, with_sets
+from ..models.lstm import pull_gates, tanh_, tanh_gradient, with_sets
+from ..models.sets import apply_to_sets, batched_call
 from .folded_mlp import rectified_
 
 # %% auto #0
@@ -241,7 +242,7 @@ class _ModulesBackward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info, in_dims, given, *args):
-        return _ModulesBackward.apply(given, *batched_call(info, in_dims[1:], *args)), (0,) * 4
+        return apply_to_sets(_ModulesBackward, given, *batched_call(info, in_dims[1:], *args)), (0,) * 4
 
 
 class _Modules(torch.autograd.Function):
@@ -264,12 +265,12 @@ class _Modules(torch.autograd.Function):
     def backward(ctx, grad, _, of_gates, *rest):
         saved = ctx.saved_tensors
         if grad is None: grad = torch.zeros_like(saved[3])
-        of_x, of_recurrent, of_weights, of_p = _ModulesBackward.apply(ctx.given, grad, of_gates, *saved)
+        of_x, of_recurrent, of_weights, of_p = apply_to_sets(_ModulesBackward, ctx.given, grad, of_gates, *saved)
         return of_x, of_recurrent, None if ctx.given else of_weights, of_p if ctx.given else None, None
 
     @staticmethod
     def vmap(info, in_dims, *args):
-        return _Modules.apply(*batched_call(info, in_dims, *args)), (0,) * 7
+        return apply_to_sets(_Modules, *batched_call(info, in_dims, *args)), (0,) * 7
 
 # %% ../../nbs/systems/13_module_cells.ipynb #48ab126f
 def module_layer(
@@ -280,5 +281,5 @@ def module_layer(
     modules: int, # M
 ) -> tuple[Tensor, Tensor]: # hidden states [T, B, H], from a state of zeros; gates [T, B, M]
     "Steps of LSTM modules that share a state, differentiable once, also under `torch.vmap`."
-    found = _Modules.apply(x, recurrent, weights, p, modules)
+    found = apply_to_sets(_Modules, x, recurrent, weights, p, modules)
     return found[0], found[2]
