@@ -26,8 +26,8 @@ from ..models.stacked import difference
 from ..training.fit import differentiable_loss, own, scalar_loss
 
 # %% auto #0
-__all__ = ['CHANNELS_LAST', 'ROUTES', 'Call', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes', 'pull',
-           'Batched']
+__all__ = ['CHANNELS_LAST', 'ROUTES', 'Call', 'EACH_BY_ITSELF', 'memory_order', 'with_memory_order', 'loop_order', 'check_shapes',
+           'pull', 'Batched']
 
 # %% ../../nbs/masks/04_batching.ipynb #54c0e606
 def _disagreement(a: list, b: list, least: float = 1e-30) -> float:
@@ -329,13 +329,9 @@ def _looped(batched: Batched, weights, inputs, targets, nets: Sequence[int]) -> 
         losses.append(batched.one(one, x, y, nets[r] if nets else 0, way))
     return torch.stack(losses)
 
-# %% ../../nbs/masks/04_batching.ipynb #4544ae73
-def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
-    "The losses of all sets in one call."
-    first = nets[0] if nets else 0
-    if first not in batched.watched:
-        one, x, y = tree_map(lambda t: t[0], (weights, inputs, targets))
-        _first_call(batched, first, one, x, y)
+# %% ../../nbs/masks/04_batching.ipynb #0b06c6ee
+def _by_vmap(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
+    "The losses of all sets, each operation for all of them."
     twin = _batchable_twin(batched)
     def call(rest, w, x, y): return batched._loss(twin, rest | w, x, y, "call")
     if len(batched.nets) == 1:
@@ -343,7 +339,48 @@ def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     rest = _rest(batched, tuple(weights), tuple(nets))
     return torch.vmap(call, randomness="different")(rest, weights, inputs, targets)
 
-# %% ../../nbs/masks/04_batching.ipynb #c5b25fac
+# %% ../../nbs/masks/04_batching.ipynb #f92ddafd
+EACH_BY_ITSELF = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity, nn.Dropout)
+
+
+def _layered(net: nn.Module) -> bool:
+    "Whether all modules are linear layers, activations, or made of these."
+    kinds = {type(m) for m in net.modules() if not any(True for _ in m.children())}
+    return kinds <= {nn.Linear, *EACH_BY_ITSELF, nn.ModuleList, nn.Sequential} and nn.Linear in kinds
+
+
+def _directly(batched: Batched, weights, inputs, targets) -> Tensor: # [R]
+    "The losses of all sets by one call of the network, whose inputs and weights have one more axis."
+    twin = _batchable_twin(batched)
+    outputs = twin.run(weights, own(inputs))
+    def loss(outputs, targets): return scalar_loss(batched.loss(outputs, targets))
+    return torch.vmap(loss, randomness="different")(outputs, own(targets))
+
+# %% ../../nbs/masks/04_batching.ipynb #01819f26
+def _is_direct(batched: Batched, weights, inputs, targets) -> bool:
+    "Whether a network can be run directly, with the results of `vmap`."
+    net = batched.nets[0]
+    if len(batched.nets) > 1 or not _layered(net) or not isinstance(inputs, Tensor) or not inputs.is_cpu: return False
+    if batched.twins[0].changed or batched.twins[0].written or batched.through_inputs: return False
+    given = tree_map(lambda t: t[:2], (weights, inputs, targets))
+    with _same_noise(inputs.device):
+        expected = _gradients(lambda w: _by_vmap(batched, w, *given[1:], ()), given[0])
+        try: found = _gradients(lambda w: _directly(batched, w, *given[1:]), given[0])
+        except (RuntimeError, ValueError, TypeError, IndexError): return False
+    return found[0].shape == expected[0].shape and _disagreement(found, expected) < 1e-4
+
+# %% ../../nbs/masks/04_batching.ipynb #73a733a5
+def _vmapped(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
+    "The losses of all sets in one call."
+    first = nets[0] if nets else 0
+    if first not in batched.watched:
+        one, x, y = tree_map(lambda t: t[0], (weights, inputs, targets))
+        _first_call(batched, first, one, x, y)
+    if batched.direct is None: batched.direct = _is_direct(batched, weights, inputs, targets)
+    if batched.direct: return _directly(batched, weights, inputs, targets)
+    return _by_vmap(batched, weights, inputs, targets, nets)
+
+# %% ../../nbs/masks/04_batching.ipynb #bc775207
 class Batched:
     "Losses of one network, or of several of one architecture, under many weight sets, each on its own chunk of data."
     def __init__(self,
@@ -364,6 +401,7 @@ class Batched:
         self.through_inputs = False       # gradients must flow through the inputs
         self.others = False               # the loss has a gradient for other tensors, such as its own weights
         self.batchable: Twin | None = None # for `vmap`, made when it is needed
+        self.direct: bool | None = None # whether the network runs with one more axis; None: not known yet
         self.stacked: dict[str, Tensor] = {} # what is not masked, of several networks
         self.stacked_for: object = None # which parameters are masked, and which networks, there
         if self.reason: _choose(self, "loop")

@@ -498,7 +498,7 @@ def _advance(learner: MaskLearner, parts: list[Part], now: StepState) -> Tensor:
     if learner.train_weights:
         for u in learner.units: _grad(u).zero_()
     for u in learner.units if not learner.lean else ():
-        if _slope(learner, u) is not None: now.keep[u.name] = torch.sigmoid(learner.logits[u.name].detach())
+        if _slope(learner, u) is not None: now.keep[u.name] = u.probabilities(learner.logits[u.name].detach())
     run = _one_by_one if learner.batched.route == "loop" else _together
     losses = run(learner, parts, now).view(now.keys.shape[:3]).mean(-1)
     if learner.device.type == "cpu": _check_losses(learner, losses)
@@ -570,6 +570,7 @@ def _close(learner: StepLearner) -> None:
     "Free what only further steps would need."
     learner.replayed = None
     learner.piles = {}
+    for u in learner.units: u.keep = torch.empty(0)
     if learner.settled: del learner.optimizer
     for p in learner.pools:
         learner.logits[p.name] = learner.logits[p.name].detach()

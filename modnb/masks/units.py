@@ -96,6 +96,7 @@ class Units:
         self.dtype = self.value.dtype # of the network's parameter, and of its masked copies
         self.place = Place(self.shape if self.index is None else (self.size,), offset=self.offset)
         self.memory = torch.empty(0) # of the masked copies, reused at each step
+        self.keep = torch.empty(0) # likewise of keep probabilities
 
     def arrange(self, order: tuple[int, ...] | None) -> None:
         "Store the values in another memory order: axes of the parameter, slowest first. Groups stay as they are."
@@ -103,6 +104,10 @@ class Units:
         natural = self.unpack(self.value)
         self.place = Place(self.shape, order, self.offset)
         self.value = self.pack(natural)
+
+    def probabilities(self, logits: Tensor) -> Tensor: # [F, S, units], in the memory of the last ones
+        if self.keep.shape != logits.shape: self.keep = torch.empty_like(logits)
+        return torch.sigmoid(logits, out=self.keep)
 
     def pack(self, t: Tensor) -> Tensor: # [..., N] in the parameter's order -> [..., N] in memory order
         if self.index is not None: return t
