@@ -179,13 +179,14 @@ def packing(
         return Packing([Rows(t * B, B, (t - 1) * B if t else -1) for t in range(T)], None, None, None, None)
     order = lengths.argsort(dim=1, descending=True, stable=True)
     by_length = lengths.gather(1, order)
-    counts = [n for n in (by_length.amax(0) > torch.arange(T)[:, None]).sum(1).tolist() if n] or [B]
+    steps = torch.arange(T, device=lengths.device)
+    counts = [n for n in (by_length.amax(0) > steps[:, None]).sum(1).tolist() if n] or [B]
     firsts = [0, *itertools.accumulate(counts)]
-    steps = [Rows(firsts[t], n, firsts[t - 1] if t else -1) for t, n in enumerate(counts)]
+    rows = [Rows(firsts[t], n, firsts[t - 1] if t else -1) for t, n in enumerate(counts)]
     index = torch.cat([t * B + order[:, :n] for t, n in enumerate(counts)], 1)
     alive = torch.cat([by_length[:, :n] > t for t, n in enumerate(counts)], 1)
-    before = [torch.arange(s.before, s.before + s.count) for s in steps[1:]]
-    return Packing(steps, order, index, alive, torch.cat(before) if before else index.new_zeros(0))
+    before = [torch.arange(s.before, s.before + s.count, device=lengths.device) for s in rows[1:]]
+    return Packing(rows, order, index, alive, torch.cat(before) if before else index.new_zeros(0))
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp04
 def picked(
@@ -237,12 +238,13 @@ def _native_gate_gradients(grad, grad_cells, gates, cells, w_hh, h0, c0, pack: P
     return d, dh, dc
 
 # %% ../../nbs/models/03_lstm.ipynb #lstmp07
-def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths) -> tuple: # hidden, cells [K, T, B, H]; packed [K, rows, ...]
-    "States of all steps, and what the way back needs, packed: outputs, cells, gates."
+def _packed_outputs(x, w_ih, w_hh, bias, h0, c0, lengths, *known) -> tuple: # hidden, cells [K, T, B, H]; packed
+    "States of all steps, and what the way back needs, packed [K, rows, ...]: outputs, cells, gates."
     K, T, B, _ = x.shape
     pack = packing(lengths, T, B)
     h0, c0 = (None if s is None else picked(s, pack.order) for s in (h0, c0))
-    packed = _native_forward(picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, h0, c0, pack)
+    if known[0] is None: packed = _native_forward(picked(x.flatten(1, 2), pack.index), w_ih, w_hh, bias, h0, c0, pack)
+    else: packed = tuple(t.detach() for t in known)
     if pack.index is None:    # they are one and the same
         return *(p.view(K, T, B, -1) for p in packed[:2]), x.new_empty(K, 0), x.new_empty(K, 0), packed[2]
     return *(_spread(_alive(p, pack), pack.index, T * B).view(K, T, B, -1) for p in packed[:2]), *packed
@@ -291,14 +293,14 @@ class _PackedBack(torch.autograd.Function):
 class _PackedLayer(torch.autograd.Function):
     "A layer on the CPU in single precision; arguments and results with or without a leading axis of weight sets."
     @staticmethod
-    def forward(x, w_ih, w_hh, bias, h0, c0, lengths):
-        given = (x, w_ih, w_hh, bias, h0, c0, lengths)
+    def forward(x, w_ih, w_hh, bias, h0, c0, lengths, *known): # known: outputs, cells and gates, packed; or None
+        given = (x, w_ih, w_hh, bias, h0, c0, lengths, *known)
         if x.dim() == 4: return _packed_outputs(*given)
         return tuple(t[0] for t in _packed_outputs(*(a if a is None else a[None] for a in given)))
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        x, w_ih, w_hh, _, h0, c0, lengths = inputs
+        x, w_ih, w_hh, _, h0, c0, lengths, *_ = inputs
         ctx.mark_non_differentiable(*output[2:])
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(x, w_ih, w_hh, h0, c0, lengths, *output)
@@ -309,7 +311,7 @@ class _PackedLayer(torch.autograd.Function):
         states = hidden_packed, cells_packed, gates
         if not hidden_packed.numel(): states = hidden.flatten(-3, -2), cells.flatten(-3, -2), gates
         need = tuple(ctx.needs_input_grad[:6])
-        return *apply_to_sets(_PackedBack, need, *given, *states, grad, grad_cells), None
+        return *apply_to_sets(_PackedBack, need, *given, *states, grad, grad_cells), None, None, None, None
 
     @staticmethod
     def vmap(info, in_dims, *args): return apply_to_sets(_PackedLayer, *batched_call(info, in_dims, *args)), (0,) * 5
@@ -323,10 +325,12 @@ def lstm_layer(
     h: Tensor | None = None, # [B, H], state before the first step; None: zeros
     c: Tensor | None = None, # [B, H]
     lengths: Tensor | None = None, # int64 [B], steps of each sequence; None: all T. States behind the end are zeros
+    known: Sequence[Tensor] = (), # outputs and cells [rows, H] and gates [rows, 4H], packed, of an earlier pass
 ) -> tuple[Tensor, Tensor]: # h and c after each step, [T, B, H]
     "All states of one LSTM layer, differentiable once, also under `torch.vmap`."
     if has_native(x, weight_ih, weight_hh, bias, h, c):
-        return apply_to_sets(_PackedLayer, x, weight_ih, weight_hh, bias, h, c, lengths)[:2]
+        packed = known or (None,) * 3
+        return apply_to_sets(_PackedLayer, x, weight_ih, weight_hh, bias, h, c, lengths, *packed)[:2]
     states = apply_to_sets(_LSTMLayer, x, weight_ih, weight_hh, bias, h, c)[:2]
     if lengths is None: return states
     ended = (torch.arange(len(x), device=x.device)[:, None] >= lengths)[..., None]

@@ -5,6 +5,9 @@
 # %% ../../nbs/models/04_seq2seq.ipynb #fc742057
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,23 +15,24 @@ from torch import Tensor, nn
 from ..checks import check_counts
 from .cells import Rows, has_native, native_forward
 from .feedforward import draw_, generator_for, init_linear
-from .lstm import lstm_layer, picked
-from .sets import apply_to_sets, batched_call
+from .lstm import Packing, lstm_layer, packing, picked
 from .recurrent import LSTMCell, cell_stack, init_cell, lstm_step
+from .sets import apply_to_sets, batched_call
 
 # %% auto #0
 __all__ = ['unroll', 'encode', 'decode', 'free_run', 'check_batch', 'check_sizes', 'init_seq2seq', 'EncoderDecoderLSTM']
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d69f7b3c
+# %% ../../nbs/models/04_seq2seq.ipynb #753b0ee4
 def unroll(
     cell: LSTMCell, # one layer
     x: Tensor, # [B, T, n], its inputs
     h: Tensor | None = None, # [B, H], state before the first step; None: zeros
     c: Tensor | None = None, # [B, H]
     lengths: Tensor | None = None, # int64 [B], steps that count; None: all
+    known: Sequence[Tensor] = (), # the states as `lstm_layer` takes them, of an earlier pass
 ) -> tuple[Tensor, Tensor]: # h and c after each step, [B, T, H]
     "All states of one layer; zeros behind the end of a sequence."
-    hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c, lengths)
+    hs, cs = lstm_layer(x.transpose(0, 1), cell.weight_ih, cell.weight_hh, cell.bias, h, c, lengths, known)
     return hs.transpose(0, 1), cs.transpose(0, 1)
 
 # %% ../../nbs/models/04_seq2seq.ipynb #2a54860e
@@ -52,40 +56,63 @@ def encode(
         states.append((_at_end(x, source_lengths), _at_end(cs, source_lengths)))
     return states
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sdec
+# %% ../../nbs/models/04_seq2seq.ipynb #044999bc
 def decode(
     net: EncoderDecoderLSTM,
     tokens: Tensor, # int64 [B, T]; negative behind the end of a sequence
     states: list[tuple[Tensor, Tensor]], # h and c of each layer, of `encode` or of an earlier call
+    known: Sequence[Tensor] = (), # three for each layer, as `lstm_layer` takes them, of an earlier pass
 ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]: # logits [B, T, n_outputs] and the states after the last token
     "Logits of the tokens that follow `tokens`."
     lengths = (tokens >= 0).sum(-1)
     x = net.decoder_embedding(tokens.clamp_min(0))
     after = []
-    for cell, state in zip(net.decoder_cells, states):
+    for i, (cell, state) in enumerate(zip(net.decoder_cells, states)):
         assert isinstance(cell, LSTMCell)
-        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state, lengths)
+        x, cs = unroll(cell, F.dropout(x, net.dropout, net.training), *state, lengths, known[3 * i:3 * i + 3])
         after.append((_at_end(x, lengths), _at_end(cs, lengths)))
     return net.output_projection(x), after
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sstp
-def _step(gates: Tensor, recurrent: Tensor, c: Tensor) -> tuple[Tensor, Tensor]: # [K, n, 4H], same, [K, n, H] -> h, c
-    "A step of a cell."
-    if not has_native(gates, recurrent, c): return lstm_step(gates + recurrent, c)
-    hidden = gates.new_empty(c.shape)
-    cells = torch.empty_like(hidden)
-    native_forward(Rows(0, c.shape[1], -1), gates, recurrent, c, cells, hidden)
-    return hidden, cells
+# %% ../../nbs/models/04_seq2seq.ipynb #ac6ea5b3
+@dataclass
+class _Layer:
+    "A layer that writes: its weights, and its states so far, of K weight sets."
+    w_ih: Tensor # [K, 4H, n]
+    w_hh: Tensor # [K, 4H, H]
+    bias: Tensor # [K, 4H]
+    h: Tensor # [K, B, H], after the last step
+    c: Tensor # [K, B, H]; with room for all steps, before the first one
+    room: tuple[Tensor, ...] # outputs and cells [K, rows, H] and gates [K, rows, 4H] of all steps; or nothing
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sbyl
-def _by_length(starts: Tensor) -> tuple[Tensor, list[int]]: # int64 [K, B, T]
-    "The order of the sequences [K, B], longest first, and how many are still to be written at each step."
-    lengths = (starts >= 0).sum(-1)
-    if starts.is_meta: return torch.empty_like(lengths), [starts.shape[1]] * starts.shape[2]
-    order = lengths.argsort(dim=1, descending=True, stable=True)
-    longest = lengths.gather(1, order).amax(0)
-    steps = torch.arange(starts.shape[2], device=starts.device)
-    return order, [n for n in (longest > steps[:, None]).sum(1).tolist() if n]
+# %% ../../nbs/models/04_seq2seq.ipynb #0cab0f8d
+def _step(layer: _Layer, rows: Rows, gates: Tensor) -> Tensor: # [K, n, 4H], what the input adds -> outputs [K, n, H]
+    "A step of a layer."
+    recurrent = torch.bmm(layer.h[:, :rows.count], layer.w_hh.mT)
+    if layer.room:
+        mine = slice(rows.first, rows.first + rows.count)
+        hidden, cells, all_gates = layer.room
+        all_gates[:, mine] = gates
+        native_forward(rows, all_gates, recurrent, layer.c, cells, hidden)
+        layer.h = hidden[:, mine]
+    else: layer.h, layer.c = lstm_step(gates + recurrent, layer.c[:, :rows.count])
+    return layer.h
+
+# %% ../../nbs/models/04_seq2seq.ipynb #31b0818e
+def _order(starts: Tensor) -> tuple[Packing, Tensor]: # int64 [K, B, T] -> the packing, the order [K, B]
+    "How sequences lie, the longest first."
+    K, B, T = starts.shape
+    pack = packing(None if starts.is_meta else (starts >= 0).sum(-1), T, B)
+    return pack, torch.arange(B, device=starts.device).expand(K, B) if pack.order is None else pack.order
+
+
+def _layers(order: Tensor, rows: int, given: Sequence[Tensor]) -> list[_Layer]: # given: five of each, see `_Written`
+    "The layers before their first step, with room for rows of all steps where kernels fill it in."
+    layers = []
+    for w_ih, w_hh, bias, h, c in zip(*[iter(given)] * 5):
+        K, H = len(h), h.shape[-1]
+        room = tuple(h.new_empty(K, rows, n * H) for n in (1, 1, 4)) if has_native(w_ih, w_hh, bias, h, c) else ()
+        layers.append(_Layer(w_ih, w_hh, bias, picked(h, order), picked(c, order), room))
+    return layers
 
 # %% ../../nbs/models/04_seq2seq.ipynb #6f04f080
 def _step_by_step(net: EncoderDecoderLSTM, starts: Tensor, states: list[tuple[Tensor, Tensor]]) -> Tensor:
@@ -98,40 +125,38 @@ def _step_by_step(net: EncoderDecoderLSTM, starts: Tensor, states: list[tuple[Te
         token = step.argmax(-1)
     return torch.cat(logits, 1)
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d0s2swri
+# %% ../../nbs/models/04_seq2seq.ipynb #e6bad590
 class _Written(torch.autograd.Function):
-    "The tokens that decoders write if they feed themselves, of one weight set or with a leading axis of them."
+    """The tokens that decoders write if they feed themselves, of one weight set or with a leading axis of them; and what
+    their layers keep, three tensors each, or nothing."""
     @staticmethod
-    def forward(starts, embedding, weight, bias, *layers): # layers: weight_ih, weight_hh, bias, h, c of each, in a row
-        given = (starts, embedding, weight, bias, *layers)
-        if starts.dim() == 2: return _Written.forward(*(t[None] for t in given))[0]
-        order, counts = _by_length(starts)
-        cells = [[*layers[i:i + 3], *(picked(s, order) for s in layers[i + 3:i + 5])]
-                 for i in range(0, len(layers), 5)]
-        table = torch.baddbmm(cells[0][2][:, None], embedding, cells[0][0].mT)    # gates of each token
+    def forward(starts, embedding, weight, bias, *given): # given: weight_ih, weight_hh, bias, h, c of each, in a row
+        if starts.dim() == 2:
+            return tuple(t[0] for t in _Written.forward(*(t[None] for t in (starts, embedding, weight, bias, *given))))
+        pack, order = _order(starts)
+        layers = _layers(order, sum(rows.count for rows in pack.steps), given)
+        table = torch.baddbmm(layers[0].bias[:, None], embedding, layers[0].w_ih.mT)    # gates of each token
         written = torch.full_like(starts, -1)
         token = starts[..., 0].gather(1, order)
-        for t, n in enumerate(counts):
-            token = token[:, :n].clamp_min(0)
-            x = None
-            for cell in cells:
-                w_ih, w_hh, b, h, c = cell
-                gates = picked(table, token) if x is None else torch.baddbmm(b[:, None], x, w_ih.mT)
-                cell[3], cell[4] = x, _ = _step(gates, torch.bmm(h[:, :n], w_hh.mT), c[:, :n])
+        for t, rows in enumerate(pack.steps):
+            x = _step(layers[0], rows, picked(table, token[:, :rows.count].clamp_min(0)))
+            for layer in layers[1:]: x = _step(layer, rows, torch.baddbmm(layer.bias[:, None], x, layer.w_ih.mT))
             token = torch.baddbmm(bias[:, None], x, weight.mT).argmax(-1)
-            written[..., t].scatter_(1, order[:, :n], token)
-        return written
+            written[..., t].scatter_(1, order[:, :rows.count], token)
+        return written, *(t for layer in layers for t in layer.room)
 
     @staticmethod
-    def setup_context(ctx, inputs, output): ctx.mark_non_differentiable(output)
+    def setup_context(ctx, inputs, output): ctx.mark_non_differentiable(*output)
 
     @staticmethod
-    def backward(ctx, grad): return (None,) * 64
+    def backward(ctx, *grads): return (None,) * 64
 
     @staticmethod
-    def vmap(info, in_dims, *args): return apply_to_sets(_Written, *batched_call(info, in_dims, *args)), 0
+    def vmap(info, in_dims, *args):
+        out = apply_to_sets(_Written, *batched_call(info, in_dims, *args))
+        return out, (0,) * len(out)
 
-# %% ../../nbs/models/04_seq2seq.ipynb #d0s2sfre
+# %% ../../nbs/models/04_seq2seq.ipynb #cdc4b25a
 def free_run(
     net: EncoderDecoderLSTM,
     starts: Tensor, # int64 [B, T]: the start token, then any token for each that is to be written, negative behind
@@ -142,9 +167,9 @@ def free_run(
     layers = [t for cell, state in zip(net.decoder_cells, states)
               for t in (cell.weight_ih, cell.weight_hh, cell.bias, *state)]
     out = net.output_projection
-    written = apply_to_sets(_Written, starts, net.decoder_embedding.weight, out.weight, out.bias, *layers)
+    written, *known = apply_to_sets(_Written, starts, net.decoder_embedding.weight, out.weight, out.bias, *layers)
     shown = torch.cat([starts[:, :1], written[:, :-1]], 1)
-    return decode(net, torch.where(starts >= 0, shown, -1), states)[0]
+    return decode(net, torch.where(starts >= 0, shown, -1), states, known)[0]
 
 # %% ../../nbs/models/04_seq2seq.ipynb #f7368a62
 def check_batch(
