@@ -260,7 +260,8 @@ def _batchable_twin(batched: Batched) -> Twin:
     "The twin for `vmap`: of the first network, with linear and recurrent layers replaced, too."
     if batched.batchable is None:
         first = batched.twins[0]
-        batched.batchable = Twin(first.net, {**first.classes, nn.Linear: _Linear, nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN})
+        classes = {nn.Linear: _Linear, nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN}
+        batched.batchable = Twin(first.net, first.classes | classes)
         batched.batchable.written = first.written
         batched.batchable.changed = first.changed
     return batched.batchable
@@ -340,7 +341,8 @@ def _by_vmap(batched: Batched, weights, inputs, targets, nets) -> Tensor: # [R]
     return torch.vmap(call, randomness="different")(rest, weights, inputs, targets)
 
 # %% ../../nbs/masks/04_batching.ipynb #f92ddafd
-EACH_BY_ITSELF = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity, nn.Dropout)
+EACH_BY_ITSELF = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.SiLU, nn.ELU, nn.LeakyReLU, nn.Softplus, nn.Identity,
+                  nn.Dropout)
 
 
 def _layered(net: nn.Module) -> bool:
@@ -362,10 +364,10 @@ def _is_direct(batched: Batched, weights, inputs, targets) -> bool:
     net = batched.nets[0]
     if len(batched.nets) > 1 or not _layered(net) or not isinstance(inputs, Tensor) or not inputs.is_cpu: return False
     if batched.twins[0].changed or batched.twins[0].written or batched.through_inputs: return False
-    given = tree_map(lambda t: t[:2], (weights, inputs, targets))
+    some, x, y = tree_map(lambda t: t[:2], (weights, inputs, targets))
     with _same_noise(inputs.device):
-        expected = _gradients(lambda w: _by_vmap(batched, w, *given[1:], ()), given[0])
-        try: found = _gradients(lambda w: _directly(batched, w, *given[1:]), given[0])
+        expected = _gradients(lambda w: _by_vmap(batched, w, x, y, ()), some)
+        try: found = _gradients(lambda w: _directly(batched, w, x, y), some)
         except (RuntimeError, ValueError, TypeError, IndexError): return False
     return found[0].shape == expected[0].shape and _disagreement(found, expected) < 1e-4
 

@@ -154,7 +154,8 @@ typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias
 #endif
 
 // out [ROWS, WIDE], its rows LONG apart: sum over n of left [n, ROWS] and right [n, WIDE], whose rows lie R and C apart
-template <int ROWS> inline void block(const float* left, int64_t R, const float* right, int64_t C, int64_t n, float* out) {
+template <int ROWS> inline void block(const float* left, int64_t R, const float* right, int64_t C, int64_t n,
+                                      float* out) {
     Lanes sum[ROWS][2] = {};
     for (int64_t i = 0; i < n; i++, left += R, right += C) {
         Lanes first = *(const Lanes*)right, second = *(const Lanes*)(right + LANES);
@@ -196,7 +197,7 @@ extern "C" void pull_product(const float* left, const float* right, const float*
     for (int64_t t = 0; t < sets * across * down; t++) {
         const int64_t set = t / down / across, r = t % down * HIGH, many = std::min(HIGH, R - r);
         const int64_t end = std::min(C, (t / down % across + 1) * length), c = std::max<int64_t>(0, end - length);
-        const int64_t fresh = t / down % across * length - c, n = end - c; // columns before `fresh` belong to the last part
+        const int64_t fresh = t / down % across * length - c, n = end - c; // the columns before `fresh` are done
         if (fresh >= n) continue;
         float grad[HIGH * LONG], total[HIGH * LONG];
         std::fill(total, total + many * LONG, 0.0f);

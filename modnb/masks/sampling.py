@@ -288,7 +288,7 @@ def draw(
 
 # %% ../../nbs/masks/02_sampling.ipynb #ecd435d5
 def pull(
-    grad: Tensor | Factors, # [F, S, K, N] gradient of the masked copies, or its factors [F * S * K, n, sizes of `place`]
+    grad: Tensor | Factors, # [F, S, K, N] gradient of the masked copies, or its factors [F * S * K, n, R or C]
     weight: Tensor, keep: Tensor, keys: Tensor, place: Place | None = None, backend: str = "eager", # as given to `draw`
     charge: Tensor | None = None, # [F, S] constant added to the gradient of every logit; None: nothing
     out: Tensor | None = None, # [F, S, N] memory for the result

@@ -116,8 +116,8 @@ def linear(
     weight: Tensor, # [R, C]; or [K, R, C]
     bias: Tensor | None = None, # [R]; or [K, R]
 ) -> Tensor: # [..., R]; or [K, ..., R]
-    """`torch.nn.functional.linear`, also for many weight sets at once. The factors of their gradient can be taken, as under
-    `torch.vmap` over weights."""
+    """`torch.nn.functional.linear`, also for many weight sets at once. The factors of their gradient can be taken,
+    as under `torch.vmap` over weights."""
     if weight.dim() == 3: return _batched(x, weight, bias if bias is None else bias.expand(len(weight), -1))
     if bias is not None and bias.dim() == 2: return F.linear(x, weight) + bias.view(len(bias), *[1] * (x.dim() - 2), -1)
     plain = x.is_cpu and x.dtype is weight.dtype and not torch.is_autocast_enabled("cpu")

@@ -109,8 +109,8 @@ def _layers(order: Tensor, rows: int, given: Sequence[Tensor]) -> list[_Layer]: 
     "The layers before their first step, with room for rows of all steps where kernels fill it in."
     layers = []
     for w_ih, w_hh, bias, h, c in zip(*[iter(given)] * 5):
-        K, H = len(h), h.shape[-1]
-        room = tuple(h.new_empty(K, rows, n * H) for n in (1, 1, 4)) if has_native(w_ih, w_hh, bias, h, c) else ()
+        sizes = [n * h.shape[-1] for n in (1, 1, 4)] if has_native(w_ih, w_hh, bias, h, c) else []
+        room = tuple(h.new_empty(len(h), rows, n) for n in sizes)
         layers.append(_Layer(w_ih, w_hh, bias, picked(h, order), picked(c, order), room))
     return layers
 
@@ -127,8 +127,8 @@ def _step_by_step(net: EncoderDecoderLSTM, starts: Tensor, states: list[tuple[Te
 
 # %% ../../nbs/models/04_seq2seq.ipynb #e6bad590
 class _Written(torch.autograd.Function):
-    """The tokens that decoders write if they feed themselves, of one weight set or with a leading axis of them; and what
-    their layers keep, three tensors each, or nothing."""
+    """The tokens that decoders write if they feed themselves, of one weight set or with a leading axis of them;
+    and what their layers keep, three tensors each, or nothing."""
     @staticmethod
     def forward(starts, embedding, weight, bias, *given): # given: weight_ih, weight_hh, bias, h, c of each, in a row
         if starts.dim() == 2:

@@ -42,7 +42,7 @@ def apply_to_sets(
 ) -> Any: # what its `apply` returns
     "A function's result, under a `vmap` at the cost of a call without."
     if not torch._C._are_functorch_transforms_active(): # what its `apply` does, without looking at signatures
-        return super(torch.autograd.Function, function).apply(*args)
+        return super(torch.autograd.Function, function).apply(*args) # type: ignore[misc]
     vmap = _only_vmap()
     if vmap is None: return function.apply(*args)
     level = vmap.level()
