@@ -261,7 +261,7 @@ def _batchable_twin(batched: Batched) -> Twin:
     if batched.batchable is None:
         first = batched.twins[0]
         classes = {nn.Linear: _Linear, nn.LSTM: _LSTM, nn.GRU: _GRU, nn.RNN: _RNN}
-        batched.batchable = Twin(first.net, first.classes | classes)
+        batched.batchable = Twin(first.net, {**first.classes, **classes})
         batched.batchable.written = first.written
         batched.batchable.changed = first.changed
     return batched.batchable
