@@ -21,7 +21,7 @@ from ..training.fit import Fit, fit
 
 # %% auto #0
 __all__ = ['PREVIOUS', 'INDUCTION', 'RepeatTask', 'warm_cosine', 'repeat_loss', 'train_repeater', 'head_roles', 'induction_edges',
-           'induction_truth']
+           'induction_truth', 'chains']
 
 # %% ../../nbs/circuits/15_induction.ipynb #f5015f42
 @dataclass(frozen=True)
@@ -112,3 +112,19 @@ def induction_truth(
     induction = (roles["induction"][1] >= INDUCTION).nonzero()[:, 0].tolist()
     both = bool(previous and induction)
     return {kind: graph.select(pairs if both else []) for kind, pairs in induction_edges(previous, induction).items()}
+
+# %% ../../nbs/circuits/15_induction.ipynb #a0e76924
+def chains(
+    graph: EdgeGraph,
+    kept: Tensor, # bool [edges]
+    kinds: dict[str, Tensor], # of `induction_truth`
+) -> list[tuple[str, str]]: # (previous-token head, induction head)
+    "The pairs of heads of the known circuit between which a set has all edges of the algorithm."
+    both = torch.stack(list(kinds.values())).any(0) & kept
+    found = []
+    for i in (kinds["it comes after"] & both).nonzero()[:, 0].tolist():
+        writer, reader = graph.pairs[i]
+        heads = [int(name.split()[1].split(".")[1]) for name in (writer, reader)]
+        needed = [pair for pairs in induction_edges(heads[:1], heads[1:]).values() for pair in pairs]
+        if both[graph.select(needed)].all(): found.append((writer, reader.removesuffix(" key")))
+    return found

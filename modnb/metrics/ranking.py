@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 # %% auto #0
-__all__ = ['SetScore', 'set_score', 'hit_counts', 'roc_auc', 'average_precision', 'first_of', 'curve_area']
+__all__ = ['SetScore', 'set_score', 'hit_counts', 'roc_auc', 'average_precision', 'chance_precision', 'first_of', 'curve_area']
 
 # %% ../../nbs/metrics/09_ranking.ipynb #c9bdeecd
 class SetScore(NamedTuple):
@@ -62,15 +62,25 @@ def roc_auc(
     if t.all() or not t.any(): return float("nan")
     return float((1 + np.sign(s[t][:, None] - s[~t][None]).mean()) / 2)
 
-# %% ../../nbs/metrics/09_ranking.ipynb #b7405e37
+# %% ../../nbs/metrics/09_ranking.ipynb #a0e22cac
 def average_precision(
     scores: np.ndarray, # float [N]
     truth: np.ndarray, # bool [N]
-) -> float: # 0 to 1; chance is the share of true elements; NaN where none is true
+) -> float: # 0 to 1; chance: `chance_precision`; NaN where none is true
     "Mean precision over the steps of recall. Raises `ValueError` as `hit_counts` does."
     sizes, hits = hit_counts(scores, truth)
     if not np.asarray(truth).any(): return float("nan")
     return float((np.diff(hits, prepend=0) * hits / sizes).sum() / hits[-1])
+
+# %% ../../nbs/metrics/09_ranking.ipynb #fc8461db
+def chance_precision(
+    true: int, # n
+    total: int, # N
+) -> float:
+    "Mean average precision of all orders without ties. Raises `ValueError` naming `true` unless 1 <= n <= N."
+    if not 1 <= true <= total: raise ValueError(f"true: {true} given; need 1 to {total}")
+    places = np.arange(1, total + 1)
+    return float(((1 + (places - 1) * (true - 1) / max(total - 1, 1)) / places).mean())
 
 # %% ../../nbs/metrics/09_ranking.ipynb #60051240
 def first_of(

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # %% auto #0
-__all__ = ['READS', 'METHOD_COLORS', 'part_places', 'reader_part', 'circuit_graph', 'method_points', 'faithfulness_curves']
+__all__ = ['READS', 'STYLES', 'METHOD_COLORS', 'part_places', 'reader_part', 'edge_states', 'graph_legend', 'circuit_graph',
+           'method_points', 'faithfulness_curves']
 
-# %% ../../nbs/view/05_circuits.ipynb #3d74d69a
+# %% ../../nbs/view/05_circuits.ipynb #4280803b
 READS = {"query": PALETTE[0], "key": PALETTE[1], "value": PALETTE[2], "mlp": PALETTE[3], "output": "#555555"}
 
 
@@ -50,39 +51,58 @@ def reader_part(reader: str) -> tuple[str, str]:  # part of the network, what it
     owner, _, port = reader.rpartition(" ")
     return owner, port
 
+# %% ../../nbs/view/05_circuits.ipynb #c41319d2
+STYLES: dict[str, dict[str, Any]] = {
+    "kept": {"ls": "-", "lw": 1.4},
+    "kept, not true": {"ls": (0, (1, 1.2)), "lw": 2.2},
+    "missed": {"ls": "-", "lw": 0.8, "color": "#BBBBBB"},
+    "cut": {"ls": (0, (4, 3)), "lw": 1.8, "color": "#777777"},
+}
 
+
+def edge_states(
+    chosen: Tensor,  # bool [edges]
+    truth: Tensor | None = None,  # bool [edges]
+    cut: Tensor | None = None,  # bool [edges]
+) -> dict[int, str]:  # number of an edge that is drawn -> one of `STYLES`
+    "How each edge is drawn."
+    found = {int(i): "missed" for i in ([] if truth is None else np.flatnonzero(truth.numpy()))}
+    for i in np.flatnonzero(chosen.numpy()): found[int(i)] = "kept" if truth is None or truth[i] else "kept, not true"
+    for i in [] if cut is None else np.flatnonzero(cut.numpy()): found[int(i)] = "cut"
+    return dict(sorted(found.items()))
+
+
+def graph_legend(graph: EdgeGraph, states: Sequence[str]) -> list[Line2D]:
+    "Colors of what is read, then the styles of lines."
+    kinds = [kind for kind in READS if any(reader_part(r)[1] == kind for r in graph.readers)]
+    lines = [Line2D([], [], color=READS[kind], label=kind) for kind in kinds]
+    return lines + [Line2D([], [], **({"color": "#333333"} | STYLES[name]), label=name) for name in states]
+
+# %% ../../nbs/view/05_circuits.ipynb #b68d0036
 def circuit_graph(
     graph: EdgeGraph,
-    chosen: Tensor,  # bool [edges], those that are drawn
-    truth: Tensor | None = None,  # bool [edges]; edges that are not true are dotted, true ones that are missing gray
+    chosen: Tensor,  # bool [edges], those that are kept
+    truth: Tensor | None = None,  # bool [edges], where it is known
     ax: Any = None,  # `Axes`
+    cut: Tensor | None = None,  # bool [edges], those that were kept and are cut
 ):
     "The parts of a network and some of its edges; returns the `Axes`."
     ax = axes_of(ax, 5.0, 4.0)
     places = part_places(graph)
-    shown = chosen if truth is None else chosen | truth
     bend = {"query": -0.02, "key": 0.0, "value": 0.02}
-    for i in np.flatnonzero(shown.numpy()):
+    for i, state in edge_states(chosen, truth, cut).items():
         writer, reader = graph.pairs[i]
         owner, kind = reader_part(reader)
         x0, y0 = places[writer]
         x1, y1 = places[owner]
-        style = "-" if truth is None or truth[i] else ":"
-        color = READS[kind] if chosen[i] else "#CCCCCC"
-        ax.plot([x0, x1 + bend.get(kind, 0.0)], [y0 + 0.13, y1 - 0.13], style, color=color, lw=1.4, zorder=1)
+        style = {"color": READS[kind]} | STYLES[state]
+        ax.plot([x0, x1 + bend.get(kind, 0.0)], [y0 + 0.13, y1 - 0.13], **style, zorder=1 - 0.1 * (state == "missed"))
+    frame = dict(boxstyle="round", facecolor="white", edgecolor="0.6")
     for name, (x, y) in places.items():
-        ax.text(
-            x,
-            y,
-            name.removeprefix("head "),
-            ha="center",
-            va="center",
-            fontsize="small",
-            zorder=2,
-            bbox=dict(boxstyle="round", facecolor="white", edgecolor="0.6"),
-        )
-    kinds = [kind for kind in READS if any(reader_part(r)[1] == kind for r in graph.readers)]
-    handles = [Line2D([], [], color=READS[kind], label=kind) for kind in kinds]
+        label = name.removeprefix("head ")
+        ax.text(x, y, label, ha="center", va="center", fontsize="small", zorder=2, bbox=frame)
+    listed = ([] if truth is None else ["kept", "kept, not true", "missed"]) + ([] if cut is None else ["cut"])
+    handles = graph_legend(graph, listed)
     ax.legend(handles=handles, frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     ax.set(xlim=(0, 1), ylim=(-0.4, max(y for _, y in places.values()) + 0.4))
     ax.set_axis_off()

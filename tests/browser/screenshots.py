@@ -41,7 +41,12 @@ def systems(notebook):
     notebook.page.locator("table.modnb-systems").first.wait_for()
 
 
-EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "systems": systems, "runs": runs} # notebook -> what is done before the picture is taken
+def circuits(notebook):
+    "The circuit explorer with its first edge cut, as the notebook has chosen."
+    notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('without')")
+
+
+EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "circuits": circuits, "systems": systems, "runs": runs} # notebook -> what is done before the picture is taken
 
 
 def small(png, colors=256):

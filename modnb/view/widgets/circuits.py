@@ -53,19 +53,19 @@ class RankedCircuit:
         found = measured(self.task, sets, ("accuracy",))["accuracy"]
         return float(found[0]), found[1:]
 
-# %% ../../../nbs/view/widgets/14_circuits.ipynb #712ffbff
+# %% ../../../nbs/view/widgets/14_circuits.ipynb #406904e4
 def edge_name(pair: tuple[str, str]) -> str: # (writer, reader)
     "An edge as text."
     return f"{pair[0].removeprefix('head ')} → {pair[1].removeprefix('head ')}"
 
 
 def render_circuit(circuit: RankedCircuit, size: int, cut: int | None = None) -> Figure: # cut: number of an edge
-    "The graph of the first edges; the edge that is cut is gray."
-    fig = Figure(figsize=(5.2, 4.0), layout="constrained")
+    "The graph of the first edges, with what is true where it is known; the edge that is cut is dashed."
+    fig = Figure(figsize=(5.6, 4.0), layout="constrained")
     kept = circuit.kept(size)
     gone = torch.zeros_like(kept)
     if cut is not None: gone[cut] = True
-    ax = circuit_graph(circuit.task.graph, kept & ~gone, kept | gone if cut is not None else None, fig.subplots())
+    ax = circuit_graph(circuit.task.graph, kept & ~gone, circuit.truth, fig.subplots(), gone if cut is not None else None)
     ax.set_title(f"the first {size} edges" + ("" if cut is None else ", one cut"), fontsize="medium")
     return fig
 
