@@ -232,7 +232,8 @@ def keeps_all(frame, method: str): # Series by seed, 1 or 0
 def truth_claims(frame) -> list[Claim]:
     "What the known circuit is."
     return [Claim("the circuit alone does the work", "known for two layers (Olsson et al. 2022)",
-                  "accuracy of the circuit", f">= {ALONE}", check(frame, "circuit, accuracy", NAME), "mean", ("truth",)),
+                  "accuracy of the circuit", f">= {ALONE}", check(frame, "circuit, accuracy", NAME), "mean",
+                  ("truth",)),
             Claim("nothing is left without it", "not measured", "accuracy without its edges", f"<= {WITHOUT}",
                   check(frame, "without, accuracy", NAME), "worst", ("truth",))]
 

@@ -112,12 +112,12 @@ class RoutedMaps(nn.Module):
         return self.second(h, a=b.argmax(1, keepdim=True))
 
 # %% ../../../nbs/experiments/circuits/modules.ipynb #693635a5
-def gated_sites(net: nn.Module) -> list[Site]:
+def gated_sites(net: Any) -> list[Site]: # a gated MLP
     "The modules of a gated MLP: their hidden units, side by side."
     return [Site("modules", tuple(f"module {m}" for m in range(net.n_modules)), "first", "output")]
 
 
-def routed_sites(net: nn.Module) -> list[Site]:
+def routed_sites(net: Any) -> list[Site]: # two slots of modules
     "The modules of both slots."
     return [
         Site(slot, (f"{slot} slot, module {m}",), f"{slot}.pool.members.{m}", "output")

@@ -65,7 +65,8 @@ def render_circuit(circuit: RankedCircuit, size: int, cut: int | None = None) ->
     kept = circuit.kept(size)
     gone = torch.zeros_like(kept)
     if cut is not None: gone[cut] = True
-    ax = circuit_graph(circuit.task.graph, kept & ~gone, circuit.truth, fig.subplots(), gone if cut is not None else None)
+    shown = gone if cut is not None else None
+    ax = circuit_graph(circuit.task.graph, kept & ~gone, circuit.truth, fig.subplots(), shown)
     ax.set_title(f"the first {size} edges" + ("" if cut is None else ", one cut"), fontsize="medium")
     return fig
 
