@@ -46,7 +46,8 @@ def circuits(notebook):
     notebook.page.wait_for_function("document.querySelector('.modnb-note').textContent.includes('without')")
 
 
-EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "circuits": circuits, "systems": systems, "runs": runs} # notebook -> what is done before the picture is taken
+# notebook -> what is done before the picture is taken
+EXPLORERS = {"masks": masks, "gates": gates, "routing": routing, "circuits": circuits, "systems": systems, "runs": runs}
 
 
 def small(png, colors=256):

@@ -76,7 +76,7 @@ def render_losses(circuit: RankedCircuit, size: int) -> Figure:
     kept = circuit.kept(size)
     whole, without = circuit.accuracies(kept)
     pairs = [circuit.task.graph.pairs[i] for i in circuit.numbers(kept)]
-    fig = Figure(figsize=(4.6, max(1.6, 0.2 * len(pairs) + 0.9)), layout="constrained")
+    fig = Figure(figsize=(4.4, max(1.6, 0.2 * len(pairs) + 0.9)), layout="constrained")
     ax = fig.subplots()
     colors = [READS[reader_part(reader)[1]] for _, reader in pairs]
     ax.barh(range(len(pairs)), [100 * (whole - float(v)) for v in without], color=colors)
@@ -111,8 +111,8 @@ class CircuitExplorer(Explorer):
             w.IntSlider, "edges kept", 420, "the first edges of the ranking", min=0, max=circuit.most, value=size
         )
         self.cut = control(w.Dropdown, "cut", 300, "one edge of the circuit", options=[("nothing", -1)])
-        self.graph = Picture(render_circuit, "circuit", "520px")
-        self.losses = Picture(render_losses, "losses", "460px")
+        self.graph = Picture(render_circuit, "circuit", "455px")
+        self.losses = Picture(render_losses, "losses", "380px")
         self.numbers = w.HTML()
         self.list_edges()
         self.on(self.size, self.list_edges, self.draw, self.draw_losses)
